@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 
+	"sallyport/spa/lab"
+
 	"golang.org/x/tools/go/packages"
 )
 
@@ -63,24 +65,16 @@ func TestLinesBeforeTheMAC(t *testing.T) {
 	}
 	fmt.Fprintf(&list, "%3d lines in %d functions\n", total, len(reached))
 	if *update {
-		if err := errorsOf(os.MkdirAll(filepath.Dir(beforeMAC), 0o755),
-			os.WriteFile(beforeMAC, []byte(list.String()), 0o644)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errorsOf(os.MkdirAll(filepath.Dir(beforeMAC), 0o755),
+			os.WriteFile(beforeMAC, []byte(list.String()), 0o644)))
 	}
-	want, err := os.ReadFile(beforeMAC)
-	if err != nil {
-		t.Fatal(err)
-	}
+	want := lab.Value(os.ReadFile(beforeMAC))(t)
 	if string(want) != list.String() {
 		t.Errorf("what runs before the MAC has held is another code than %s says. If that is meant: go test ./spa/server "+
 			"-run %s -update, and the number in SECURITY.md\n%s",
 			beforeMAC, t.Name(), differing(string(want), list.String()))
 	}
-	page, err := os.ReadFile("../../SECURITY.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	page := lab.Value(os.ReadFile("../../SECURITY.md"))(t)
 	if stated := fmt.Sprintf("%d lines in %d functions", total, len(reached)); !strings.Contains(string(page), stated) {
 		t.Errorf("SECURITY.md does not say %q", stated)
 	}
@@ -121,9 +115,7 @@ func loadCode(t *testing.T) *code {
 		packages.NeedImports
 	loaded, err := packages.Load(&packages.Config{Mode: mode, Env: append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0")},
 		module+"spa/...", module+"firewall/...", module+"keys/...")
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	c := &code{bodies: make(map[string]body), cut: make(map[string]bool)}
 	server := slices.IndexFunc(loaded, func(p *packages.Package) bool { return p.PkgPath == module+"spa/server" })
 	packages.Visit(loaded[server:server+1], nil, func(p *packages.Package) {

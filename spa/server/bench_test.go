@@ -15,6 +15,7 @@ import (
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 	"sallyport/spa/policy"
 	"sallyport/spa/replay"
 	"sallyport/spa/server/feed"
@@ -28,33 +29,22 @@ func newLine(tb testing.TB) (*Server, spa.Sender) {
 	dir := tb.TempDir()
 	c := config.Default(dir)
 	ssh, err := service.ParsePorts("tcp/22")
-	if err != nil {
-		tb.Fatal(err)
-	}
+	lab.Must(tb, err)
 	c.ServerID, c.Services = keys.NewServerID(), []config.Service{config.NewService("ssh", ssh)}
 	c.Limits = config.Limits{LiveNonces: 4096, Grants: 64, GrantsPerHour: 10_000_000}
 	c.Firewall.Backend = "dry-run"
 	gate := keys.NewGateKey()
 	client := &keys.Client{Name: "alice", ID: keys.NewID(), Key: keys.NewKey(), Allow: []string{"ssh"}}
-	if err := keys.WriteClient(dir, client, true); err != nil {
-		tb.Fatal(err)
-	}
+	lab.Must(tb, keys.WriteClient(dir, client, true))
 	s := &Server{config: &c, now: time.Now, log: slog.New(slog.DiscardHandler), seen: newSightings(), feed: feed.New()}
 	s.identity = spa.Identity{Server: c.ServerID, Gates: []spa.Gate{{Key: gate}}, Window: c.Window}
 	s.clients, _ = keys.LoadRegistry(dir)
-	if s.journal, err = replay.Open(filepath.Join(dir, "journal"), replay.Config{Window: c.Window, LiveNonces: 4096},
-		time.Now().Add(-time.Hour)); err != nil {
-		tb.Fatal(err)
-	}
-	if s.audit, err = audit.Open(filepath.Join(dir, "audit"), s.log); err != nil {
-		tb.Fatal(err)
-	}
-	if s.firewall, err = firewall.New(setup.FirewallConfig(&c, s.clients, time.Now), s.log); err != nil {
-		tb.Fatal(err)
-	}
-	if err := s.firewall.Load(context.Background(), 0, time.Now()); err != nil {
-		tb.Fatal(err)
-	}
+	s.journal, err = replay.Open(filepath.Join(dir, "journal"), replay.Config{Window: c.Window, LiveNonces: 4096},
+		time.Now().Add(-time.Hour))
+	lab.Must(tb, err)
+	s.audit = lab.Value(audit.Open(filepath.Join(dir, "audit"), s.log))(tb)
+	s.firewall = lab.Value(firewall.New(setup.FirewallConfig(&c, s.clients, time.Now), s.log))(tb)
+	lab.Must(tb, s.firewall.Load(context.Background(), 0, time.Now()))
 	s.policy = policy.New(&c, s.firewall)
 	tb.Cleanup(func() { s.journal.Close(); s.audit.Close(); s.firewall.Close() })
 	return s, spa.Sender{Server: c.ServerID, Gate: gate, ID: client.ID, Key: client.Key}
@@ -69,9 +59,7 @@ func sealed(tb testing.TB, s spa.Sender) []byte {
 	tb.Helper()
 	packet, err := spa.Seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(),
 		Services: []service.Service{{Name: "ssh"}}}, s)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	lab.Must(tb, err)
 	return packet
 }
 

@@ -48,35 +48,21 @@ func newSite(t *testing.T, see func(line string)) *bench {
 	c := *b.s.config
 	c.Dir = t.TempDir()
 	c.Name, c.Address, c.State, c.Audit.File = "gw", "192.0.2.1", c.Dir, filepath.Join(c.Dir, "audit.jsonl")
-	if err := setup.Init(c, b.at); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, setup.Init(c, b.at))
 	var err error
-	if b.s.config, err = config.Load(c.Dir); err != nil {
-		t.Fatal(err)
-	}
-	gates, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile))
-	if err != nil {
-		t.Fatal(err)
-	}
+	b.s.config = lab.Value(config.Load(c.Dir))(t)
+	gates := lab.Value(keys.ReadGate(filepath.Join(c.Dir, config.GateFile)))(t)
 	b.s.identity.Gates, b.sender.Gate = spa.GatesOf(gates), gates.Current
 	b.s.dir = c.Dir
-	if b.s.root, err = os.OpenRoot(c.Dir); err != nil {
-		t.Fatal(err)
-	}
+	b.s.root = lab.Value(os.OpenRoot(c.Dir))(t)
 	t.Cleanup(func() { b.s.root.Close() })
-	if err := keys.WriteClient(b.s.clientsDir(), b.client, true); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, keys.WriteClient(b.s.clientsDir(), b.client, true))
 	b.s.clients, _ = keys.LoadRegistry(b.s.clientsDir())
-	if b.s.firewall, err = firewall.New(setup.FirewallConfig(b.s.config, b.s.clients, time.Now),
-		slog.New(witness{slog.DiscardHandler, see})); err != nil {
-		t.Fatal(err)
-	}
+	b.s.firewall, err = firewall.New(setup.FirewallConfig(b.s.config, b.s.clients, time.Now),
+		slog.New(witness{slog.DiscardHandler, see}))
+	lab.Must(t, err)
 	t.Cleanup(func() { b.s.firewall.Close() })
-	if err := b.s.firewall.Load(t.Context(), 0, time.Now()); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, b.s.firewall.Load(t.Context(), 0, time.Now()))
 	b.s.policy = policy.New(b.s.config, b.s.firewall)
 	return b
 }
@@ -94,25 +80,18 @@ func (b *bench) write(change func(c *keys.Client)) {
 	b.Helper()
 	c := *b.client
 	change(&c)
-	if err := keys.WriteClient(b.s.clientsDir(), &c, false); err != nil {
-		b.Fatal(err)
-	}
+	lab.Must(b, keys.WriteClient(b.s.clientsDir(), &c, false))
 }
 
 // rewrite changes server.toml.
 func (b *bench) rewrite(old, text string) {
 	b.Helper()
 	path := filepath.Join(b.s.dir, config.FileName)
-	data, err := os.ReadFile(path)
-	if err != nil {
-		b.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(path))(b)
 	if !strings.Contains(string(data), old) {
 		b.Fatalf("there is no %s in\n%s", old, data)
 	}
-	if err := os.WriteFile(path, []byte(strings.Replace(string(data), old, text, 1)), 0o640); err != nil {
-		b.Fatal(err)
-	}
+	lab.Must(b, os.WriteFile(path, []byte(strings.Replace(string(data), old, text, 1)), 0o640))
 }
 
 // changes lists everything that changes the firewall concurrently.
@@ -183,9 +162,8 @@ func TestChangesBeside(t *testing.T) {
 	lab.NeedRoot(t)
 	b := newSite(t, func(string) {})
 	var err error
-	if b.s.sniffer, err = capture.Listen(captureConfig(b.s.config)); err != nil {
-		t.Fatal(err)
-	}
+	b.s.sniffer, err = capture.Listen(captureConfig(b.s.config))
+	lab.Must(t, err)
 	t.Cleanup(func() { b.s.sniffer.Close() })
 	times := [2]string{`max_for = "12m"`, `max_for = "10m"`}
 	ask := func(r control.Request) func(int) {
@@ -242,9 +220,8 @@ func TestWaitsForTheLine(t *testing.T) {
 	lab.NeedRoot(t)
 	b := newSite(t, func(string) {})
 	var err error
-	if b.s.sniffer, err = capture.Listen(captureConfig(b.s.config)); err != nil {
-		t.Fatal(err)
-	}
+	b.s.sniffer, err = capture.Listen(captureConfig(b.s.config))
+	lab.Must(t, err)
 	t.Cleanup(func() { b.s.sniffer.Close() })
 	for name, do := range map[string]func(){"status": func() { b.s.status() }, "ready": b.s.ready} {
 		done := make(chan struct{})
@@ -267,29 +244,17 @@ func TestWaitsForTheLine(t *testing.T) {
 // still counts.
 func TestOverflow(t *testing.T) {
 	b := newSite(t, func(string) {})
-	if err := b.s.openWatcher(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, b.s.openWatcher())
 	t.Cleanup(func() { b.s.watcher.Close() })
 	b.knock()
-	text, err := os.ReadFile("/proc/sys/fs/inotify/max_queued_events")
-	if err != nil {
-		t.Fatal(err)
-	}
-	room, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := lab.Value(os.ReadFile("/proc/sys/fs/inotify/max_queued_events"))(t)
+	room := lab.Value(strconv.Atoi(strings.TrimSpace(string(text))))(t)
 	files := [2]string{filepath.Join(b.s.clientsDir(), "a~"), filepath.Join(b.s.clientsDir(), "b~")}
 	for _, file := range files {
-		if err := os.WriteFile(file, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(file, nil, 0o600))
 	}
 	for n := range 2*room + 10000 { // identical events in a row would be merged
-		if err := os.Chmod(files[n%2], 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Chmod(files[n%2], 0o600))
 	}
 	b.write(func(c *keys.Client) { c.Revoked = time.Now().UTC().Truncate(time.Second) })
 

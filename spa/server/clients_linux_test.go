@@ -54,9 +54,7 @@ func TestChangeOfAFile(t *testing.T) {
 		if test.change != nil {
 			c := *b.client
 			test.change(&c)
-			if err := keys.WriteClient(b.s.clientsDir(), &c, true); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, keys.WriteClient(b.s.clientsDir(), &c, true))
 		}
 		waiting := make(unsettled)
 		if err := b.s.reloadFile(t.Context(), fsnotify.Event{Name: test.event, Op: fsnotify.Chmod}, waiting); err != nil {
@@ -82,9 +80,7 @@ func TestBadFile(t *testing.T) {
 	b, said := newSite(t, func(string) {}), &lines{}
 	b.knock()
 	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
-	if err := os.WriteFile(filepath.Join(b.s.clientsDir(), "alice.toml"), []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(filepath.Join(b.s.clientsDir(), "alice.toml"), []byte("x"), 0o600))
 	waiting := make(unsettled)
 	b.s.reloadAll(t.Context(), waiting)
 	b.s.settle(t.Context(), waiting)
@@ -110,9 +106,7 @@ func TestBadFile(t *testing.T) {
 		os.Remove(filepath.Join(b.s.clientsDir(), "alice.toml"))
 		b.s.shutOut(t.Context(), "alice", errors.New("bad"))
 		said.list = nil
-		if err := test(); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, test())
 		b.s.settle(t.Context(), unsettled{"alice": {}})
 		if !slices.Equal(said.list, []string{"client " + change}) || len(b.s.leftOut()) != 0 {
 			t.Errorf("%s: the log says %q, and left out are %v", change, said.list, b.s.leftOut())
@@ -210,9 +204,7 @@ func TestReadable(t *testing.T) {
 		for _, uid := range []int{4321, sandbox.Unnamed} {
 			b := newSite(t, func(string) {})
 			b.s.sandbox = sandbox.State{User: "spa", UID: uid}
-			if err := os.Chmod(b.s.clientsDir(), mode); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.Chmod(b.s.clientsDir(), mode))
 			err := lab.AsUser(t, uid, b.s.readable)
 			if (err != nil) != (mode == 0o700) {
 				t.Errorf("mode %o, uid %d: %v", mode, uid, err)

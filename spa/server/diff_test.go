@@ -12,6 +12,7 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 )
 
 // TestEverySettingIsCompared: a reload notices a change of any setting: it applies it, or reports that it needs a
@@ -97,9 +98,7 @@ func TestChangedClients(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, allow ...string) {
 		c := &keys.Client{Name: name, ID: keys.NewID(), Key: keys.NewKey(), Allow: allow}
-		if err := keys.WriteClient(dir, c, true); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, keys.WriteClient(dir, c, true))
 	}
 	write("alice", "ssh")
 	write("bob", "ssh")
@@ -108,15 +107,10 @@ func TestChangedClients(t *testing.T) {
 		t.Fatal(problems)
 	}
 	write("carol", "ssh")
-	bob, err := keys.ReadClient(dir + "/bob.toml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	bob := lab.Value(keys.ReadClient(dir + "/bob.toml"))(t)
 	narrower := *bob
 	narrower.Allow = []string{"web"}
-	if err := keys.WriteClient(dir, &narrower, false); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, keys.WriteClient(dir, &narrower, false))
 	after, problems := before.Fresh()
 	if len(problems) > 0 {
 		t.Fatal(problems)
@@ -143,9 +137,7 @@ func TestAdoptBothOrNeither(t *testing.T) {
 	}
 	late, err := spa.Seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now().Add(-20 * time.Second),
 		Services: []service.Service{{Name: "ssh"}}}, sender)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	if event := s.handle(t.Context(), arriving(late)); event.Verdict != audit.Granted {
 		t.Errorf("20 s behind: %v (%v), want it granted by the window of 30 s", event.Verdict, event.Err)
 	}

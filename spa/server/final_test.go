@@ -15,6 +15,7 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 	"sallyport/spa/policy"
 	"sallyport/spa/replay"
 	"sallyport/spa/server/control"
@@ -61,9 +62,7 @@ func newFinal(t *testing.T, offset, delay time.Duration) *final {
 	f.enrol(func(c *keys.Client) { c.Allow = []string{"ssh", "admin", "web", "span", "inner", "tcp/1-65535"} })
 	f.client, _ = f.s.clients.Client("alice")
 	bob := &keys.Client{Name: "bob", ID: keys.NewID(), Key: keys.NewKey(), Allow: f.client.Allow}
-	if err := keys.WriteClient(f.s.dir, bob, true); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, keys.WriteClient(f.s.dir, bob, true))
 	f.s.clients.Reload("bob")
 	f.names = map[string]spa.Sender{"alice": f.sender, "bob": {Server: f.sender.Server, Gate: f.sender.Gate,
 		ID: bob.ID, Key: bob.Key}}
@@ -74,10 +73,7 @@ func parsed(t *testing.T, texts ...string) []service.Ports {
 	t.Helper()
 	var list []service.Ports
 	for _, text := range texts {
-		ports, err := service.ParsePorts(text)
-		if err != nil {
-			t.Fatal(err)
-		}
+		ports := lab.Value(service.ParsePorts(text))(t)
 		list = append(list, ports)
 	}
 	return list
@@ -92,10 +88,7 @@ type command struct {
 func (f *final) command(client string, kind spa.Type, made time.Time, services ...string) command {
 	c := command{client, spa.Request{ID: spa.NewRequestID(), Type: kind, Time: made.Add(f.offset)}}
 	for _, text := range services {
-		service, err := service.ParseService(text)
-		if err != nil {
-			f.Fatal(err)
-		}
+		service := lab.Value(service.ParseService(text))(f)
 		c.Services = append(c.Services, service)
 	}
 	return c
@@ -104,10 +97,7 @@ func (f *final) command(client string, kind spa.Type, made time.Time, services .
 // packet returns one packet of a command, made at a time, as it arrives from an address.
 func (f *final) packet(c command, made time.Time, from string) capture.Packet {
 	c.Time = made.Add(f.offset)
-	data, err := spa.Seal(c.Request, f.names[c.client])
-	if err != nil {
-		f.Fatal(err)
-	}
+	data := lab.Value(spa.Seal(c.Request, f.names[c.client]))(f)
 	p := arriving(data)
 	p.From = netip.AddrPortFrom(netip.MustParseAddr(from), 40000)
 	return p
@@ -127,9 +117,7 @@ func (f *final) kill() {
 	c := f.s.config
 	journal, err := replay.Open(filepath.Join(c.Dir, "journal"), replay.Config{Window: c.Window,
 		LiveNonces: c.Limits.LiveNonces}, f.at)
-	if err != nil {
-		f.Fatal(err)
-	}
+	lab.Must(f, err)
 	f.Cleanup(func() { journal.Close() })
 	f.s.journal, f.s.seen = journal, newSightings()
 	f.s.policy = policy.New(c, f.s.firewall)

@@ -14,6 +14,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 )
 
@@ -23,9 +24,7 @@ func (b *bench) becomes(change func(c *keys.Client)) {
 	b.s.dir = b.s.config.Dir
 	c := *b.client
 	change(&c)
-	if err := keys.WriteClient(b.s.dir, &c, false); err != nil {
-		b.Fatal(err)
-	}
+	lab.Must(b, keys.WriteClient(b.s.dir, &c, false))
 	b.s.reloadClient(b.Context(), "alice")
 }
 

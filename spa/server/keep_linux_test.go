@@ -26,16 +26,12 @@ func TestKeepSettings(t *testing.T) {
 		"a mistake": {func(b *bench) { b.rewrite("[service.ssh]", "[service.ssh") }, config.FileName, false},
 		"no server": {func(b *bench) { b.s.socket.Close() }, "not running", false},
 		"on trial": {func(b *bench) {
-			if err := b.s.firewall.Load(b.Context(), time.Hour, time.Now()); err != nil {
-				b.Fatal(err)
-			}
+			lab.Must(b, b.s.firewall.Load(b.Context(), time.Hour, time.Now()))
 		}, "", false},
 	} {
 		b := newSite(t, func(string) {})
 		var err error
-		if b.s.sniffer, err = capture.Listen(captureConfig(b.s.config)); err != nil {
-			t.Fatal(err)
-		}
+		b.s.sniffer = lab.Value(capture.Listen(captureConfig(b.s.config)))(t)
 		t.Cleanup(func() { b.s.sniffer.Close() })
 		controlled(t, b.s)
 		test.spoil(b)

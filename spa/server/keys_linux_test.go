@@ -10,16 +10,15 @@ import (
 	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/capture"
+	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 )
 
 // rename gives alice's file another name, and waits until the server accepts it.
 func (b *bench) rename(old, name string) {
 	b.Helper()
-	if err := os.Rename(filepath.Join(b.s.clientsDir(), old+keys.Suffix),
-		filepath.Join(b.s.clientsDir(), name+keys.Suffix)); err != nil {
-		b.Fatal(err)
-	}
+	lab.Must(b, os.Rename(filepath.Join(b.s.clientsDir(), old+keys.Suffix),
+		filepath.Join(b.s.clientsDir(), name+keys.Suffix)))
 	b.sees(old, name)
 }
 
@@ -80,10 +79,8 @@ func TestFloorsAreOfKeys(t *testing.T) {
 			if how == "while it runs" {
 				b.rename("alice", "al")
 			} else { // only the journal knows of before
-				if err := os.Rename(filepath.Join(b.s.clientsDir(), "alice.toml"),
-					filepath.Join(b.s.clientsDir(), "al.toml")); err != nil {
-					t.Fatal(err)
-				}
+				lab.Must(t, os.Rename(filepath.Join(b.s.clientsDir(), "alice.toml"),
+					filepath.Join(b.s.clientsDir(), "al.toml")))
 				b.s.clients, _ = keys.LoadRegistry(b.s.clientsDir())
 			}
 			if b.arrive(late); b.event.Client != "al" || b.event.Receipt.Status != spa.ReasonSuperseded {
@@ -124,9 +121,7 @@ func TestCloseOfEachKey(t *testing.T) {
 		b, _ := newReloaded(t)
 		rotated := *b.client
 		rotated.Rotate(b.at.Add(time.Hour).UTC().Truncate(time.Second))
-		if err := keys.WriteClient(b.s.clientsDir(), &rotated, false); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, keys.WriteClient(b.s.clientsDir(), &rotated, false))
 		b.reloads()
 		sender := func(n int) func(s *spa.Sender) {
 			c := rotated.Credentials()[n]
@@ -178,9 +173,7 @@ func TestKeyTaken(t *testing.T) {
 			}
 			put := func(c keys.Client) {
 				t.Helper()
-				if err := keys.WriteClient(b.s.clientsDir(), &c, false); err != nil {
-					t.Fatal(err)
-				}
+				lab.Must(t, keys.WriteClient(b.s.clientsDir(), &c, false))
 				if reload {
 					b.reloads()
 				} else if err := b.s.reloadClient(t.Context(), "alice"); err != nil {
@@ -227,14 +220,10 @@ func TestRevokedBesideACopy(t *testing.T) {
 			c := *b.client
 			c.Name = name
 			put := func(c keys.Client) {
-				if err := keys.WriteClient(b.s.clientsDir(), &c, false); err != nil {
-					t.Fatal(err)
-				}
+				lab.Must(t, keys.WriteClient(b.s.clientsDir(), &c, false))
 				b.sees(c.Name)
 			}
-			if err := keys.WriteClient(b.s.clientsDir(), &c, true); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, keys.WriteClient(b.s.clientsDir(), &c, true))
 			b.sees(name)
 			b.at = b.at.Add(2 * b.s.config.Window)
 			if b.arrive(b.packet(0)); b.event.Receipt.Status != spa.Granted {

@@ -63,12 +63,8 @@ func (b *bench) edit(name string, terms func(c *keys.Client)) *editing {
 	e.sender.ID, e.sender.Key = e.client.ID, e.client.Key
 	c := e.client
 	terms(&c)
-	if err := keys.WriteClient(b.s.clientsDir(), &c, true); err != nil {
-		b.Fatal(err)
-	}
-	if err := b.s.reloadClient(b.Context(), name); err != nil {
-		b.Fatal(err)
-	}
+	lab.Must(b, keys.WriteClient(b.s.clientsDir(), &c, true))
+	lab.Must(b, b.s.reloadClient(b.Context(), name))
 	e.knock()
 	return e
 }
@@ -81,9 +77,7 @@ func (e *editing) knock() {
 			ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute,
 			Services: []service.Service{{Name: name}},
 		}, e.sender)
-		if err != nil {
-			e.Fatal(err)
-		}
+		lab.Must(e, err)
 		e.s.process(context.Background(), arriving(packet))
 	}
 }
@@ -91,9 +85,7 @@ func (e *editing) knock() {
 // put writes another text to the file, and waits until the server accepts it.
 func (e *editing) put(text string) {
 	e.Helper()
-	if err := os.WriteFile(e.path, []byte(text), 0o640); err != nil {
-		e.Fatal(err)
-	}
+	lab.Must(e, os.WriteFile(e.path, []byte(text), 0o640))
 	waiting := make(unsettled)
 	waiting.note(e.client.Name, e.s.reloadClient(e.Context(), e.client.Name), time.Now().Add(-2*settles))
 	e.s.settle(e.Context(), waiting)
@@ -128,9 +120,8 @@ func (e *editing) wantNoMore(before []firewall.Grant, after *keys.Client, where 
 func TestMistakesOpenNothing(t *testing.T) {
 	b := newSite(t, func(string) {})
 	b.rewrite("[service.ssh]", "[service.web]\nports = [\"tcp/80\"]\n\n[service.ssh]")
-	if _, err := b.s.reload(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	_, err := b.s.reload(t.Context())
+	lab.Must(t, err)
 	random := rand.New(rand.NewPCG(1, 2))
 	bad, good, n := 0, 0, 0
 	for i, old := range versions {
@@ -162,9 +153,7 @@ func TestMistakesOpenNothing(t *testing.T) {
 				} else {
 					good++
 				}
-				if err := os.Remove(e.path); err != nil {
-					t.Fatal(err)
-				}
+				lab.Must(t, os.Remove(e.path))
 				b.s.shutOut(t.Context(), e.client.Name, os.ErrNotExist)
 				if len(e.held()) > 0 || len(b.s.leftOut()) > 0 {
 					t.Errorf("removed, and open or left out, after %s", where)
@@ -181,13 +170,8 @@ func TestMistakesOpenNothing(t *testing.T) {
 func written(t *testing.T, c *keys.Client) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := keys.WriteClient(dir, c, true); err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(filepath.Join(dir, c.Name+keys.Suffix))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, keys.WriteClient(dir, c, true))
+	text := lab.Value(os.ReadFile(filepath.Join(dir, c.Name+keys.Suffix)))(t)
 	return string(text)
 }
 
@@ -195,14 +179,9 @@ func written(t *testing.T, c *keys.Client) string {
 // out.
 func TestUnsettled(t *testing.T) {
 	b := newSite(t, func(string) {})
-	if err := b.s.openWatcher(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, b.s.openWatcher())
 	e := b.edit("bob", versions[0])
-	text, err := os.ReadFile(e.path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := lab.Value(os.ReadFile(e.path))(t)
 	for name, step := range map[string]func() error{
 		"emptied": func() error { return os.WriteFile(e.path, nil, 0o640) },
 		"half":    func() error { return os.WriteFile(e.path, text[:len(text)/2], 0o640) },
@@ -222,9 +201,7 @@ func TestUnsettled(t *testing.T) {
 		if len(e.held()) != 1 || len(waiting) != 1 || !waiting["bob"].Equal(now.Add(settles)) {
 			t.Fatalf("%s: %d grants and %v, want bob's to wait", name, len(e.held()), waiting)
 		}
-		if err := errors.Join(os.WriteFile(e.path, text, 0o640), os.Chmod(e.path, 0o640), handToGroup(e.path)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(os.WriteFile(e.path, text, 0o640), os.Chmod(e.path, 0o640), handToGroup(e.path)))
 		waiting.note("bob", b.s.reloadClient(t.Context(), "bob"), now)
 		if len(e.held()) != 1 || len(waiting) != 0 {
 			t.Fatalf("%s and written: %d grants and %v, want bob's", name, len(e.held()), waiting)
@@ -234,18 +211,14 @@ func TestUnsettled(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- b.s.watchClients(ctx) }()
-	if err := os.WriteFile(e.path, append(text, "exprires = 5\n"...), 0o640); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(e.path, append(text, "exprires = 5\n"...), 0o640))
 	lab.Eventually(t, "bob to be shut out", func() bool { return len(e.held()) == 0 })
 	e.knock()
 	if out := b.s.leftOut(); len(e.held()) > 0 || len(out) != 1 || out[0].Client != "bob" ||
 		!strings.Contains(out[0].Why, "exprires") {
 		t.Errorf("bob has %v, and %v is left out", e.held(), out)
 	}
-	if err := os.WriteFile(e.path, text, 0o640); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(e.path, text, 0o640))
 	lab.Eventually(t, "bob to be let in again", func() bool { return len(b.s.leftOut()) == 0 })
 	stop()
 	if err := <-ended; err != nil {
@@ -260,9 +233,7 @@ func TestRenamedClient(t *testing.T) {
 	for n := range 20 {
 		e := b.edit(fmt.Sprintf("c%d", n), versions[0])
 		next := fmt.Sprintf("d%d", n)
-		if err := os.Rename(e.path, filepath.Join(b.s.clientsDir(), next+keys.Suffix)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Rename(e.path, filepath.Join(b.s.clientsDir(), next+keys.Suffix)))
 		waiting := make(unsettled)
 		for _, name := range []string{next, e.client.Name} {
 			waiting.note(name, b.s.reloadClient(t.Context(), name), time.Now())

@@ -30,24 +30,16 @@ func openableSite(t *testing.T) *config.Config {
 	state := t.TempDir()
 	b.rewrite("state = \".\"", "state = \""+state+"\"")
 	b.rewrite("interfaces = []", `interfaces = ["lo"]`)
-	c, err := config.Load(b.s.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := replay.Create(filepath.Join(state, config.JournalFile), replay.Config{Window: c.Window,
-		LiveNonces: c.Limits.LiveNonces}, time.Now()); err != nil {
-		t.Fatal(err)
-	}
+	c := lab.Value(config.Load(b.s.dir))(t)
+	lab.Must(t, replay.Create(filepath.Join(state, config.JournalFile), replay.Config{Window: c.Window,
+		LiveNonces: c.Limits.LiveNonces}, time.Now()))
 	return c
 }
 
 // descriptors returns the targets of the descriptors that the process has open for a server.
 func descriptors(t *testing.T, c *config.Config) (list []string) {
 	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
+	entries := lab.Value(os.ReadDir("/proc/self/fd"))(t)
 	for _, e := range entries {
 		to, _ := os.Readlink("/proc/self/fd/" + e.Name())
 		if strings.HasPrefix(to, c.Dir) || strings.HasPrefix(to, c.State) || strings.HasPrefix(to, "socket:") ||
@@ -91,9 +83,7 @@ func TestOpenFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := openableSite(t)
-			if err := test.spoil(c); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, test.spoil(c))
 			before := descriptors(t, c)
 			said, asked := &lines{}, 0
 			for n := range 2 { // the second time, nothing of the first is in the way
@@ -124,10 +114,7 @@ func TestOpenFails(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(c.State, setup.LockFile)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("asked to stop, and it began: %v", err)
 	}
-	lock, err := setup.Lock(c.State)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lock := lab.Value(setup.Lock(c.State))(t)
 	defer lock.Close()
 	if _, err := Open(t.Context(), c, Options{}); !errors.Is(err, setup.ErrRunning) {
 		t.Errorf("another runs: got %v", err)
@@ -148,15 +135,11 @@ func opening(t *testing.T) (*Server, *lines) {
 // TestOpenedClients: a bad file shuts out its client, and is named.
 func TestOpenedClients(t *testing.T) {
 	s, said := opening(t)
-	if err := errors.Join(s.openDir(), s.openKeys()); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(s.openDir(), s.openKeys()))
 	if _, ok := s.clients.Client("alice"); !ok || said.has(shutOutFor) {
 		t.Errorf("alice is known: %v, and the log says %q", ok, said.list)
 	}
-	if err := os.WriteFile(filepath.Join(s.clientsDir(), "bob.toml"), []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(filepath.Join(s.clientsDir(), "bob.toml"), []byte("x"), 0o600))
 	if err := s.openKeys(); err != nil || !said.has(shutOutFor) {
 		t.Errorf("got %v, and the log says %q", err, said.list)
 	}
@@ -167,16 +150,12 @@ func TestOpenedJournal(t *testing.T) {
 	for _, gone := range []bool{false, true} {
 		s, said := opening(t)
 		if gone {
-			if err := os.Remove(s.inState(config.JournalFile)); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.Remove(s.inState(config.JournalFile)))
 		} else {
 			later := time.Now().Add(time.Hour)
 			s.now = func() time.Time { return later }
 		}
-		if err := s.openJournal(); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, s.openJournal())
 		if said.has("refusing all knocks") != gone {
 			t.Errorf("the journal is gone: %v, and the log says %q", gone, said.list)
 		}
@@ -186,9 +165,7 @@ func TestOpenedJournal(t *testing.T) {
 // TestOpenedFirewall: the guard is loaded, and grants go to it.
 func TestOpenedFirewall(t *testing.T) {
 	s, said := opening(t)
-	if err := errors.Join(s.openDir(), s.openKeys(), s.openFirewall(t.Context(), 0)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(s.openDir(), s.openKeys(), s.openFirewall(t.Context(), 0)))
 	if s.firewall == nil || s.policy == nil || !said.has("load the guard") {
 		t.Errorf("firewall %v, policy %v, and the log says %q", s.firewall, s.policy, said.list)
 	}
@@ -209,9 +186,7 @@ func TestOpenedSettings(t *testing.T) {
 	} {
 		s, said := opening(t)
 		for _, place := range []string{s.config.State, s.dir}[:test.full] {
-			if err := os.MkdirAll(filepath.Join(place, setup.SettingsFile, "full"), 0o700); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.MkdirAll(filepath.Join(place, setup.SettingsFile, "full"), 0o700))
 		}
 		if err := errors.Join(s.openDir(), s.openKeys(), s.openFirewall(t.Context(), test.confirm)); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -229,10 +204,8 @@ func TestReachable(t *testing.T) {
 	s.config.Audit.File = "/var/log/spa/audit"
 	away := t.TempDir()
 	path := filepath.Join(s.dir, config.FileName)
-	if err := errors.Join(os.Rename(path, filepath.Join(away, "settings")),
-		os.Symlink(filepath.Join(away, "settings"), path)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Rename(path, filepath.Join(away, "settings")),
+		os.Symlink(filepath.Join(away, "settings"), path)))
 	files := s.reachable()
 	slices.Sort(files.Read)
 	want := []string{s.dir, s.clientsDir(), away}
@@ -241,9 +214,7 @@ func TestReachable(t *testing.T) {
 		t.Errorf("got %v", files)
 	}
 	s.config.Audit.File = ""
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Remove(path))
 	if files := s.reachable(); len(files.Read) != 2 || !slices.Equal(files.Write, []string{s.config.State}) {
 		t.Errorf("without either: got %v", files)
 	}
@@ -337,9 +308,7 @@ func TestRestartCommand(t *testing.T) {
 		}
 	}
 	old := t.TempDir()
-	if err := os.WriteFile(filepath.Join(old, setup.SettingsFile), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(filepath.Join(old, setup.SettingsFile), nil, 0o600))
 	for of, want := range map[string]bool{"/etc/spa": true, old: false} { // beside server.toml they stay
 		got := restartCommand(&config.Config{Dir: of, State: old}, &config.Config{Dir: of, State: dir})
 		if strings.Contains(got, filepath.Join(old, setup.SettingsFile)+" ") != want {

@@ -19,6 +19,7 @@ import (
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 	"sallyport/spa/policy"
 	"sallyport/spa/server/setup"
 )
@@ -55,12 +56,9 @@ func (b *bench) enrol(change func(c *keys.Client)) {
 	b.Helper()
 	c := *b.client
 	change(&c)
-	if err := keys.WriteClient(b.s.config.Dir, &c, false); err != nil {
-		b.Fatal(err)
-	}
-	if _, err := b.s.clients.Reload("alice"); err != nil {
-		b.Fatal(err)
-	}
+	lab.Must(b, keys.WriteClient(b.s.config.Dir, &c, false))
+	_, err := b.s.clients.Reload("alice")
+	lab.Must(b, err)
 }
 
 // ask sends a request for these services, and returns it.
@@ -68,10 +66,7 @@ func (b *bench) ask(services ...string) spa.Request {
 	b.Helper()
 	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at}
 	for _, text := range services {
-		service, err := service.ParseService(text)
-		if err != nil {
-			b.Fatal(err)
-		}
+		service := lab.Value(service.ParseService(text))(b)
 		r.Services = append(r.Services, service)
 	}
 	b.take(r)
@@ -92,25 +87,17 @@ func (b *bench) arrive(p capture.Packet) {
 
 func (b *bench) seal(r spa.Request) []byte {
 	b.Helper()
-	packet, err := spa.Seal(r, b.sender)
-	if err != nil {
-		b.Fatal(err)
-	}
+	packet := lab.Value(spa.Seal(r, b.sender))(b)
 	return packet
 }
 
 // last returns the last line of the audit log.
 func (b *bench) last() (verdict, reason string) {
 	b.Helper()
-	data, err := os.ReadFile(filepath.Join(b.s.config.Dir, "audit"))
-	if err != nil {
-		b.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(filepath.Join(b.s.config.Dir, "audit")))(b)
 	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
 	var line struct{ Verdict, Reason string }
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &line); err != nil {
-		b.Fatal(err)
-	}
+	lab.Must(b, json.Unmarshal([]byte(lines[len(lines)-1]), &line))
 	return line.Verdict, line.Reason
 }
 
@@ -136,10 +123,7 @@ func wideNames(n int) []string {
 // idle is a firewall without a guard in place: it grants nothing, and ends nothing.
 func idle(b *bench) *firewall.Firewall {
 	b.Helper()
-	f, err := firewall.New(setup.FirewallConfig(b.s.config, b.s.clients, b.s.now), b.s.log)
-	if err != nil {
-		b.Fatal(err)
-	}
+	f := lab.Value(firewall.New(setup.FirewallConfig(b.s.config, b.s.clients, b.s.now), b.s.log))(b)
 	b.Cleanup(func() { f.Close() })
 	return f
 }

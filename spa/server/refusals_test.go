@@ -18,6 +18,7 @@ import (
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 	"sallyport/spa/policy"
 	"sallyport/spa/replay"
 )
@@ -137,14 +138,8 @@ func (b *bench) malformed(name string) capture.Packet {
 	b.Helper()
 	v := readVector(b, "../testdata/vectors/malformed-"+name+".txt")
 	key, gate := [32]byte(hexOf(b, v["client key"])), [32]byte(hexOf(b, v["gate key"]))
-	id, err := keys.ParseID(v["client id"])
-	if err != nil {
-		b.Fatal(err)
-	}
-	now, err := strconv.ParseInt(v["now"], 10, 64)
-	if err != nil {
-		b.Fatal(err)
-	}
+	id := lab.Value(keys.ParseID(v["client id"]))(b)
+	now := lab.Value(strconv.ParseInt(v["now"], 10, 64))(b)
 	b.at = time.Unix(0, now)
 	b.s.identity.Server = keys.ServerID(hexOf(b, v["server id"]))
 	b.s.identity.Gates = []spa.Gate{{Key: keys.GateKeyFromBytes(gate)}}
@@ -155,10 +150,7 @@ func (b *bench) malformed(name string) capture.Packet {
 // readVector reads the first value of each name.
 func readVector(t testing.TB, path string) map[string]string {
 	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(path))(t)
 	values := make(map[string]string)
 	for line := range strings.Lines(string(data)) {
 		name, value, ok := strings.Cut(strings.TrimSpace(line), ": ")
@@ -171,10 +163,7 @@ func readVector(t testing.TB, path string) map[string]string {
 
 func hexOf(t testing.TB, text string) []byte {
 	t.Helper()
-	data, err := hex.DecodeString(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := lab.Value(hex.DecodeString(text))(t)
 	return data
 }
 
@@ -183,9 +172,7 @@ func (b *bench) journal(name string, liveNonces int) {
 	b.Helper()
 	journal, err := replay.Open(filepath.Join(b.s.config.Dir, name), replay.Config{Window: b.s.identity.Window,
 		LiveNonces: liveNonces}, b.at)
-	if err != nil {
-		b.Fatal(err)
-	}
+	lab.Must(b, err)
 	b.Cleanup(func() { journal.Close() })
 	b.s.journal = journal
 }
@@ -234,15 +221,9 @@ func TestNoRefusalIsForgotten(t *testing.T) {
 		if dir == "spa" {
 			path = ".."
 		}
-		sources, err := filepath.Glob(filepath.Join(path, "*.go"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		sources := lab.Value(filepath.Glob(filepath.Join(path, "*.go")))(t)
 		for _, source := range sources {
-			data, err := os.ReadFile(source)
-			if err != nil {
-				t.Fatal(err)
-			}
+			data := lab.Value(os.ReadFile(source))(t)
 			for _, match := range sentinel.FindAllSubmatch(data, -1) {
 				found++
 				name := dir + "." + string(match[1])

@@ -6,16 +6,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // reloadable returns a bench whose server can read its files again.
 func reloadable(t *testing.T) *bench {
 	b := newBench(t)
 	b.s.dir = b.s.config.Dir
-	root, err := os.OpenRoot(b.s.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	root := lab.Value(os.OpenRoot(b.s.dir))(t)
 	t.Cleanup(func() { root.Close() })
 	b.s.root = root
 	return b
@@ -26,9 +25,7 @@ func reloadable(t *testing.T) *bench {
 func TestReloadOfAnotherDirectory(t *testing.T) {
 	b := reloadable(t)
 	old := b.s.dir + ".old"
-	if err := os.Rename(b.s.dir, old); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Rename(b.s.dir, old))
 	defer os.Rename(old, b.s.dir)
 	refused := func(want string) {
 		t.Helper()
@@ -38,9 +35,7 @@ func TestReloadOfAnotherDirectory(t *testing.T) {
 		}
 	}
 	refused("no such file")
-	if err := os.Mkdir(b.s.dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Mkdir(b.s.dir, 0o700))
 	defer os.Remove(b.s.dir)
 	refused("no longer the directory that was opened")
 }
@@ -49,9 +44,7 @@ func TestReloadOfAnotherDirectory(t *testing.T) {
 func TestReloadNamesSomeProblems(t *testing.T) {
 	b := reloadable(t)
 	for i := range 2 * mostProblems {
-		if err := os.WriteFile(filepath.Join(b.s.dir, fmt.Sprintf("c%d.toml", i)), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(filepath.Join(b.s.dir, fmt.Sprintf("c%d.toml", i)), nil, 0o600))
 	}
 	_, err := b.s.reload(t.Context())
 	if err == nil || strings.Count(err.Error(), "\n") > mostProblems || !strings.Contains(err.Error(), " more") {

@@ -41,33 +41,22 @@ func newReloaded(t *testing.T) (b *bench, loads *int) {
 func (b *bench) gate(g keys.Gates) {
 	b.Helper()
 	path := filepath.Join(b.s.dir, config.GateFile)
-	if err := os.Remove(path); err != nil {
-		b.Fatal(err)
-	}
-	if err := keys.WriteGate(path, g.Current); err != nil {
-		b.Fatal(err)
-	}
+	lab.Must(b, os.Remove(path))
+	lab.Must(b, keys.WriteGate(path, g.Current))
 	if g.Previous.IsZero() {
 		return
 	}
 	text := "previous = { key = \"" + g.Previous.Reveal() + "\", until = " + g.Until.UTC().Format(time.RFC3339) + " }\n"
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		b.Fatal(err)
-	}
+	f := lab.Value(os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0))(b)
 	defer f.Close()
-	if _, err := f.WriteString(text); err != nil {
-		b.Fatal(err)
-	}
+	_, err := f.WriteString(text)
+	lab.Must(b, err)
 }
 
 // reloads makes the server read its valid files again.
 func (b *bench) reloads() *control.Reloaded {
 	b.Helper()
-	r, err := b.s.reload(b.Context())
-	if err != nil {
-		b.Fatal(err)
-	}
+	r := lab.Value(b.s.reload(b.Context()))(b)
 	return r
 }
 
@@ -98,9 +87,7 @@ var rewritings = map[string]rewriting{
 		change: func(b *bench) {
 			bob := *b.client
 			bob.Name, bob.ID, bob.Key = "bob", 7, keys.KeyFromBytes([32]byte{7})
-			if err := keys.WriteClient(b.s.clientsDir(), &bob, true); err != nil {
-				b.Fatal(err)
-			}
+			lab.Must(b, keys.WriteClient(b.s.clientsDir(), &bob, true))
 		},
 		packet: func(b *bench) capture.Packet {
 			return b.as(func(s *spa.Sender) { s.ID, s.Key = 7, keys.KeyFromBytes([32]byte{7}) })
@@ -255,9 +242,7 @@ func TestReloadTakesAwayUnheld(t *testing.T) {
 // force. The answer reports grants that ended anyway.
 func TestReloadAllOrNothing(t *testing.T) {
 	broken := func(b *bench, file string) {
-		if err := os.WriteFile(filepath.Join(b.s.dir, file), []byte("x"), 0o640); err != nil {
-			b.Fatal(err)
-		}
+		lab.Must(b, os.WriteFile(filepath.Join(b.s.dir, file), []byte("x"), 0o640))
 	}
 	for name, test := range map[string]struct {
 		spoil func(b *bench)
@@ -329,12 +314,8 @@ func TestReloadWithin(t *testing.T) {
 			if test.near {
 				real = filepath.Join(near, "server.toml")
 			}
-			if err := os.Rename(path, real); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Symlink(real, path); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.Rename(path, real))
+			lab.Must(t, os.Symlink(real, path))
 			if test.gone {
 				os.Remove(path)
 			}
@@ -353,9 +334,7 @@ func TestMendAudit(t *testing.T) {
 	dir := t.TempDir()
 	file, closed, none := filepath.Join(dir, "file"), filepath.Join(dir, "closed"), filepath.Join(dir, "none")
 	for path, mode := range map[string]fs.FileMode{file: 0o666, closed: 0o600} {
-		if err := errors.Join(os.WriteFile(path, nil, mode), os.Chmod(path, mode)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(os.WriteFile(path, nil, mode), os.Chmod(path, mode)))
 	}
 	for _, test := range []struct {
 		path string
@@ -389,9 +368,7 @@ func TestReloadBesideTheAudit(t *testing.T) {
 	b, said := newSite(t, func(string) {}), &lines{}
 	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
 	path := b.s.audit.Path()
-	if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Remove(path), os.Mkdir(path, 0o700)))
 	b.write(func(c *keys.Client) { c.Allow = []string{"web"} })
 	r, err := b.s.reload(t.Context())
 	denied, ok := errors.AsType[*control.Denied](err)

@@ -17,6 +17,7 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 )
 
@@ -40,9 +41,7 @@ func TestRevokeWithoutJournal(t *testing.T) {
 func TestCutOfGone(t *testing.T) {
 	b := newBench(t)
 	b.s.process(context.Background(), b.packet(0))
-	if err := os.Remove(filepath.Join(b.s.config.Dir, "alice.toml")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Remove(filepath.Join(b.s.config.Dir, "alice.toml")))
 	b.s.shutOut(t.Context(), "alice", b.s.reloadClient(t.Context(), "alice"))
 	for client, want := range map[string]string{"alice": "nothing is open for alice",
 		"nobody": `there is no client "nobody"`} {
@@ -154,9 +153,8 @@ func TestRevokedIsTold(t *testing.T) {
 	w, _ := b.s.feed.Join()
 	defer b.s.feed.Leave(w)
 	b.s.feed.Expect(b.s.firewall.Grants(b.at))
-	if _, err := b.s.revoke(t.Context(), control.Request{Client: "alice"}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := b.s.revoke(t.Context(), control.Request{Client: "alice"})
+	lab.Must(t, err)
 	if len(w.Lines) != 1 {
 		t.Fatalf("watchers got %d lines", len(w.Lines))
 	}
@@ -197,9 +195,7 @@ func TestWhereTheAddressesAre(t *testing.T) {
 	for _, file := range []string{"", filepath.Join(t.TempDir(), "audit")} {
 		b := newBench(t)
 		log, err := audit.Open(file, b.s.log)
-		if err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, err)
 		t.Cleanup(func() { log.Close() })
 		b.s.audit = log
 		_, err = b.s.revoke(t.Context(), control.Request{Client: "alice", Cut: true})

@@ -59,10 +59,7 @@ func newRunning(t *testing.T) *running {
 	r.s.log = slog.New(witness{slog.DiscardHandler, r.said.add})
 	r.s.sandbox = sandbox.State{Notes: []string{"a note of the sandbox"}}
 	notify := filepath.Join(t.TempDir(), "notify")
-	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: notify})
-	if err != nil {
-		t.Fatal(err)
-	}
+	manager := lab.Value(net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: notify}))(t)
 	t.Cleanup(func() { manager.Close() })
 	go func() {
 		b := make([]byte, 100)
@@ -78,13 +75,9 @@ func newRunning(t *testing.T) *running {
 	r.rewrite("interfaces = []", `interfaces = ["lo"]`)
 	r.s.config.Capture.Interfaces = []string{"lo"}
 	for _, open := range []func() error{r.s.openNotify, r.s.openWatcher, r.s.openControl, r.s.openSockets} {
-		if err := open(); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, open())
 	}
-	if r.knocks, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
-		t.Fatal(err)
-	}
+	r.knocks = lab.Value(net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}))(t)
 	t.Cleanup(func() { r.knocks.Close() })
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(t.Context())
@@ -96,10 +89,9 @@ func newRunning(t *testing.T) *running {
 // sends sends a datagram to the server, and returns it.
 func (r *running) sends(data []byte) []byte {
 	r.Helper()
-	if _, err := r.knocks.WriteToUDP(data, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1),
-		Port: int(r.s.config.KnockPorts[0].Port)}); err != nil {
-		r.Fatal(err)
-	}
+	_, err := r.knocks.WriteToUDP(data, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1),
+		Port: int(r.s.config.KnockPorts[0].Port)})
+	lab.Must(r, err)
 	return data
 }
 
@@ -108,10 +100,7 @@ func (r *running) receipt(packet []byte) spa.Receipt {
 	r.Helper()
 	b := make([]byte, 2*spa.MaxLen)
 	r.knocks.SetReadDeadline(time.Now().Add(lab.Patience))
-	n, err := r.knocks.Read(b)
-	if err != nil {
-		r.Fatal(err)
-	}
+	n := lab.Value(r.knocks.Read(b))(r)
 	receipt, err := spa.OpenReceipt(b[:n], packet, r.sender)
 	if err != nil {
 		r.Error(err)
@@ -218,9 +207,7 @@ func TestRun(t *testing.T) {
 func TestRunEnds(t *testing.T) {
 	r := newRunning(t)
 	lab.Eventually(t, "READY", func() bool { return r.systemd.has("READY=1") })
-	if err := os.Rename(r.s.clientsDir(), r.s.clientsDir()+".old"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Rename(r.s.clientsDir(), r.s.clientsDir()+".old"))
 	select {
 	case err := <-r.ended:
 		if err == nil || !strings.Contains(err.Error(), "was moved away") {
@@ -240,14 +227,10 @@ func TestAnswered(t *testing.T) {
 	b, said := newBench(t), &lines{}
 	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
 	var err error
-	if b.s.responder, err = capture.NewResponder(0); err != nil {
-		t.Fatal(err)
-	}
+	b.s.responder, err = capture.NewResponder(0)
+	lab.Must(t, err)
 	t.Cleanup(func() { b.s.responder.Close() })
-	client, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := lab.Value(net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}))(t)
 	t.Cleanup(func() { client.Close() })
 	from := client.LocalAddr().(*net.UDPAddr).AddrPort()
 	take := func(p capture.Packet) []byte {
@@ -275,10 +258,7 @@ func TestAnswered(t *testing.T) {
 	answer := make([]byte, 2*spa.MaxLen)
 	for i, p := range []capture.Packet{first, last} { // loopback delivers before a send returns
 		client.SetReadDeadline(time.Now().Add(lab.Patience))
-		n, err := client.Read(answer)
-		if err != nil {
-			t.Fatal(err)
-		}
+		n := lab.Value(client.Read(answer))(t)
 		if got, err := spa.OpenReceipt(answer[:n], p.Data, b.sender); err != nil || got.Status != spa.Granted {
 			t.Errorf("answer %d: %v, %v", i, got.Status, err)
 		}
@@ -306,10 +286,7 @@ func TestNoSystemd(t *testing.T) {
 		t.Setenv("NOTIFY_SOCKET", test.socket)
 		leave := func() error { return nil }
 		if test.name == "goes away" {
-			manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
-			if err != nil {
-				t.Fatal(err)
-			}
+			manager := lab.Value(net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path}))(t)
 			leave = manager.Close
 		}
 		if err := errors.Join(s.openNotify(), leave()); err != nil {

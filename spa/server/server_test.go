@@ -13,6 +13,7 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 )
 
 // TestStopDecidesWhatIsSpent: a packet in hand when the server is stopped is decided as usual: a failure would be the
@@ -56,10 +57,7 @@ func TestRepeatAfterClockSetBack(t *testing.T) {
 		Services: []service.Service{{Name: "ssh"}}}
 	for i, at := range []time.Time{now, now.Add(-20 * time.Second), now.Add(10 * time.Second)} {
 		s.now = func() time.Time { return at.Round(0) } // as after a clock step: without the monotonic time
-		packet, err := spa.Seal(request, sender)
-		if err != nil {
-			t.Fatal(err)
-		}
+		packet := lab.Value(spa.Seal(request, sender))(t)
 		event := s.handle(t.Context(), arriving(packet))
 		want := []time.Duration{30 * time.Second, 30 * time.Second, 20 * time.Second}[i]
 		if event.Receipt.Status != spa.Granted || event.Receipt.Services[0].For.Round(time.Second) != want {
@@ -74,13 +72,9 @@ func TestRetryOfUnsettled(t *testing.T) {
 	b := newBench(t)
 	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}}
 	p := arriving(b.seal(r))
-	knock, err := spa.Open(p.Data, &b.s.identity, b.s.clients, b.at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.s.journal.Admit(entry(&knock, p.From.Addr()), b.at); err != nil {
-		t.Fatal(err)
-	}
+	knock := lab.Value(spa.Open(p.Data, &b.s.identity, b.s.clients, b.at))(t)
+	_, err := b.s.journal.Admit(entry(&knock, p.From.Addr()), b.at)
+	lab.Must(t, err)
 	end := b.at.Add(30 * time.Second)
 	b.at = b.at.Add(20 * time.Second)
 	r.Time = b.at
@@ -118,13 +112,9 @@ func TestOutcomeThatCannotBeKept(t *testing.T) {
 		b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
 		r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}}
 		p := arriving(b.seal(r))
-		knock, err := spa.Open(p.Data, &b.s.identity, b.s.clients, b.at)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := b.s.journal.Admit(entry(&knock, p.From.Addr()), b.at); err != nil {
-			t.Fatal(err)
-		}
+		knock := lab.Value(spa.Open(p.Data, &b.s.identity, b.s.clients, b.at))(t)
+		_, err := b.s.journal.Admit(entry(&knock, p.From.Addr()), b.at)
+		lab.Must(t, err)
 		test.spoil(b)
 		event := audit.Event{Time: b.at, From: p.From}.Of(&knock)
 		b.s.conclude(event, audit.Denied, test.receipt)

@@ -9,6 +9,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // TestShown: a grant that the firewall keeps in parts is shown as one. Grants from before and after a service got
@@ -76,9 +77,7 @@ func TestCounted(t *testing.T) {
 		if random.IntN(3) == 0 && g.Source.Is4() {
 			g.To = []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")}[random.IntN(2):]
 		}
-		if err := s.firewall.Grant(t.Context(), []firewall.Grant{g}, now); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, s.firewall.Grant(t.Context(), []firewall.Grant{g}, now))
 		for minute := range 6 {
 			at := now.Add(time.Duration(minute) * time.Minute)
 			held := s.firewall.Grants(at)

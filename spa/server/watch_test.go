@@ -20,10 +20,7 @@ import (
 // controlled serves the control socket of a server that decides, and connects to it.
 func controlled(t *testing.T, s *Server) *control.Client {
 	t.Helper()
-	socket, err := control.Listen(s.config.State, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	socket := lab.Value(control.Listen(s.config.State, 0))(t)
 	s.socket = socket
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
@@ -38,10 +35,7 @@ func controlled(t *testing.T, s *Server) *control.Client {
 
 func dialed(t *testing.T, s *Server) *control.Client {
 	t.Helper()
-	client, err := control.Dial(s.config.State)
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := lab.Value(control.Dial(s.config.State))(t)
 	t.Cleanup(func() { client.Close() })
 	return client
 }
@@ -95,9 +89,7 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 func TestMissedIsToldFirst(t *testing.T) {
 	s, _ := newLine(t)
 	socket, err := control.Listen(s.config.State, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	defer socket.Close()
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error)

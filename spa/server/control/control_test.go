@@ -19,10 +19,7 @@ import (
 func serving(t *testing.T, handle Handler) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	l, err := Listen(dir, os.Geteuid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(Listen(dir, os.Geteuid()))(t)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- l.Serve(ctx, handle) }()
@@ -41,10 +38,7 @@ func statusOf(_ context.Context, _ Request, a *Answer) error {
 
 func connect(t *testing.T, dir string) net.Conn {
 	t.Helper()
-	conn, err := net.Dial("unix", filepath.Join(dir, SocketName))
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := lab.Value(net.Dial("unix", filepath.Join(dir, SocketName)))(t)
 	t.Cleanup(func() { conn.Close() })
 	return conn
 }
@@ -64,10 +58,7 @@ func TestAsk(t *testing.T) {
 		return ctx.Err()
 	})
 	ask := func(ctx context.Context, r Request) (got []Reply, err error) {
-		c, err := Dial(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := lab.Value(Dial(dir))(t)
 		defer c.Close()
 		err = c.Ask(ctx, r, func(r Reply) error { got = append(got, r); return nil })
 		return got, err
@@ -91,10 +82,7 @@ func TestGreatReply(t *testing.T) {
 	dir := serving(t, func(_ context.Context, _ Request, a *Answer) error {
 		return a.Send(Reply{Reloaded: &Reloaded{Added: []string{strings.Repeat("x", 8<<20)}}})
 	})
-	c, err := Dial(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := lab.Value(Dial(dir))(t)
 	defer c.Close()
 	if err := c.Ask(t.Context(), Request{Command: CommandReload}, func(Reply) error { return nil }); err != nil {
 		t.Error(err)
@@ -114,10 +102,7 @@ func TestNobody(t *testing.T) {
 		strings.Count(err.Error(), "control_test.go") != 1 {
 		t.Errorf("no directory there: got %v", err)
 	}
-	stale, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, SocketName)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	stale := lab.Value(net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, SocketName)}))(t)
 	stale.SetUnlinkOnClose(false)
 	stale.Close()
 	if _, err := Dial(dir); !errors.Is(err, ErrNotRunning) {
@@ -163,10 +148,7 @@ func TestTooMany(t *testing.T) {
 	}
 	conns[0].Close()
 	lab.Eventually(t, "the place of one that has left", func() bool {
-		c, err := Dial(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := lab.Value(Dial(dir))(t)
 		defer c.Close()
 		return c.Ask(t.Context(), Request{Command: CommandStatus}, func(Reply) error { return nil }) == nil
 	})
@@ -215,10 +197,7 @@ func TestHangUp(t *testing.T) {
 
 // TestStopped: a client that is being answered when the server stops is not told that the answer is complete.
 func TestStopped(t *testing.T) {
-	l, err := Listen(t.TempDir(), os.Geteuid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(Listen(t.TempDir(), os.Geteuid()))(t)
 	defer l.Close()
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
@@ -229,10 +208,7 @@ func TestStopped(t *testing.T) {
 			return nil
 		})
 	}()
-	c, err := Dial(filepath.Dir(l.net.Addr().String()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := lab.Value(Dial(filepath.Dir(l.net.Addr().String())))(t)
 	defer c.Close()
 	if err := c.Ask(t.Context(), Request{Command: CommandWatch}, nil); !errors.Is(err, errHungUp) {
 		t.Errorf("got %v, want that the server hung up", err)

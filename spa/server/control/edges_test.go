@@ -41,9 +41,7 @@ func TestOthersAreRefused(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := serving(t, statusOf)
 	for path := dir; path != os.TempDir() && path != "/"; path = filepath.Dir(path) {
-		if err := os.Chmod(path, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Chmod(path, 0o755))
 	}
 	ask := func() (err error) {
 		as(t, 4321, func() {
@@ -58,9 +56,7 @@ func TestOthersAreRefused(t *testing.T) {
 	if err := ask(); !errors.Is(err, ErrRefused) || strings.Contains(err.Error(), "/proc/") {
 		t.Errorf("by the socket's mode: got %v", err)
 	}
-	if err := os.Chmod(filepath.Join(dir, SocketName), 0o666); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Chmod(filepath.Join(dir, SocketName), 0o666))
 	var denied *Denied
 	if err := ask(); !errors.As(err, &denied) || denied.Text != ErrRefused.Error() {
 		t.Errorf("by the server: got %v", err)
@@ -72,31 +68,21 @@ func TestGivenAway(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
 	for range 2 { // the second time over a stale one
-		l, err := Listen(dir, 4321)
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := lab.Value(Listen(dir, 4321))(t)
 		var stat unix.Stat_t
 		path := filepath.Join(dir, SocketName)
 		if err := unix.Lstat(path, &stat); err != nil || stat.Uid != 4321 || stat.Mode != unix.S_IFSOCK|0o600 {
 			t.Errorf("got %o of %d, %v", stat.Mode, stat.Uid, err)
 		}
-		if err := errors.Join(l.net.Close(), os.Remove(path), os.WriteFile(path, nil, 0o600)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(l.net.Close(), os.Remove(path), os.WriteFile(path, nil, 0o600)))
 		if err := l.give(4321); err == nil {
 			t.Error("a file was given away")
 		}
 		if err := unix.Lstat(path, &stat); err != nil || stat.Uid == 4321 {
 			t.Errorf("it is of %d now, %v", stat.Uid, err)
 		}
-		if err := errors.Join(os.Remove(path), l.dir.Close()); err != nil {
-			t.Fatal(err)
-		}
-		stale, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
-		if err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(os.Remove(path), l.dir.Close()))
+		stale := lab.Value(net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path}))(t)
 		stale.SetUnlinkOnClose(false)
 		stale.Close()
 	}
@@ -106,13 +92,8 @@ func TestGivenAway(t *testing.T) {
 func TestNotOurs(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, SocketName)
-	l, err := Listen(dir, os.Geteuid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.Remove(path), os.WriteFile(path, nil, 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(Listen(dir, os.Geteuid()))(t)
+	lab.Must(t, errors.Join(os.Remove(path), os.WriteFile(path, nil, 0o600)))
 	if err := l.Close(); err == nil {
 		t.Error("closing does not say that something else has the name")
 	}
@@ -130,9 +111,7 @@ func TestClose(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
 	l, err := Listen(dir, os.Geteuid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	served := make(chan error)
 	go func() { served <- l.Serve(t.Context(), statusOf) }()
 	if err := errors.Join(l.Close(), <-served); err != nil {
@@ -142,9 +121,7 @@ func TestClose(t *testing.T) {
 		t.Errorf("the socket: %v", err)
 	}
 
-	if l, err = Listen(dir, os.Geteuid()); err != nil {
-		t.Fatal(err)
-	}
+	l = lab.Value(Listen(dir, os.Geteuid()))(t)
 	as(t, 4321, func() { err = l.Close() })
 	if err != nil {
 		t.Errorf("a server that has dropped its privileges: %v", err)
@@ -173,9 +150,7 @@ func TestEveryReply(t *testing.T) {
 		conn.Write([]byte(`{"done":true}` + "\n"))
 	})
 	c, err := Dial(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	defer c.Close()
 	got := 0
 	err = c.Ask(t.Context(), Request{Command: CommandGrants}, func(Reply) error {
@@ -191,9 +166,7 @@ func TestEveryReply(t *testing.T) {
 func TestHangsUp(t *testing.T) {
 	dir := hostileServer(t, func(conn net.Conn) { conn.Read(make([]byte, 1000)) })
 	c, err := Dial(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	defer c.Close()
 	err = c.Ask(t.Context(), Request{Command: CommandReload}, func(Reply) error { return nil })
 	if err == nil || errors.Is(err, ErrSilent) {
@@ -207,10 +180,7 @@ func TestInterruptedAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 50 {
-		c, err := Dial(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := lab.Value(Dial(dir))(t)
 		if err := c.Ask(ctx, Request{Command: CommandReload}, nil); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
@@ -253,10 +223,7 @@ func TestNoRequest(t *testing.T) {
 // TestStopsBesideAReader: a server that stops does not wait for a reader that it was patient with.
 func TestStopsBesideAReader(t *testing.T) {
 	dir := t.TempDir()
-	l, err := Listen(dir, os.Geteuid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(Listen(dir, os.Geteuid()))(t)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	sending, served := make(chan struct{}, 1), make(chan error, 1)

@@ -36,10 +36,7 @@ func playing(t testing.TB, answer []byte, again bool) (dir string) {
 // asked returns the result of a request to a server.
 func asked(t testing.TB, dir string, command Command, each func(Reply) error) error {
 	t.Helper()
-	c, err := Dial(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := lab.Value(Dial(dir))(t)
 	defer c.Close()
 	return c.Ask(t.Context(), Request{Command: command}, each)
 }
@@ -93,9 +90,7 @@ func TestHostileTexts(t *testing.T) {
 	lab.Fill(&reply, hostile)
 	reply.Done = false
 	line, err := json.Marshal(reply)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	if unprintable(reflect.ValueOf(reply)) == "" {
 		t.Fatal("nothing was filled in")
 	}
@@ -197,10 +192,7 @@ func TestEndlessAnswer(t *testing.T) {
 func FuzzAnswer(f *testing.F) {
 	var reply Reply
 	lab.Fill(&reply, "gw")
-	line, err := json.Marshal(reply)
-	if err != nil {
-		f.Fatal(err)
-	}
+	line := lab.Value(json.Marshal(reply))(f)
 	f.Add(line)
 	f.Add([]byte(`{"done":true}` + "\n"))
 	f.Add([]byte(`{"decision":{"reason":"\u001b[2J\u202e"}}` + "\n" + `{"grant":{"source":"fe80::1%\u001b[2J"}}` + "\n"))
@@ -223,10 +215,7 @@ func FuzzAnswer(f *testing.F) {
 // announce listens on a socket and tells each client its path.
 func announce(t *testing.T, path string) {
 	t.Helper()
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(net.Listen("unix", path))(t)
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -266,13 +255,8 @@ func TestSwappedSocket(t *testing.T) {
 	for _, path := range []string{victim, filepath.Join(dir, SocketName)} {
 		announce(t, path)
 	}
-	if err := os.Symlink(victim, filepath.Join(dir, "link")); err != nil {
-		t.Fatal(err)
-	}
-	held, err := os.OpenFile(dir, unix.O_PATH, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Symlink(victim, filepath.Join(dir, "link")))
+	held := lab.Value(os.OpenFile(dir, unix.O_PATH, 0))(t)
 	defer held.Close()
 	swap(t, filepath.Join(dir, SocketName), filepath.Join(dir, "link"))
 	reached := 0
@@ -305,14 +289,9 @@ func TestSwappedSocket(t *testing.T) {
 func TestPlantedSocket(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
-	if err := os.Chown(dir, 64123, 64123); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Chown(dir, 64123, 64123))
 	victim := filepath.Join(filepath.Dir(dir), "victim")
-	l, err := net.Listen("unix", victim)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(net.Listen("unix", victim))(t)
 	defer l.Close()
 	accepted := make(chan struct{}, 10)
 	go func() {
@@ -333,26 +312,19 @@ func TestPlantedSocket(t *testing.T) {
 		"directory":     func() error { return os.Mkdir(path, 0o777) },
 		"pipe":          func() error { return unix.Mkfifo(path, 0o666) },
 	} {
-		if err := plant(); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, plant())
 		if c, err := Dial(dir); err == nil {
 			c.Close()
 			t.Errorf("%s: it was asked", name)
 		} else if !errors.Is(err, errNoSocket) && name != "symbolic link" {
 			t.Errorf("%s: got %v, want %v", name, err, errNoSocket)
 		}
-		held, err := os.OpenFile(dir, unix.O_PATH, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		held := lab.Value(os.OpenFile(dir, unix.O_PATH, 0))(t)
 		if err := (&Listener{dir: held}).give(64123); err == nil {
 			t.Errorf("%s: it was given away", name)
 		}
 		held.Close()
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Remove(path))
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(victim, &st); err != nil || st.Uid != 0 {

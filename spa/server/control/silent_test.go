@@ -6,22 +6,19 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 // TestSilentServer: a hung server accepts the request and does not answer. Clients give up after a while, except
 // watchers.
 func TestSilentServer(t *testing.T) {
 	dir := t.TempDir()
-	hanging, err := net.Listen("unix", filepath.Join(dir, SocketName))
-	if err != nil {
-		t.Fatal(err)
-	}
+	hanging := lab.Value(net.Listen("unix", filepath.Join(dir, SocketName)))(t)
 	defer hanging.Close()
 	for _, command := range []Command{CommandStatus, CommandGrants, CommandRevoke, CommandReload} {
 		client, err := Dial(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, err)
 		client.patience = time.Millisecond
 		err = client.Ask(t.Context(), Request{Command: command}, func(Reply) error { return nil })
 		if !errors.Is(err, ErrSilent) {
@@ -30,10 +27,7 @@ func TestSilentServer(t *testing.T) {
 		client.Close()
 	}
 
-	watcher, err := Dial(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	watcher := lab.Value(Dial(dir))(t)
 	watcher.patience = time.Millisecond
 	ended := make(chan error, 1)
 	go func() {

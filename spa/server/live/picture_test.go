@@ -71,9 +71,7 @@ func TestScreens(t *testing.T) {
 		}
 		path := filepath.Join("testdata", fmt.Sprintf("screen-%d.txt", size[0]))
 		if *update {
-			if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.WriteFile(path, []byte(b.String()), 0o644))
 			continue
 		}
 		want, err := os.ReadFile(path)

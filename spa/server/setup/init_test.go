@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 )
 
 // TestInitLeavesNothing: an init that fails removes what it wrote.
@@ -29,9 +30,7 @@ func TestInitLeavesNothing(t *testing.T) {
 		t.Error("the directory is left behind")
 	}
 	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(file, nil, 0o600))
 	if err := Init(config.Default(file), now); err == nil || errors.Is(err, ErrInitialized) {
 		t.Errorf("below a file: got %v, want that it is no directory", err)
 	}

@@ -62,18 +62,13 @@ func TestLock(t *testing.T) {
 		return unlock, err
 	}
 	here, elsewhere := t.TempDir(), t.TempDir()
-	unlock, err := lockIn(here)
-	if err != nil {
-		t.Fatal(err)
-	}
+	unlock := lab.Value(lockIn(here))(t)
 	for name, dir := range map[string]string{"the same directory": here, "the same network namespace": elsewhere} {
 		if _, err := lockIn(dir); !errors.Is(err, ErrRunning) {
 			t.Errorf("%s: got %v, want ErrRunning", name, err)
 		}
 	}
-	if err := unlock(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, unlock())
 	first, err := lockIn(elsewhere)
 	if err != nil {
 		t.Fatalf("once the first has gone: %v", err)
@@ -89,10 +84,7 @@ func TestLock(t *testing.T) {
 func TestSquatter(t *testing.T) {
 	lab.NeedRoot(t)
 	host := lab.New(t, "gateway")[0]
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := lab.Value(os.Executable())(t)
 	for _, test := range []struct {
 		name, how string
 		uid       uint32
@@ -105,20 +97,13 @@ func TestSquatter(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			cmd := exec.Command("/proc/self/fd/3")
 			file, err := os.Open(self) // user nobody may not enter the directory of the test binary
-			if err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, err)
 			defer file.Close()
 			cmd.ExtraFiles = []*os.File{file}
 			cmd.Env = append(os.Environ(), squatEnv+"="+test.how)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: test.uid, Gid: test.uid}}
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := host.Start(cmd); err != nil {
-				t.Fatal(err)
-			}
+			out := lab.Value(cmd.StdoutPipe())(t)
+			lab.Must(t, host.Start(cmd))
 			defer func() { cmd.Process.Kill(); cmd.Wait() }()
 			var line [8]byte
 			if _, err := out.Read(line[:]); err != nil {

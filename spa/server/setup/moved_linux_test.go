@@ -23,12 +23,9 @@ func ownDefault(t *testing.T) {
 	t.Helper()
 	lab.NeedRoot(t)
 	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	err := errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_FS),
+	lab.Must(t, errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_FS),
 		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
-		unix.Mount("tmpfs", filepath.Dir(defaultState), "tmpfs", 0, ""))
-	if err != nil {
-		t.Fatal(err)
-	}
+		unix.Mount("tmpfs", filepath.Dir(defaultState), "tmpfs", 0, "")))
 }
 
 // damages are changes that may happen to server.toml. Older is an earlier content.
@@ -60,9 +57,7 @@ func (m *mover) take(rng *rand.Rand) {
 	m.Helper()
 	state := m.states[rng.IntN(len(m.states))]
 	if state != m.dir {
-		if err := os.MkdirAll(state, 0o750); err != nil {
-			m.Fatal(err)
-		}
+		lab.Must(m, os.MkdirAll(state, 0o750))
 	}
 	quoted := fmt.Sprintf([]string{"state = %q", "state = '%s'", "  state='%s'"}[rng.IntN(3)], state)
 	text := m.line.ReplaceAllString(m.taken[0], quoted)
@@ -84,9 +79,7 @@ func (m *mover) take(rng *rand.Rand) {
 func (m *mover) write(text string) {
 	m.Helper()
 	path := filepath.Join(m.dir, config.FileName)
-	if err := errors.Join(os.RemoveAll(path), os.WriteFile(path, []byte(text), 0o640)); err != nil {
-		m.Fatal(err)
-	}
+	lab.Must(m, errors.Join(os.RemoveAll(path), os.WriteFile(path, []byte(text), 0o640)))
 }
 
 // lawful: whatever happens to server.toml now, the settings that were applied last are found.
@@ -96,9 +89,7 @@ func (m *mover) lawful(rng *rand.Rand) {
 	for name, damage := range damages {
 		m.write(last)
 		older := m.taken[rng.IntN(len(m.taken))]
-		if err := damage(filepath.Join(m.dir, config.FileName), last, older); err != nil {
-			m.Fatal(err)
-		}
+		lab.Must(m, damage(filepath.Join(m.dir, config.FileName), last, older))
 		c, _, err := LastGood(m.dir)
 		if err != nil || string(c.Text()) != last {
 			m.Errorf("%q, then server.toml is %s: %v, and found are\n%.400s", m.story, name, err, textOf(c))
@@ -141,19 +132,13 @@ func TestSettingsBesideReadOnly(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "etc")
 		c := loadedOf(t, dir, t.TempDir())
 		if stale {
-			if err := SaveSettings(c, now); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, SaveSettings(c, now))
 		}
 		path := filepath.Join(dir, config.FileName)
-		if err := os.WriteFile(path, append([]byte("# new\n"), c.Text()...), 0o640); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(path, append([]byte("# new\n"), c.Text()...), 0o640))
 		c, err := config.Load(dir)
-		if err := errors.Join(err, unix.Mount(dir, dir, "", unix.MS_BIND, ""),
-			unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(err, unix.Mount(dir, dir, "", unix.MS_BIND, ""),
+			unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")))
 		err = SaveSettings(c, now)
 		if (err == nil) != (want == "") ||
 			err != nil && !strings.Contains(err.Error(), want+filepath.Join(dir, SettingsFile)) {
@@ -162,9 +147,7 @@ func TestSettingsBesideReadOnly(t *testing.T) {
 		if got, err := lastWriting(c.State, dir); err != nil || string(got.text) != string(c.Text()) {
 			t.Errorf("older ones there: %v: in the state directory: %v", stale, err)
 		}
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, unix.Unmount(dir, 0))
 		if err := SaveSettings(c, now); err != nil {
 			t.Errorf("writable again: %v", err)
 		}

@@ -29,9 +29,7 @@ func TestForgedSettings(t *testing.T) {
 			if err == nil {
 				_, err = file.WriteAt(forged.encode(), place*lastGoodSize)
 			}
-			if err := errors.Join(err, file.Close(), SaveSettings(c, now)); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, errors.Join(err, file.Close(), SaveSettings(c, now)))
 			if number == lastGoodMost {
 				continue // the server saves far less often
 			}
@@ -55,13 +53,8 @@ func loadedOf(t *testing.T, dir, state string) *config.Config {
 	t.Helper()
 	c := config.Default(dir)
 	c.Name, c.Address, c.ServerID, c.State = "gw", "192.0.2.1", keys.NewServerID(), state
-	if err := Init(c, now); err != nil {
-		t.Fatal(err)
-	}
-	read, err := config.Load(c.Dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, Init(c, now))
+	read := lab.Value(config.Load(c.Dir))(t)
 	return read
 }
 
@@ -75,10 +68,7 @@ func textOf(c *config.Config) string {
 // lastNumber is the number of the newest settings that are found.
 func lastNumber(t *testing.T, c *config.Config) uint64 {
 	t.Helper()
-	g, err := openLastGood(c.State)
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := lab.Value(openLastGood(c.State))(t)
 	defer g.Close()
 	return g.last.number
 }
@@ -89,9 +79,7 @@ func TestSettingsInTurn(t *testing.T) {
 	c := loadedAgain(t)
 	path := filepath.Join(c.State, SettingsFile)
 	for i, size := range []int64{0, 1, 2*lastGoodSize - 1, 2 * lastGoodSize, 2*lastGoodSize + 1} {
-		if err := errors.Join(os.RemoveAll(path), os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(os.RemoveAll(path), os.WriteFile(path, nil, 0o600), os.Truncate(path, size)))
 		if err := SaveSettings(c, now); err != nil {
 			t.Fatalf("a file of %d bytes: %v", size, err)
 		}
@@ -101,9 +89,7 @@ func TestSettingsInTurn(t *testing.T) {
 		other := *c
 		other.Dir = t.TempDir()
 		for n, save := range []*config.Config{c, c, &other, &other, c} {
-			if err := SaveSettings(save, now.Add(time.Duration(n)*time.Hour)); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, SaveSettings(save, now.Add(time.Duration(n)*time.Hour)))
 			if got, want := lastNumber(t, c), []uint64{1, 1, 2, 2, 3}[n]; got != want {
 				t.Errorf("file %d, save %d: it is writing number %d, want %d", i, n, got, want)
 			}
@@ -122,10 +108,7 @@ func TestSettingsInTurn(t *testing.T) {
 // is intact.
 func TestDamagedSettings(t *testing.T) {
 	c := loadedAgain(t)
-	file, err := os.OpenFile(filepath.Join(c.State, SettingsFile), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := lab.Value(os.OpenFile(filepath.Join(c.State, SettingsFile), os.O_RDWR|os.O_CREATE, 0o600))(t)
 	defer file.Close()
 	for _, number := range []uint64{1, 2} {
 		older := writing{number, now, c.Dir, append([]byte("# older\n"), c.Text()...)}
@@ -135,9 +118,7 @@ func TestDamagedSettings(t *testing.T) {
 			t.Helper()
 			_, err := file.WriteAt(older.encode(), int64(older.number%2)*lastGoodSize)
 			_, err2 := file.WriteAt(b, start)
-			if err := errors.Join(err, err2, file.Truncate(size)); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, errors.Join(err, err2, file.Truncate(size)))
 		}
 		found := func(what string, at int, want *writing) {
 			t.Helper()
@@ -196,9 +177,7 @@ func TestTrustedSettings(t *testing.T) {
 	} {
 		c := loadedAgain(t)
 		path := filepath.Join(c.State, SettingsFile)
-		if err := errors.Join(SaveSettings(c, now), test.spoil(path)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(SaveSettings(c, now), test.spoil(path)))
 		got, _, err := LastGood(c.Dir)
 		if (err == nil) != test.trusted || errors.Is(err, ErrNeverGood) {
 			t.Errorf("%s: found %q, %v, want it trusted: %v", name, textOf(got), err, test.trusted)
@@ -218,9 +197,7 @@ func TestTrustedSettings(t *testing.T) {
 		t.Errorf("something was written by a link: %v", err)
 	}
 	c := loadedAgain(t)
-	if err := os.MkdirAll(filepath.Join(c.State, SettingsFile, "full"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.MkdirAll(filepath.Join(c.State, SettingsFile, "full"), 0o700))
 	if err := SaveSettings(c, now); !errors.Is(err, syscall.ENOTEMPTY) {
 		t.Errorf("a directory with something in it: got %v", err)
 	}
@@ -230,10 +207,8 @@ func TestTrustedSettings(t *testing.T) {
 // searched.
 func TestSettingsElsewhere(t *testing.T) {
 	c := loadedOf(t, filepath.Join(t.TempDir(), "etc"), t.TempDir())
-	if err := errors.Join(SaveSettings(c, now), os.Remove(filepath.Join(c.Dir, config.FileName)),
-		os.Remove(filepath.Join(c.Dir, SettingsFile))); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(SaveSettings(c, now), os.Remove(filepath.Join(c.Dir, config.FileName)),
+		os.Remove(filepath.Join(c.Dir, SettingsFile))))
 	t.Chdir(c.State)
 	if got, _, err := LastGood(c.Dir); !errors.Is(err, ErrNeverGood) {
 		t.Errorf("found %q, %v", textOf(got), err)
@@ -245,15 +220,11 @@ func TestSettingsOfServer(t *testing.T) {
 	lab.NeedRoot(t)
 	c := loadedAgain(t)
 	for path := c.State; path != os.TempDir() && path != "/"; path = filepath.Dir(path) {
-		if err := os.Chmod(path, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Chmod(path, 0o755))
 	}
 	path := filepath.Join(c.State, SettingsFile)
 	for owner, trusted := range map[int]bool{0: true, 4321: true, 4322: false} {
-		if err := errors.Join(SaveSettings(c, now), os.Chown(path, owner, 0), os.Chmod(path, 0o644)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(SaveSettings(c, now), os.Chown(path, owner, 0), os.Chmod(path, 0o644)))
 		err := lab.AsUser(t, 4321, func() error { _, err := lastWriting(c.State, c.Dir); return err })
 		if (err == nil) != trusted {
 			t.Errorf("of user %d: %v", owner, err)
@@ -267,9 +238,7 @@ func TestSettingsOfOthers(t *testing.T) {
 	c, other := loadedAgain(t), loadedAgain(t)
 	other.State = c.State
 	for n, save := range []*config.Config{c, other} {
-		if err := SaveSettings(save, now.Add(time.Duration(n)*time.Hour)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, SaveSettings(save, now.Add(time.Duration(n)*time.Hour)))
 	}
 	if _, at, err := LastGood(c.Dir); err != nil || !at.Equal(now) {
 		t.Errorf("its own: of %v, %v", at, err)
@@ -279,9 +248,7 @@ func TestSettingsOfOthers(t *testing.T) {
 	}
 	changed := *other
 	changed.Dir = t.TempDir()
-	if err := SaveSettings(&changed, now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, SaveSettings(&changed, now))
 	if got, _, err := LastGood(c.Dir); !errors.Is(err, ErrNeverGood) {
 		t.Errorf("written over by others: %q, %v", textOf(got), err)
 	}
@@ -289,9 +256,7 @@ func TestSettingsOfOthers(t *testing.T) {
 		t.Errorf("of a gateway that there never was: %q, %v", textOf(got), err)
 	}
 	bad := writing{number: 9, at: now, dir: c.Dir, text: []byte("of = a newer version")}
-	if err := os.WriteFile(filepath.Join(c.State, SettingsFile), bad.encode(), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(filepath.Join(c.State, SettingsFile), bad.encode(), 0o600))
 	if got, _, err := LastGood(c.Dir); err == nil || errors.Is(err, ErrNeverGood) {
 		t.Errorf("what cannot be read: %q, %v", textOf(got), err)
 	}
