@@ -85,8 +85,7 @@ func newRunbook(t *testing.T) *runbook {
 	t.Helper()
 	r := &runbook{t: t, ran: make(map[string]bool)}
 	client, host := lab.Pair(t)
-	goTool, err := exec.LookPath("go")
-	must(t, err)
+	goTool := lab.Value(exec.LookPath("go"))(t)
 	path := "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:" + filepath.Dir(goTool)
 	bin, home := t.TempDir(), t.TempDir()
 	id := 20000 + os.Getpid()%40000 // userdel refuses if the uid runs a process anywhere on the machine
@@ -116,7 +115,7 @@ func (r *runbook) sshd(home string) {
 	daemon := lab.NeedProgram(r.t, "sshd", "apt-get install openssh-server")
 	lab.NeedProgram(r.t, "ssh", "apt-get install openssh-client")
 	ssh := filepath.Join(home, ".ssh")
-	must(r.t, os.Mkdir(ssh, 0o700))
+	lab.Must(r.t, os.Mkdir(ssh, 0o700))
 	keys := r.t.TempDir()
 	for _, path := range []string{filepath.Join(keys, "host"), filepath.Join(ssh, "id_ed25519")} {
 		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path).CombinedOutput(); err != nil {
@@ -124,14 +123,14 @@ func (r *runbook) sshd(home string) {
 		}
 	}
 	// accept-new: she knew the host's key before.
-	must(r.t, os.WriteFile(filepath.Join(ssh, "config"), []byte("BatchMode yes\nStrictHostKeyChecking accept-new\n"),
+	lab.Must(r.t, os.WriteFile(filepath.Join(ssh, "config"), []byte("BatchMode yes\nStrictHostKeyChecking accept-new\n"),
 		0o600))
-	must(r.t, copyFile(filepath.Join(ssh, "id_ed25519.pub"), filepath.Join(r.bastion.files["/run"], "alice.pub")))
+	lab.Must(r.t, copyFile(filepath.Join(ssh, "id_ed25519.pub"), filepath.Join(r.bastion.files["/run"], "alice.pub")))
 	config := filepath.Join(keys, "sshd_config")
-	must(r.t, os.WriteFile(config, fmt.Appendf(nil, "HostKey %s\nAuthorizedKeysFile /run/alice.pub\nStrictModes "+
+	lab.Must(r.t, os.WriteFile(config, fmt.Appendf(nil, "HostKey %s\nAuthorizedKeysFile /run/alice.pub\nStrictModes "+
 		"no\nUsePAM no\nPidFile none\nLoginGraceTime 0\n",
 		filepath.Join(keys, "host")), 0o600))
-	must(r.t, os.Mkdir(filepath.Join(r.bastion.files["/run"], "sshd"), 0o755))
+	lab.Must(r.t, os.Mkdir(filepath.Join(r.bastion.files["/run"], "sshd"), 0o755))
 	server := r.bastion.start(r.t, "exec "+daemon+" -D -e -f "+config)
 	lab.Eventually(r.t, "sshd to listen", func() bool {
 		if server.ended() {
@@ -181,7 +180,7 @@ func (r *runbook) carry(command string) {
 	if !strings.HasPrefix(command, "spa-client import") {
 		return
 	}
-	must(r.t, copyFile(token, filepath.Join(r.home.dir, "alice.token")))
+	lab.Must(r.t, copyFile(token, filepath.Join(r.home.dir, "alice.token")))
 }
 
 // interrupt is Ctrl-C: the daemon exits cleanly, and a command that only watches exits with 130.

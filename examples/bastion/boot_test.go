@@ -30,8 +30,7 @@ func TestBootWithNetwork(t *testing.T) {
 	c.plug()
 	attempts := lab.Attempt(t, c.client, stranger, "192.0.2.1:22")
 	c.up()
-	outcome, err := attempts.Stop()
-	must(t, err)
+	outcome := lab.Value(attempts.Stop())(t)
 	if outcome.Through > 0 {
 		t.Errorf("at boot a stranger reached sshd: %v", outcome)
 	}
@@ -51,14 +50,13 @@ func (c *computer) knock() {
 		var out bytes.Buffer
 		cmd := exec.Command(client, args...)
 		cmd.Stdout, cmd.Stderr = &out, &out
-		must(c.t, c.client.Start(cmd))
+		lab.Must(c.t, c.client.Start(cmd))
 		if err := cmd.Wait(); err != nil {
 			c.t.Fatalf("spa-client %v: %v\n%s\n%s", args, err, out.String(),
 				c.run("journalctl -b --no-pager -u spa-server -u spa-guard"))
 		}
 	}
-	conn, err := lab.Dial(c.client, alice, "192.0.2.1:22", lab.Patience)
-	must(c.t, err)
+	conn := lab.Value(lab.Dial(c.client, alice, "192.0.2.1:22", lab.Patience))(c.t)
 	conn.Close()
 	c.dark()
 }
@@ -104,8 +102,7 @@ dd if=/dev/zero of=/etc/spa/full bs=4k 2>/dev/null || true`, mend: "umount /etc/
 		c.plug()
 		attempts := lab.Attempt(t, c.client, stranger, "192.0.2.1:22")
 		c.up()
-		outcome, err := attempts.Stop()
-		must(t, err)
+		outcome := lab.Value(attempts.Stop())(t)
 		if outcome.Through > 0 {
 			t.Errorf("%s: a stranger reached sshd: %v\n%s", accident.name, outcome,
 				c.run("journalctl -b --no-pager -u spa-server -u spa-guard"))

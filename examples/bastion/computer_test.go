@@ -37,14 +37,12 @@ func newComputer(t *testing.T) *computer {
 	lab.NeedProgram(t, "systemctl", "apt-get install systemd")
 	lab.NeedProgram(t, "sshd", "apt-get install openssh-server")
 	c := &computer{t: t, dir: t.TempDir()}
-	script, err := filepath.Abs("systemd.sh")
-	must(t, err)
+	script := lab.Value(filepath.Abs("systemd.sh"))(t)
 	c.holder = exec.Command("unshare", "-m", "--propagation", "private", script, c.dir)
 	c.holder.Stderr = os.Stderr
 	c.holder.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := c.holder.StdoutPipe()
-	must(t, err)
-	must(t, c.holder.Start())
+	out := lab.Value(c.holder.StdoutPipe())(t)
+	lab.Must(t, c.holder.Start())
 	t.Cleanup(func() {
 		_ = c.holder.Process.Kill()
 		_ = c.holder.Wait() // killed
@@ -71,7 +69,7 @@ func (c *computer) install() {
 		c.t.Fatalf("building: %v\n%s", err, out)
 	}
 	for _, unit := range []string{"spa-guard.service", "spa-server.service"} {
-		must(c.t, copyFile(unit, c.path("/etc/systemd/system/"+unit)))
+		lab.Must(c.t, copyFile(unit, c.path("/etc/systemd/system/"+unit)))
 	}
 	c.off("id spa >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin spa")
 }
@@ -99,12 +97,11 @@ func (c *computer) boot() {
 		c.plug()
 	}
 	c.boots++
-	script, err := filepath.Abs("systemd.sh")
-	must(c.t, err)
+	script := lab.Value(filepath.Abs("systemd.sh"))(c.t)
 	cgroup := filepath.Join(c.dir, "cgroup", fmt.Sprintf("sallyport-%d-%d", c.holder.Process.Pid, c.boots))
 	c.unshare = exec.Command("nsenter", "--target", strconv.Itoa(c.holder.Process.Pid), "--mount",
 		script, c.dir, "boot", cgroup)
-	must(c.t, c.host.Start(c.unshare))
+	lab.Must(c.t, c.host.Start(c.unshare))
 	lab.Eventually(c.t, "systemd to be there", func() bool {
 		child, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", c.unshare.Process.Pid))
 		if err != nil || len(child) == 0 {

@@ -127,8 +127,7 @@ func table() string {
 
 // TestFileTable: the page contains the table that TestFiles tests.
 func TestFileTable(t *testing.T) {
-	page, err := os.ReadFile("README.md")
-	must(t, err)
+	page := lab.Value(os.ReadFile("README.md"))(t)
 	if !strings.Contains(string(page), "\n"+table()+"\n") {
 		t.Errorf("README.md does not have the table of files:\n%s", table())
 	}
@@ -176,7 +175,7 @@ func (f *fileTable) leftOut() map[string]string {
 	var status struct {
 		Left []struct{ Client, Why string } `json:"left_out"`
 	}
-	must(f.t, json.Unmarshal([]byte(f.run("spa-server status --json")), &status))
+	lab.Must(f.t, json.Unmarshal([]byte(f.run("spa-server status --json")), &status))
 	out := make(map[string]string)
 	for _, l := range status.Left {
 		out[l.Client] = l.Why

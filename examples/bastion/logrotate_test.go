@@ -14,9 +14,9 @@ import (
 func TestLogrotate(t *testing.T) {
 	lab.NeedProgram(t, "logrotate", "apt-get install logrotate")
 	c := guarded(t)
-	must(t, copyFile("spa.logrotate", c.path("/etc/logrotate.d/spa")))
+	lab.Must(t, copyFile("spa.logrotate", c.path("/etc/logrotate.d/spa")))
 	c.off("mkdir -p /etc/systemd/system/logrotate.service.d")
-	must(t, copyFile("logrotate.conf", c.path("/etc/systemd/system/logrotate.service.d/spa.conf")))
+	lab.Must(t, copyFile("logrotate.conf", c.path("/etc/systemd/system/logrotate.service.d/spa.conf")))
 	// Now, and nothing else.
 	c.off(`printf '[Service]\nExecStart=\nExecStart=/usr/sbin/logrotate -v -f /etc/logrotate.d/spa\n' > ` +
 		`/etc/systemd/system/logrotate.service.d/now.conf`)

@@ -28,20 +28,13 @@ func newMachine(t *testing.T, host *lab.Host, dir, bin string, etc map[string]st
 	m := &machine{host: host, dir: dir, files: map[string]string{
 		"/etc": filepath.Join(root, "etc"), "/run": filepath.Join(root, "run"), "/usr/local/bin": bin,
 	}}
-	must(t, os.MkdirAll(filepath.Join(m.files["/etc"], "systemd", "system"), 0o755))
-	must(t, os.MkdirAll(m.files["/run"], 0o755))
+	lab.Must(t, os.MkdirAll(filepath.Join(m.files["/etc"], "systemd", "system"), 0o755))
+	lab.Must(t, os.MkdirAll(m.files["/run"], 0o755))
 	for name, text := range etc {
-		must(t, os.WriteFile(filepath.Join(m.files["/etc"], name), []byte(text), 0o644))
+		lab.Must(t, os.WriteFile(filepath.Join(m.files["/etc"], name), []byte(text), 0o644))
 	}
-	must(t, os.CopyFS(filepath.Join(m.files["/etc"], "alternatives"), os.DirFS("/etc/alternatives")))
+	lab.Must(t, os.CopyFS(filepath.Join(m.files["/etc"], "alternatives"), os.DirFS("/etc/alternatives")))
 	return m
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // process is a command that runs on a machine.
@@ -54,13 +47,12 @@ type process struct {
 // start starts a shell command; its processes end with the machine.
 func (m *machine) start(t *testing.T, line string, env ...string) *process {
 	t.Helper()
-	out, err := os.CreateTemp(t.TempDir(), "out")
-	must(t, err)
+	out := lab.Value(os.CreateTemp(t.TempDir(), "out"))(t)
 	defer out.Close()
 	cmd := exec.Command("/bin/sh", "-e", "-c", line)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = m.dir, out, out
 	cmd.Env = append(append(os.Environ(), m.env...), env...)
-	must(t, m.host.Start(lab.See(cmd, m.files)))
+	lab.Must(t, m.host.Start(lab.See(cmd, m.files)))
 	p := &process{cmd: cmd, out: out.Name(), done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
@@ -99,8 +91,7 @@ func (p *process) stop(sig syscall.Signal) int {
 
 func (p *process) said(t *testing.T) string {
 	t.Helper()
-	data, err := os.ReadFile(p.out)
-	must(t, err)
+	data := lab.Value(os.ReadFile(p.out))(t)
 	return string(data)
 }
 
@@ -108,9 +99,8 @@ func (p *process) said(t *testing.T) string {
 func source(t *testing.T) string {
 	t.Helper()
 	to := t.TempDir()
-	root, err := filepath.Abs("../..")
-	must(t, err)
-	must(t, filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+	root := lab.Value(filepath.Abs("../.."))(t)
+	lab.Must(t, filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // step is a command of the page.
@@ -22,10 +24,7 @@ const prompt = "alice$ " // of commands on Alice's machine
 // steps returns the commands of a page: the lines of its sh blocks, and those after a prompt in its console blocks.
 func steps(t *testing.T, page string) []step {
 	t.Helper()
-	file, err := os.Open(page)
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := lab.Value(os.Open(page))(t)
 	defer file.Close()
 	var found []step
 	heading, block := "", ""
@@ -63,10 +62,7 @@ var mentioned = regexp.MustCompile("`(spa-(?:server|keygen|client) [a-z][^`]*)`"
 
 // TestMentioned: a command in the text is also in a block, so it is tested.
 func TestMentioned(t *testing.T) {
-	text, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := lab.Value(os.ReadFile("README.md"))(t)
 	var ran []string
 	for _, s := range steps(t, "README.md") {
 		ran = append(ran, s.command)

@@ -28,13 +28,12 @@ func (r *runbook) hurry(string) {
 // edit changes server.toml by hand.
 func (r *runbook) edit(before, now string) {
 	r.t.Helper()
-	data, err := os.ReadFile(r.config("server.toml"))
-	must(r.t, err)
+	data := lab.Value(os.ReadFile(r.config("server.toml")))(r.t)
 	text := strings.Replace(string(data), before, now, 1)
 	if text == string(data) {
 		r.t.Fatalf("no %s in\n%s", before, data)
 	}
-	must(r.t, os.WriteFile(r.config("server.toml"), []byte(text), 0o640))
+	lab.Must(r.t, os.WriteFile(r.config("server.toml"), []byte(text), 0o640))
 }
 
 func (r *runbook) dark(string) {
@@ -87,15 +86,14 @@ const bob = "192.0.2.5"
 func (r *runbook) bob(string) {
 	r.t.Helper()
 	config := filepath.Join(r.t.TempDir(), "bob")
-	must(r.t, copyFile(filepath.Join(r.bastion.dir, "bob.token"), filepath.Join(r.home.dir, "bob.token")))
+	lab.Must(r.t, copyFile(filepath.Join(r.bastion.dir, "bob.token"), filepath.Join(r.home.dir, "bob.token")))
 	out, err := r.home.run(r.t,
 		"spa-client import --config "+config+" bob.token; spa-client open ssh --host gw --for 10m --source "+bob+" --config "+
 			config)
 	if err != nil {
 		r.t.Fatalf("bob: %v\n%s", err, out)
 	}
-	conn, err := lab.Dial(r.home.host, bob, "192.0.2.1:22", lab.Patience)
-	must(r.t, err)
+	conn := lab.Value(lab.Dial(r.home.host, bob, "192.0.2.1:22", lab.Patience))(r.t)
 	r.t.Cleanup(func() { conn.Close() })
 	r.bobs = conn
 	r.greets(conn)
@@ -140,8 +138,7 @@ func (r *runbook) watched(string) {
 // lost is the end of the bastion: only the backup and the source are left.
 func (r *runbook) lost(string) {
 	r.t.Helper()
-	info, err := os.Stat(filepath.Join(r.bastion.dir, "spa-backup.tgz"))
-	must(r.t, err)
+	info := lab.Value(os.Stat(filepath.Join(r.bastion.dir, "spa-backup.tgz")))(r.t)
 	if info.Mode().Perm() != 0o600 {
 		r.t.Errorf("the backup is readable by others: %v", info.Mode())
 	}
@@ -178,8 +175,7 @@ func (r *runbook) nothingLeft(string) {
 			r.t.Errorf("left behind: %v (%v)", left, err)
 		}
 	}
-	passwd, err := os.ReadFile(filepath.Join(r.bastion.files["/etc"], "passwd"))
-	must(r.t, err)
+	passwd := lab.Value(os.ReadFile(filepath.Join(r.bastion.files["/etc"], "passwd")))(r.t)
 	if strings.Contains(string(passwd), "spa:") {
 		r.t.Errorf("the user is left behind:\n%s", passwd)
 	}

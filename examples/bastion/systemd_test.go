@@ -69,10 +69,7 @@ func (u *units) file(unit string) string {
 // value returns the value of a key in the installed unit file.
 func (u *units) value(t *testing.T, unit, key string) string {
 	t.Helper()
-	data, err := os.ReadFile(u.file(unit))
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(u.file(unit)))(t)
 	for line := range strings.Lines(string(data)) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && name == key {
 			return value
@@ -103,17 +100,12 @@ func (u *units) start(t *testing.T, unit string) {
 func (u *units) notified(t *testing.T, unit, line string) *process {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "notify") // the path of a socket must be short
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	path := filepath.Join(dir, "socket")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := lab.Value(net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path}))(t)
 	defer conn.Close()
-	must(t, errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o777))) // as systemd's: the server is no longer root
+	lab.Must(t, errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o777))) // as systemd's: the server is no longer root
 	p := u.m.start(t, "exec "+u.confined(t, unit)+line, "NOTIFY_SOCKET="+path)
 	var buf [64]byte
 	conn.SetReadDeadline(time.Now().Add(lab.Patience))
@@ -166,10 +158,7 @@ func TestUnits(t *testing.T) {
 		}
 	}
 	// Not all versions of systemd include these in a group of calls, and the sandbox needs them.
-	data, err := os.ReadFile("spa-server.service")
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile("spa-server.service"))(t)
 	for _, line := range []string{"SystemCallFilter=@system-service seccomp landlock_create_ruleset landlock_add_rule " +
 		"landlock_restrict_self", "SystemCallErrorNumber=EPERM"} {
 		if !strings.Contains(string(data), "\n"+line+"\n") {
