@@ -37,9 +37,7 @@ func (g *gateway) admitting() {
 // time, with the server alive or dead. Clients that the administrator lets in are not kept out.
 func TestAdmit(t *testing.T) {
 	g := newGateway(t)
-	if err := g.client.AddAddr("vc", "2001:db8::3/64"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, g.client.AddAddr("vc", "2001:db8::3/64"))
 	g.nft(g.host, dropping)
 	g.admitting()
 	g.serve(":22")

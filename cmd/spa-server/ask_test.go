@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 )
 
@@ -66,9 +67,7 @@ func TestStatusOfMany(t *testing.T) {
 		control.Seen{Client: "dave", Stale: &control.Stale{Packets: 3, Ahead: 43}}, control.Seen{Client: "erin",
 			Last: s.Now, OldGate: true})
 	var out strings.Builder
-	if err := printStatus(&out, s); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, printStatus(&out, s))
 	wantSaid(t, out.String(), "bob: ", "uses its old key", "carol: clock 20 s behind",
 		"dave: 43 s ahead: 3 refused as stale", "erin: ", "uses the old gate key", "and 85 more")
 	if n := strings.Count(out.String(), "clock right"); n != 22 {

@@ -23,9 +23,7 @@ func newBenchGateway(b *testing.B) (*gateway, []spa.Sender) {
 	senders := make([]spa.Sender, benchClients)
 	for i := range senders {
 		c := &keys.Client{Name: fmt.Sprintf("c%d", i), ID: keys.NewID(), Key: keys.NewKey(), Allow: []string{"ssh"}}
-		if err := keys.WriteClient(filepath.Join(g.dir, "clients"), c, true); err != nil {
-			b.Fatal(err)
-		}
+		lab.Must(b, keys.WriteClient(filepath.Join(g.dir, "clients"), c, true))
 		senders[i] = spa.Sender{Server: profile.ServerID, Gate: profile.Gate, ID: c.ID, Key: c.Key}
 	}
 	g.serve(":22")
@@ -67,9 +65,8 @@ func BenchmarkGrantsPerSecond(b *testing.B) {
 	for i := range b.N {
 		packet := g.seal(request(), senders[i%len(senders)])
 		window <- struct{}{}
-		if _, err := conn.WriteToUDPAddrPort(packet, knockAddr("192.0.2.2")); err != nil {
-			b.Fatal(err)
-		}
+		_, err := conn.WriteToUDPAddrPort(packet, knockAddr("192.0.2.2"))
+		lab.Must(b, err)
 	}
 	if err := <-done; err != nil {
 		b.Fatalf("%v\n%s", err, g.server.log())

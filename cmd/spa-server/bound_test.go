@@ -48,9 +48,7 @@ func TestBound(t *testing.T) {
 				own, stranger := "192.0.2.2", "192.0.2.3"
 				if strings.Contains(gate, ":") {
 					own, stranger = "2001:db8::2", "2001:db8::3"
-					if err := g.client.AddAddr("vc", "2001:db8::3/64"); err != nil {
-						t.Fatal(err)
-					}
+					lab.Must(t, g.client.AddAddr("vc", "2001:db8::3/64"))
 				}
 				door := netip.AddrPortFrom(netip.MustParseAddr(gate), 22).String()
 				knock := netip.AddrPortFrom(netip.MustParseAddr(gate), 62201).String()

@@ -29,9 +29,7 @@ func (g *gateway) bridged(filtered string) {
 			err = errors.Join(err, failed)
 		}
 	}
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, err)
 }
 
 // TestBridge: the server sees knocks on an address of a bridge and opens the port, whether or not bridged packets pass

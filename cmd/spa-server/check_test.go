@@ -47,10 +47,8 @@ func newChecked(t *testing.T) *checked {
 	c := &checked{gateway: g, units: t.TempDir()}
 	wants := filepath.Join(c.units, "multi-user.target.wants")
 	enabled := func(unit string) error { return os.WriteFile(filepath.Join(wants, unit), nil, 0o644) }
-	if err := errors.Join(os.Mkdir(wants, 0o755), enabled("spa-guard.service"), enabled("spa-server.service"),
-		enabled("nftables.service")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Mkdir(wants, 0o755), enabled("spa-guard.service"), enabled("spa-server.service"),
+		enabled("nftables.service")))
 	c.nft(hostFirewall)
 	g.serve(":22")
 	g.start()
@@ -64,9 +62,7 @@ func (c *checked) nft(rules string) {
 	cmd.Stdin = strings.NewReader(rules)
 	var said bytes.Buffer
 	cmd.Stderr = &said
-	if err := c.host.Start(cmd); err != nil {
-		c.t.Fatal(err)
-	}
+	lab.Must(c.t, c.host.Start(cmd))
 	if err := cmd.Wait(); err != nil {
 		c.t.Fatalf("nft: %v\n%s", err, said.String())
 	}
@@ -86,9 +82,7 @@ func (c *checked) check(as uint32) (found []check.Finding, code int) {
 	}
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
-	if err := c.host.Start(cmd); err != nil {
-		c.t.Fatal(err)
-	}
+	lab.Must(c.t, c.host.Start(cmd))
 	cmd.Wait()
 	for d := json.NewDecoder(&out); d.More(); {
 		var f check.Finding
@@ -155,22 +149,13 @@ func TestCheckHost(t *testing.T) {
 	if len(want2) != 0 || code != 0 {
 		t.Errorf("after what it advised: exit %d and %+v", code, want2)
 	}
-	if err := os.Chmod(filepath.Join(c.dir, "journal"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Chmod(filepath.Join(c.dir, "journal"), 0o644))
 	want("a readable journal", 0, check.Warning, "journal", "chmod o-rwx")
-	if err := os.Chmod(filepath.Join(c.dir, "journal"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	settings, err := os.ReadFile(filepath.Join(c.dir, "server.toml"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Chmod(filepath.Join(c.dir, "journal"), 0o600))
+	settings := lab.Value(os.ReadFile(filepath.Join(c.dir, "server.toml")))(t)
 	write := func(text string) {
 		t.Helper()
-		if err := os.WriteFile(filepath.Join(c.dir, "server.toml"), []byte(text), 0o640); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(filepath.Join(c.dir, "server.toml"), []byte(text), 0o640))
 	}
 	write(strings.Replace(string(settings), `for = "30s"`, `for = "40s"`, 1))
 	want("changed settings", 0, check.Warning, "server.toml", "has changed", "spa-server reload")
@@ -199,9 +184,7 @@ func TestCheckWithoutRoot(t *testing.T) {
 		os.Chmod(dir, 0o755)
 	}
 	for path, mode := range map[string]os.FileMode{bin: 0o755, c.dir: 0o755, filepath.Join(c.dir, "server.toml"): 0o644} {
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Chmod(path, mode))
 	}
 	found, _ := c.check(spaID + 1)
 	var unseen []string

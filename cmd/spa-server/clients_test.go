@@ -116,13 +116,8 @@ func TestRevokedWhileStarting(t *testing.T) {
 	g := newGateway(t)
 	g.start()
 	g.server.stop(syscall.SIGTERM)
-	if err := os.Remove(filepath.Join(g.dir, "audit.jsonl")); err != nil {
-		t.Fatal(err)
-	}
-	ledger, err := os.Open(filepath.Join(g.dir, "grants"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Remove(filepath.Join(g.dir, "audit.jsonl")))
+	ledger := lab.Value(os.Open(filepath.Join(g.dir, "grants")))(t)
 	defer ledger.Close()
 	if err := syscall.Flock(int(ledger.Fd()), syscall.LOCK_EX); err != nil { // the start waits here to load the guard
 		t.Fatal(err)
@@ -133,9 +128,7 @@ func TestRevokedWhileStarting(t *testing.T) {
 		return err == nil
 	})
 	g.must("spa-keygen", "revoke", "alice", "--config", g.dir)
-	if err := syscall.Flock(int(ledger.Fd()), syscall.LOCK_UN); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, syscall.Flock(int(ledger.Fd()), syscall.LOCK_UN))
 	lab.Eventually(t, "the server to take the revocation",
 		func() bool { return strings.Contains(g.server.log(), "client revoked") })
 	if out, code := g.open("--timeout", "500ms"); code != 4 {
@@ -147,9 +140,7 @@ func TestRevokedWhileStarting(t *testing.T) {
 func TestDirectoryReplaced(t *testing.T) {
 	g := opened(t)
 	clients := filepath.Join(g.dir, "clients")
-	if err := os.Rename(clients, clients+".old"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Rename(clients, clients+".old"))
 	lab.Eventually(t, "the server to end", g.server.done)
 	if code := g.server.stop(0); code != 1 || !strings.Contains(g.server.log(), "moved away") {
 		t.Errorf("exit %d, want 1 and a reason\n%s", code, g.server.log())
@@ -160,18 +151,11 @@ func TestDirectoryReplaced(t *testing.T) {
 func TestMendedMode(t *testing.T) {
 	g := opened(t)
 	path := filepath.Join(g.dir, "clients", "alice.toml")
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(path))(t)
 	next := filepath.Join(g.dir, "next")
-	if err := os.WriteFile(next, append(data, "revoked = 2026-01-01T00:00:00Z\n"...), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(next, append(data, "revoked = 2026-01-01T00:00:00Z\n"...), 0o644))
 	g.handOver(next)
-	if err := errors.Join(os.Chmod(next, 0o644), os.Rename(next, path)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Chmod(next, 0o644), os.Rename(next, path)))
 	lab.Eventually(t, "the mode to be refused", func() bool { return strings.Contains(g.server.log(), "chmod") })
 	g.handOver(path)
 	lab.Eventually(t, "what alice has open to be shut", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })

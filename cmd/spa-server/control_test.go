@@ -115,9 +115,7 @@ func TestStatus(t *testing.T) {
 	}
 
 	g.server.stop(syscall.SIGTERM)
-	if err := os.Remove(filepath.Join(g.dir, "journal")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Remove(filepath.Join(g.dir, "journal")))
 	g.start()
 	if floor := g.status().Floor; floor == nil || !strings.Contains(floor.Reason, "no journal") {
 		t.Errorf("after the journal was lost: floor %+v", floor)
@@ -225,26 +223,17 @@ func TestNobodyToAsk(t *testing.T) {
 func TestStatusWithBrokenConfig(t *testing.T) {
 	g := newGateway(t)
 	state := filepath.Join(t.TempDir(), "state")
-	if err := os.Mkdir(state, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Mkdir(state, 0o700))
 	g.rewrite("server.toml", `state = "\."`, `state = "`+state+`"`)
 	g.start()
 	for _, mistake := range []string{"nonsense\n", "x = = 1\n"} {
 		path := filepath.Join(g.dir, "server.toml")
-		good, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, append([]byte(mistake), good...), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		good := lab.Value(os.ReadFile(path))(t)
+		lab.Must(t, os.WriteFile(path, append([]byte(mistake), good...), 0o600))
 		if st := g.status(); st.Name != "gw" {
 			t.Errorf("got %+v", st)
 		}
-		if err := os.WriteFile(path, good, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(path, good, 0o600))
 	}
 	// If the state directory does not exist yet, the running server is found in the old place.
 	g.rewrite("server.toml", `(?m)^state = .*$`, `state = "/nowhere"`)
@@ -283,9 +272,7 @@ func TestSocket(t *testing.T) {
 		"file":    func() error { return os.WriteFile(path, []byte("mine"), 0o600) },
 		"symlink": func() error { return os.Symlink(target, path) },
 	} {
-		if err := plant(); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, plant())
 		wantSaid(t, g.fails(1, "run", "--config", g.dir), path, "something else has this name")
 		if _, err := os.Lstat(path); err != nil {
 			t.Errorf("%s: it was taken away: %v", name, err)
@@ -301,9 +288,7 @@ func TestSocket(t *testing.T) {
 func TestLongStatePath(t *testing.T) {
 	g := newGateway(t)
 	state := filepath.Join(t.TempDir(), strings.Repeat("long/", 30))
-	if err := os.MkdirAll(state, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.MkdirAll(state, 0o700))
 	g.give(state)
 	g.rewrite("server.toml", `state = "\."`, `state = "`+state+`"`)
 	g.start()
@@ -323,13 +308,9 @@ func TestOtherUser(t *testing.T) {
 	g := newGateway(t)
 	g.start()
 	for _, path := range []string{bin, filepath.Dir(filepath.Dir(g.dir)), filepath.Dir(g.dir), g.dir} {
-		if err := os.Chmod(path, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Chmod(path, 0o755))
 	}
-	if err := os.Chmod(filepath.Join(g.dir, "server.toml"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Chmod(filepath.Join(g.dir, "server.toml"), 0o644))
 	ask := func(args ...string) (string, int) {
 		args = append([]string{"--reuid=64124", "--regid=64124", "--clear-groups", "--", filepath.Join(bin, "spa-server")},
 			args...)
@@ -339,9 +320,7 @@ func TestOtherUser(t *testing.T) {
 	}
 	socket := filepath.Join(g.dir, control.SocketName)
 	for _, mode := range []os.FileMode{0o600, 0o666} {
-		if err := os.Chmod(socket, mode); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Chmod(socket, mode))
 		for _, command := range [][]string{{"status"}, {"revoke", "alice"}, {"reload"}} {
 			out, code := ask(command...)
 			if code != 1 || !strings.Contains(out, "only root") {
@@ -359,10 +338,7 @@ func TestSilentClients(t *testing.T) {
 	path := filepath.Join(g.dir, control.SocketName)
 	var silent []net.Conn
 	for range 20 {
-		conn, err := net.Dial("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		conn := lab.Value(net.Dial("unix", path))(t)
 		defer conn.Close()
 		silent = append(silent, conn)
 	}
@@ -370,10 +346,7 @@ func TestSilentClients(t *testing.T) {
 	g.mustOpen()
 	for _, bad := range []string{strings.Repeat("x", 8<<10) + "\n", "{}\n", `{"command":"status","more":1}` + "\n",
 		`{"command":"status"}{}` + "\n", "\n"} {
-		conn, err := net.Dial("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		conn := lab.Value(net.Dial("unix", path))(t)
 		conn.Write([]byte(bad))
 		conn.SetReadDeadline(time.Now().Add(lab.Patience))
 		buf := make([]byte, 4<<10)
@@ -400,10 +373,7 @@ func TestSilentClients(t *testing.T) {
 func TestPrivilegedSocket(t *testing.T) {
 	g := newSystemGateway(t)
 	g.start()
-	info, err := os.Lstat(filepath.Join(g.dir, control.SocketName))
-	if err != nil {
-		t.Fatal(err)
-	}
+	info := lab.Value(os.Lstat(filepath.Join(g.dir, control.SocketName)))(t)
 	if owner := info.Sys().(*syscall.Stat_t); owner.Uid != spaID || info.Mode().Perm() != 0o600 {
 		t.Errorf("the socket is %v of %d, want 0600 of %d", info.Mode(), owner.Uid, spaID)
 	}
@@ -440,9 +410,7 @@ func newSystemGateway(t *testing.T) *gateway {
 func (g *gateway) asSystemUser(args ...string) (string, int) {
 	g.t.Helper()
 	for _, path := range []string{bin, filepath.Dir(filepath.Dir(g.dir)), filepath.Dir(g.dir)} {
-		if err := os.Chmod(path, 0o755); err != nil {
-			g.t.Fatal(err)
-		}
+		lab.Must(g.t, os.Chmod(path, 0o755))
 	}
 	cmd := exec.Command(filepath.Join(bin, "spa-server"), args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: spaID, Gid: spaID}}

@@ -14,13 +14,10 @@ import (
 func (g *gateway) pusher(addr string) {
 	g.t.Helper()
 	var l net.Listener
-	err := g.host.Do(func() (err error) {
+	lab.Must(g.t, g.host.Do(func() (err error) {
 		l, err = net.Listen("tcp", addr)
 		return err
-	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	}))
 	g.t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -45,10 +42,7 @@ func (g *gateway) pusher(addr string) {
 // pushed starts a session in which only the server sends, on an open port.
 func (g *gateway) pushed(from string) net.Conn {
 	g.t.Helper()
-	conn, err := lab.Dial(g.client, from, "192.0.2.1:22", lab.Patience)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	conn := lab.Value(lab.Dial(g.client, from, "192.0.2.1:22", lab.Patience))(g.t)
 	g.t.Cleanup(func() { conn.Close() })
 	if !hears(conn, lab.Patience) {
 		g.t.Fatal("the server does not push")

@@ -10,14 +10,12 @@ import (
 
 	"sallyport/keys"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 )
 
 // TestPromisesNameTheirTests: each test that SECURITY.md names exists, and a promise names the right package.
 func TestPromisesNameTheirTests(t *testing.T) {
-	page, err := os.ReadFile("../../SECURITY.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	page := lab.Value(os.ReadFile("../../SECURITY.md"))(t)
 	there := declaredTests(t)
 	named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllSubmatch(page, -1)
 	if len(named) < 20 {
@@ -54,10 +52,7 @@ func checkPackages(t *testing.T, there map[string]bool, cell string) {
 
 // TestPageSettings: the settings on the gateway's page, of server.toml and of a client's file, are valid.
 func TestPageSettings(t *testing.T) {
-	page, err := os.ReadFile("../../examples/gateway/README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	page := lab.Value(os.ReadFile("../../examples/gateway/README.md"))(t)
 	blocks := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllSubmatch(page, -1)
 	if len(blocks) != 2 {
 		t.Fatalf("examples/gateway/README.md has %d blocks of settings, want server.toml's and a client's", len(blocks))
@@ -65,10 +60,7 @@ func TestPageSettings(t *testing.T) {
 	dir := t.TempDir()
 	head := fmt.Sprintf("version = 1\nname = \"gw\"\naddress = \"gw.example.net\"\nserver_id = %q\n", keys.NewServerID())
 	writeFile(t, filepath.Join(dir, config.FileName), head+string(blocks[0][1]))
-	c, err := config.Load(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := lab.Value(config.Load(dir))(t)
 	if len(c.Services) != 1 || c.Services[0].OnExpiry != "cut" || c.Firewall.Closed != "reject" {
 		t.Errorf("got %+v", c)
 	}
@@ -82,7 +74,5 @@ func TestPageSettings(t *testing.T) {
 
 func writeFile(t *testing.T, path, text string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(path, []byte(text), 0o600))
 }

@@ -69,9 +69,7 @@ func (g *gateway) readdress(change func(*keys.Profile)) {
 	g.t.Helper()
 	p := g.profile()
 	change(p)
-	if err := keys.WriteProfile(filepath.Join(g.home, "hosts"), p, true); err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, keys.WriteProfile(filepath.Join(g.home, "hosts"), p, true))
 }
 
 const timeServerAt = "127.0.0.1:12300"
@@ -80,12 +78,10 @@ const timeServerAt = "127.0.0.1:12300"
 func (g *gateway) timeServer(ahead time.Duration) {
 	g.t.Helper()
 	var conn *net.UDPConn
-	if err := g.client.Do(func() (err error) {
+	lab.Must(g.t, g.client.Do(func() (err error) {
 		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(timeServerAt)))
 		return err
-	}); err != nil {
-		g.t.Fatal(err)
-	}
+	}))
 	g.t.Cleanup(func() { conn.Close() })
 	go func() {
 		b := make([]byte, 48)

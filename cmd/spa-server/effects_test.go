@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // effects names, for each key of a file, a test that fails if the key has no effect. A key follows the type that it is
@@ -139,7 +141,7 @@ func TestEveryKeyHasItsTest(t *testing.T) {
 // eachSource calls visit with each Go file of the module.
 func eachSource(t *testing.T, visit func(path string, source []byte)) {
 	t.Helper()
-	err := filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
+	lab.Must(t, filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".go") {
 			return err
 		}
@@ -148,10 +150,7 @@ func eachSource(t *testing.T, visit func(path string, source []byte)) {
 			visit(path, source)
 		}
 		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 }
 
 // declaredTests returns the tests and fuzz targets of the module, each by its name alone and prefixed by its package's
@@ -180,10 +179,7 @@ func fileKeys(t *testing.T) map[string]bool {
 		if strings.HasSuffix(path, "_test.go") {
 			return
 		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, source, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		file := lab.Value(parser.ParseFile(token.NewFileSet(), path, source, 0))(t)
 		owner := map[*ast.StructType]string{}
 		ast.Inspect(file, func(n ast.Node) bool {
 			switch n := n.(type) {

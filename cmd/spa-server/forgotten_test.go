@@ -33,10 +33,7 @@ func TestForgottenSession(t *testing.T) {
 			}
 			knock(spa.TypeOpen, spa.Granted)
 			for from, to := range map[string]string{"192.0.2.2": "192.0.2.1:22", "2001:db8::2": "[2001:db8::1]:22"} {
-				conn, err := g.session(from, to, lab.Patience)
-				if err != nil {
-					t.Fatal(err)
-				}
+				conn := lab.Value(g.session(from, to, lab.Patience))(t)
 				defer conn.Close()
 				sessions[from] = conn
 			}
@@ -46,9 +43,7 @@ func TestForgottenSession(t *testing.T) {
 					t.Fatalf("the session from %s ended with its grant: %v", from, err)
 				}
 			}
-			if err := g.host.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, g.host.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }))
 			for from, conn := range sessions {
 				if lab.Echoes(conn, "forgotten", silence) == nil {
 					t.Errorf("the session from %s goes on, though nothing knows that it was granted", from)

@@ -154,9 +154,7 @@ func TestGaps(t *testing.T) {
 // canPersist reports whether the kernel lets tables have an owner.
 func (b *beside) canPersist() (can bool) {
 	b.t.Helper()
-	if err := b.host.Do(func() error { can = firewall.CanPersist(); return nil }); err != nil {
-		b.t.Fatal(err)
-	}
+	lab.Must(b.t, b.host.Do(func() error { can = firewall.CanPersist(); return nil }))
 	return can
 }
 
@@ -199,10 +197,7 @@ func (b *beside) upset(server, name string, allowed gap, do func(b *beside)) {
 	}
 	b.stays(200 * time.Millisecond)
 	for family, attempts := range tried {
-		outcome, err := attempts.Stop()
-		if err != nil {
-			b.t.Fatal(err)
-		}
+		outcome := lab.Value(attempts.Stop())(b.t)
 		b.t.Logf("%s, the server %s, %s: %v", name, server, family, outcome)
 		if allowed == never && outcome.Through > 0 || allowed == second && outcome.Open > time.Second+margin {
 			b.t.Errorf("%s, the server %s, %s: %v\nserver:\n%s", name, server, family, outcome, b.server.log())

@@ -115,9 +115,7 @@ func (g *gateway) give(dir string) {
 		above != filepath.Clean(os.TempDir()); above = filepath.Dir(above) {
 		err = os.Chmod(above, 0o755)
 	}
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, err)
 }
 
 // handOver lets the server read a file that was written by hand.
@@ -127,18 +125,13 @@ func (g *gateway) handOver(path string) {
 	if err == nil {
 		err = errors.Join(os.Chown(path, -1, gid), os.Chmod(path, 0o640))
 	}
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, err)
 }
 
 // profile reads alice's profile.
 func (g *gateway) profile() *keys.Profile {
 	g.t.Helper()
-	profile, err := keys.ReadProfile(filepath.Join(g.home, "hosts", "gw.toml"))
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	profile := lab.Value(keys.ReadProfile(filepath.Join(g.home, "hosts", "gw.toml")))(g.t)
 	return profile
 }
 
@@ -178,9 +171,7 @@ func (g *gateway) run(on *lab.Host, program string, args ...string) (string, int
 	var out bytes.Buffer
 	cmd := g.command(program, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := on.Start(cmd); err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, on.Start(cmd))
 	cmd.Wait()
 	return out.String(), cmd.ProcessState.ExitCode()
 }
@@ -235,13 +226,9 @@ func (g *gateway) start(args ...string) {
 func (g *gateway) launch(cmd *exec.Cmd) {
 	g.t.Helper()
 	out, w, err := os.Pipe()
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, err)
 	cmd.Stdout, cmd.Stderr = w, w
-	if err := g.host.Start(cmd); err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, g.host.Start(cmd))
 	w.Close()
 	p := &process{cmd: cmd, ended: make(chan struct{})}
 	g.server = p
@@ -282,9 +269,8 @@ func (p *process) stop(sig syscall.Signal) int {
 // serve runs an echo server in the gateway.
 func (g *gateway) serve(addr string) {
 	g.t.Helper()
-	if _, err := lab.EchoServer(g.host, addr); err != nil {
-		g.t.Fatal(err)
-	}
+	_, err := lab.EchoServer(g.host, addr)
+	lab.Must(g.t, err)
 }
 
 // sender returns the client half of a profile.
@@ -300,10 +286,7 @@ func request() spa.Request {
 
 func (g *gateway) seal(r spa.Request, s spa.Sender) []byte {
 	g.t.Helper()
-	packet, err := spa.Seal(r, s)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	packet := lab.Value(spa.Seal(r, s))(g.t)
 	return packet
 }
 
@@ -311,13 +294,10 @@ func (g *gateway) seal(r spa.Request, s spa.Sender) []byte {
 func (g *gateway) socket(from string) *net.UDPConn {
 	g.t.Helper()
 	var conn *net.UDPConn
-	err := g.client.Do(func() (err error) {
+	lab.Must(g.t, g.client.Do(func() (err error) {
 		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 0)))
 		return err
-	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	}))
 	g.t.Cleanup(func() { conn.Close() })
 	return conn
 }
@@ -326,9 +306,8 @@ func (g *gateway) socket(from string) *net.UDPConn {
 func (g *gateway) send(from string, packet []byte) *net.UDPConn {
 	g.t.Helper()
 	conn := g.socket(from)
-	if _, err := conn.WriteToUDPAddrPort(packet, knockAddr(from)); err != nil {
-		g.t.Fatal(err)
-	}
+	_, err := conn.WriteToUDPAddrPort(packet, knockAddr(from))
+	lab.Must(g.t, err)
 	return conn
 }
 
@@ -350,9 +329,8 @@ func (g *gateway) exchange(from string, packet []byte, s spa.Sender, within time
 func (g *gateway) knockAt(from, to string, packet []byte, s spa.Sender, within time.Duration) *spa.Receipt {
 	g.t.Helper()
 	conn := g.socket(from)
-	if _, err := conn.WriteToUDPAddrPort(packet, netip.MustParseAddrPort(to)); err != nil {
-		g.t.Fatal(err)
-	}
+	_, err := conn.WriteToUDPAddrPort(packet, netip.MustParseAddrPort(to))
+	lab.Must(g.t, err)
 	return g.receipt(conn, packet, s, within)
 }
 
@@ -397,10 +375,7 @@ func (g *gateway) settle(bob spa.Sender) {
 // auditLines returns the audit log.
 func (g *gateway) auditLines() []map[string]any {
 	g.t.Helper()
-	data, err := os.ReadFile(filepath.Join(g.dir, "audit.jsonl"))
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(filepath.Join(g.dir, "audit.jsonl")))(g.t)
 	var lines []map[string]any
 	for line := range bytes.Lines(data) {
 		if !bytes.HasSuffix(line, []byte("\n")) {

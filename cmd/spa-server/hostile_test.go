@@ -39,9 +39,7 @@ func filled(t testing.TB, text string, denied bool) []byte {
 	}
 	first, err := json.Marshal(reply)
 	last, err2 := json.Marshal(end)
-	if err := errors.Join(err, err2); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(err, err2))
 	return slices.Concat(first, []byte{'\n'}, last, []byte{'\n'})
 }
 
@@ -49,9 +47,7 @@ func filled(t testing.TB, text string, denied bool) []byte {
 func takenOver(t testing.TB, answer []byte) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, config.FileName), []byte("state = \".\"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(filepath.Join(dir, config.FileName), []byte("state = \".\"\n"), 0o600))
 	lab.ServeUnix(t, filepath.Join(dir, control.SocketName), func(conn net.Conn) { conn.Write(answer) })
 	return dir
 }
@@ -108,9 +104,7 @@ func TestHostileFindings(t *testing.T) {
 		lab.Fill(&finding, hostile)
 		lab.Fill(&decision, hostile)
 		finding.Severity = check.Notice // one of ours
-		if err := errors.Join(printFinding(cmd, finding, asJSON), printPast(cmd, decision, asJSON)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(printFinding(cmd, finding, asJSON), printPast(cmd, decision, asJSON)))
 		if strings.ContainsFunc(out.String(), notPrintable) {
 			t.Errorf("got %q", &out)
 		}
@@ -172,10 +166,7 @@ func TestPlantedState(t *testing.T) {
 	g.startAndStop(t)
 	const aside = config.JournalFile + ".damaged" // written when there is damage
 	names := []string{aside}
-	entries, err := os.ReadDir(state)
-	if err != nil {
-		t.Fatal(err)
-	}
+	entries := lab.Value(os.ReadDir(state))(t)
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
@@ -186,25 +177,15 @@ func TestPlantedState(t *testing.T) {
 		for what, plant := range plants {
 			t.Run(name+" is a "+what, func(t *testing.T) {
 				uid := g.freshState(t, state)
-				if err := os.RemoveAll(victim); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(victim, []byte("root's\n"), 0o600); err != nil {
-					t.Fatal(err)
-				}
+				lab.Must(t, os.RemoveAll(victim))
+				lab.Must(t, os.WriteFile(victim, []byte("root's\n"), 0o600))
 				path := filepath.Join(state, name)
-				if err := plant(path, victim); err != nil {
-					t.Fatal(err)
-				}
+				lab.Must(t, plant(path, victim))
 				if what != "hard link" {
-					if err := os.Lchown(path, uid, uid); err != nil {
-						t.Fatal(err)
-					}
+					lab.Must(t, os.Lchown(path, uid, uid))
 				}
 				if name == aside {
-					if err := os.WriteFile(filepath.Join(state, config.JournalFile), []byte("damage"), 0o600); err != nil {
-						t.Fatal(err)
-					}
+					lab.Must(t, os.WriteFile(filepath.Join(state, config.JournalFile), []byte("damage"), 0o600))
 				}
 				g.everyCommand(t)
 				wantUntouched(t, victim)
@@ -216,12 +197,8 @@ func TestPlantedState(t *testing.T) {
 // freshState makes an empty state directory that belongs to the server's user.
 func (g *gateway) freshState(t *testing.T, state string) (uid int) {
 	t.Helper()
-	if err := os.RemoveAll(state); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(state, 0o750); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.RemoveAll(state))
+	lab.Must(t, os.Mkdir(state, 0o750))
 	g.give(state)
 	var st unix.Stat_t
 	if err := unix.Stat(state, &st); err != nil || st.Uid == 0 {
@@ -253,9 +230,7 @@ func (g *gateway) within(t *testing.T, args ...string) string {
 	cmd := g.command("spa-server", args...)
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := g.host.Start(cmd); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, g.host.Start(cmd))
 	awaitEnd(t, fmt.Sprint(args), cmd)
 	return out.String()
 }
@@ -291,9 +266,7 @@ func (g *gateway) startAndStop(t *testing.T) string {
 func wantUntouched(t *testing.T, victim string) {
 	t.Helper()
 	var st unix.Stat_t
-	if err := unix.Stat(victim, &st); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, unix.Stat(victim, &st))
 	data, err := os.ReadFile(victim)
 	if err != nil || string(data) != "root's\n" || st.Uid != 0 || st.Gid != 0 || st.Mode&0o7777 != 0o600 {
 		t.Errorf("root's file is %q, %d:%d %o now", data, st.Uid, st.Gid, st.Mode)

@@ -30,9 +30,7 @@ func wallClock(t *testing.T, shows time.Duration) time.Time {
 	zone = binary.BigEndian.AppendUint32(zone, uint32(int32(offset/time.Second)))
 	zone = append(zone, 0, 0, 'L', 'A', 'B', 0)
 	path := filepath.Join(t.TempDir(), "zone")
-	if err := os.WriteFile(path, zone, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(path, zone, 0o644))
 	t.Setenv("TZ", path)
 	return midnight.Add(shows - offset)
 }
@@ -47,10 +45,7 @@ func (g *gateway) set(table, key, value string) {
 		header = "version = 1"
 	}
 	path := filepath.Join(g.dir, "server.toml")
-	data, err := os.ReadFile(path)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(path))(g.t)
 	head, rest, ok := cutAfter(string(data), `(?m)^`+header+`.*\n`)
 	if !ok {
 		g.t.Fatalf("server.toml has no [%s]:\n%s", table, data)
@@ -61,9 +56,7 @@ func (g *gateway) set(table, key, value string) {
 	}
 	section := regexp.MustCompile(`(?m)^`+key+` = .*\n`).ReplaceAllString(rest[:end], "")
 	text := head + key + " = " + value + "\n" + section + rest[end:]
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, os.WriteFile(path, []byte(text), 0o600))
 }
 
 // cutAfter cuts a text after the first match.

@@ -35,31 +35,21 @@ func tape(t testing.TB, packets ...taped) string {
 	t.Helper()
 	var b bytes.Buffer
 	w := pcapgo.NewWriterNanos(&b)
-	if err := w.WriteFileHeader(65536, layers.LinkTypeRaw); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, w.WriteFileHeader(65536, layers.LinkTypeRaw))
 	for _, p := range packets {
 		frame := gopacket.NewSerializeBuffer()
 		ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: netip.MustParseAddr(p.from).AsSlice(),
 			DstIP: []byte{192, 0, 2, 1}}
 		udp := &layers.UDP{SrcPort: 40000, DstPort: 62201}
-		if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
-			t.Fatal(err)
-		}
-		if err := gopacket.SerializeLayers(frame, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip,
-			udp, gopacket.Payload(p.data)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, udp.SetNetworkLayerForChecksum(ip))
+		lab.Must(t, gopacket.SerializeLayers(frame, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip,
+			udp, gopacket.Payload(p.data)))
 		data := frame.Bytes()
-		if err := w.WritePacket(gopacket.CaptureInfo{Timestamp: p.at, CaptureLength: len(data), Length: len(data)},
-			data); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, w.WritePacket(gopacket.CaptureInfo{Timestamp: p.at, CaptureLength: len(data), Length: len(data)},
+			data))
 	}
 	path := filepath.Join(t.TempDir(), "knocks.pcap")
-	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(path, b.Bytes(), 0o600))
 	return path
 }
 
@@ -146,15 +136,12 @@ func TestInspect(t *testing.T) {
 func (g *gateway) files() string {
 	g.t.Helper()
 	var b strings.Builder
-	err := filepath.Walk(g.dir, func(path string, info os.FileInfo, err error) error {
+	lab.Must(g.t, filepath.Walk(g.dir, func(path string, info os.FileInfo, err error) error {
 		if err == nil {
 			b.WriteString(path + " " + info.ModTime().String() + "\n")
 		}
 		return err
-	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	}))
 	return b.String()
 }
 
@@ -195,10 +182,7 @@ func TestInspectText(t *testing.T) {
 	at := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
 	r := request()
 	r.Time = at
-	file, err := os.ReadFile(tape(t, taped{at, "192.0.2.2", g.seal(r, sender(g.profile()))}))
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := lab.Value(os.ReadFile(tape(t, taped{at, "192.0.2.2", g.seal(r, sender(g.profile()))})))(t)
 	inspect := func(in []byte) (string, string, int) {
 		cmd := g.command("spa-server", "inspect", "-", "--config", g.dir)
 		cmd.Env = append(os.Environ(), "TZ=UTC")
@@ -234,9 +218,7 @@ func TestInspectLeavesNothing(t *testing.T) {
 	scratch := t.TempDir()
 	cmd.Env = append(os.Environ(), "TMPDIR="+scratch)
 	unread, out, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	unread.Close()
 	defer out.Close()
 	cmd.Stdout = out
@@ -252,13 +234,9 @@ func TestInspectLeavesNothing(t *testing.T) {
 func TestInspectInterrupted(t *testing.T) {
 	g := newGateway(t)
 	pipe := filepath.Join(t.TempDir(), "pipe")
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, syscall.Mkfifo(pipe, 0o600))
 	cmd := g.command("spa-server", "inspect", pipe, "--config", g.dir)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	lab.Eventually(t, "the pipe to be opened", func() bool {
@@ -268,9 +246,7 @@ func TestInspectInterrupted(t *testing.T) {
 		}
 		return err == nil
 	})
-	if err := cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, cmd.Process.Signal(os.Interrupt))
 	select {
 	case <-ended:
 	case <-time.After(lab.Patience):

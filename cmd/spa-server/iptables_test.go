@@ -51,18 +51,10 @@ func newByIptables(t *testing.T, kind string) *byIptables {
 	replaceInFile(t, filepath.Join(g.dir, "server.toml"), `backend = "auto"`, `backend = "iptables"`)
 	g.serve(":22")
 
-	if err := os.WriteFile(g.lock, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	hostsLock, err := os.OpenFile("/run/xtables.lock", os.O_CREATE, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(g.lock, nil, 0o600))
+	hostsLock := lab.Value(os.OpenFile("/run/xtables.lock", os.O_CREATE, 0o600))(t)
 	hostsLock.Close()
-	usual, err := filepath.EvalSymlinks(lab.NeedProgram(t, "iptables", "apt-get install iptables"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	usual := lab.Value(filepath.EvalSymlinks(lab.NeedProgram(t, "iptables", "apt-get install iptables")))(t)
 	g.sees = map[string]string{
 		"/etc/passwd":       filepath.Join(g.accounts, "passwd"),
 		"/etc/group":        filepath.Join(g.accounts, "group"),
@@ -94,9 +86,7 @@ func (g *byIptables) iptables(program string, args ...string) {
 	var out strings.Builder
 	cmd := lab.See(exec.Command(lab.NeedProgram(g.t, program, "apt-get install iptables"), args...), g.sees)
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := g.host.Start(cmd); err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, g.host.Start(cmd))
 	if err := cmd.Wait(); err != nil {
 		g.t.Fatalf("%s %v: %v\n%s", program, args, err, out.String())
 	}
@@ -115,10 +105,7 @@ func (g *byIptables) helper() (pid int) {
 
 func (g *byIptables) helperNow() int {
 	g.t.Helper()
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", g.server.cmd.Process.Pid))
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	tasks := lab.Value(filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", g.server.cmd.Process.Pid)))(g.t)
 	for _, path := range tasks {
 		list, _ := os.ReadFile(path) // the thread may have ended
 		for pid := range strings.FieldsSeq(string(list)) {
@@ -187,9 +174,7 @@ func TestByIptables(t *testing.T) {
 		}
 		g.wantDark("192.0.2.3", "192.0.2.1:22", "stopped")
 		teardown := g.spaServer("teardown", "--config", g.dir)
-		if err := g.host.Start(teardown); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, g.host.Start(teardown))
 		if err := teardown.Wait(); err != nil {
 			t.Errorf("teardown: %v", err)
 		}
@@ -202,9 +187,7 @@ func TestIptablesHelperKilled(t *testing.T) {
 	g := newByIptables(t, nftKind)
 	g.start()
 	g.mustOpen("--source", "192.0.2.2", "--for", "10m")
-	if err := unix.Kill(g.helper(), unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, unix.Kill(g.helper(), unix.SIGKILL))
 	lab.Eventually(t, "the server to end", g.server.done)
 	if code := g.server.stop(0); code != 1 {
 		t.Errorf("exit %d, want 1", code)
@@ -221,9 +204,7 @@ func TestIptablesHelperKilled(t *testing.T) {
 func TestIptablesMissing(t *testing.T) {
 	g := newByIptables(t, nftKind)
 	nothing := filepath.Join(t.TempDir(), "nothing")
-	if err := os.WriteFile(nothing, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(nothing, nil, 0o600))
 	for place, file := range g.sees {
 		if strings.HasSuffix(file, nftKind) {
 			g.sees[place] = nothing
@@ -242,14 +223,9 @@ func TestIptablesLockHeld(t *testing.T) {
 	g := newByIptables(t, legacyKind)
 	g.start()
 	wantSaid(t, g.server.log(), "with ipset") // the rules stay unchanged
-	lock, err := os.OpenFile(g.lock, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lock := lab.Value(os.OpenFile(g.lock, os.O_RDWR, 0))(t)
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 	g.mustOpen("--source", "192.0.2.2", "--for", "10m")
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "while another tool holds the lock")
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "while another tool holds the lock")

@@ -21,14 +21,10 @@ var lab2 = netip.MustParseAddr("192.0.2.2")
 
 func appendFile(t testing.TB, path, text string) {
 	t.Helper()
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := lab.Value(os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0))(t)
 	defer file.Close()
-	if _, err := file.WriteString(text); err != nil {
-		t.Fatal(err)
-	}
+	_, err := file.WriteString(text)
+	lab.Must(t, err)
 }
 
 // TestJourney is the main job: dark for all, open to one address, for a time.
@@ -40,9 +36,7 @@ func TestJourney(t *testing.T) {
 		t.Run(family.name, func(t *testing.T) {
 			g := newGateway(t)
 			host, _, _ := net.SplitHostPort(family.target)
-			if err := g.client.AddAddr("vc", "2001:db8::3/64"); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, g.client.AddAddr("vc", "2001:db8::3/64"))
 			g.replaceInProfile(`address = "192.0.2.1"`, `address = "`+host+`"`)
 			g.serve(":22")
 			g.start()
@@ -76,16 +70,11 @@ func TestJourney(t *testing.T) {
 func (g *gateway) replaceInProfile(old, new string) {
 	g.t.Helper()
 	path := filepath.Join(g.home, "hosts", "gw.toml")
-	data, err := os.ReadFile(path)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(path))(g.t)
 	if !strings.Contains(string(data), old) {
 		g.t.Fatalf("the profile has no %q:\n%s", old, data)
 	}
-	if err := os.WriteFile(path, []byte(strings.Replace(string(data), old, new, 1)), 0o600); err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, os.WriteFile(path, []byte(strings.Replace(string(data), old, new, 1)), 0o600))
 }
 
 // TestClose: a client closes its own grants, and not another client's.
@@ -227,10 +216,7 @@ func TestFlush(t *testing.T) {
 func TestFirstStart(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
-	before, err := g.session("192.0.2.5", "192.0.2.1:22", lab.Patience)
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := lab.Value(g.session("192.0.2.5", "192.0.2.1:22", lab.Patience))(t)
 	g.start()
 	if err := lab.Echoes(before, "still here", lab.Patience); err != nil {
 		t.Errorf("the session that was there before: %v", err)

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"sallyport/spa"
+	"sallyport/spa/lab"
 )
 
 // TestLocalRoute: an address that is the gateway's only through a local route, as with cloud agents and load balancers,
@@ -23,15 +24,11 @@ func TestLocalRoute(t *testing.T) {
 				{"203.0.113.0/24", "192.0.2.1", "192.0.2.3", "203.0.113.99"},
 				{"2001:db8:7::/48", "2001:db8::1", "2001:db8::2", "[2001:db8:7:1::5]"},
 			} {
-				if err := g.client.Route(to.prefix, to.via); err != nil {
-					t.Fatal(err)
-				}
+				lab.Must(t, g.client.Route(to.prefix, to.via))
 				if g.knockAt(to.from, to.port+":62201", g.seal(request(), alice), alice, silence) != nil {
 					t.Errorf("a knock on %s is answered before the route is there", to.port)
 				}
-				if err := g.host.Local(to.prefix); err != nil {
-					t.Fatal(err)
-				}
+				lab.Must(t, g.host.Local(to.prefix))
 				g.wantDark(to.from, to.port+":22", "before the knock")
 				receipt := g.knockAt(to.from, to.port+":62201", g.seal(request(), alice), alice, wait(true))
 				if receipt == nil || receipt.Status != spa.Granted {

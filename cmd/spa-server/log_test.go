@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // TestJournal: each message is one line without a time that begins with its priority.
@@ -33,15 +35,9 @@ func TestJournal(t *testing.T) {
 
 // TestToJournal: only the stream that systemd names is the journal's, not one of a shell started from it.
 func TestToJournal(t *testing.T) {
-	file, err := os.CreateTemp(t.TempDir(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := lab.Value(os.CreateTemp(t.TempDir(), ""))(t)
 	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
+	info := lab.Value(file.Stat())(t)
 	stat := info.Sys().(*syscall.Stat_t)
 	for stream, want := range map[string]bool{
 		fmt.Sprintf("%d:%d", stat.Dev, stat.Ino): true, fmt.Sprintf("%d:%d", stat.Dev, stat.Ino+1): false, "": false,

@@ -35,9 +35,7 @@ func TestTeardownOfBrokenFiles(t *testing.T) {
 				if !alive {
 					g.server.stop(syscall.SIGKILL)
 				}
-				if err := spoil(filepath.Join(g.dir, "server.toml")); err != nil {
-					t.Fatal(err)
-				}
+				lab.Must(t, spoil(filepath.Join(g.dir, "server.toml")))
 				g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
 				if alive {
 					wantSaid(t, g.must("spa-server", "grants", "--config", g.dir), "CLIENT")
@@ -84,9 +82,7 @@ func TestTeardownOfLostDirectory(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
 	g.start()
-	if err := os.RemoveAll(g.dir); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.RemoveAll(g.dir))
 	if out, code := g.run(g.host, "spa-server", "teardown", "--config", g.dir); code != 1 {
 		t.Errorf("with the server alive: exit %d, want 1\n%s", code, out)
 	}
@@ -126,9 +122,7 @@ func TestGuardWithoutState(t *testing.T) {
 			state+": no such directory")
 		g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
 		if !dead {
-			if err := os.Mkdir(state, 0o750); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.Mkdir(state, 0o750))
 			g.start() // without a journal it refuses knocks for a window
 			g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
 		}
@@ -140,17 +134,14 @@ func TestGuardWithoutState(t *testing.T) {
 // cleanStopgap removes what a guard without a state directory leaves until the next boot.
 func (g *gateway) cleanStopgap() {
 	g.t.Helper()
-	err := g.host.Do(func() error {
+	lab.Must(g.t, g.host.Do(func() error {
 		namespace, err := os.Stat("/proc/thread-self/ns/net")
 		if err == nil {
 			dir := fmt.Sprintf("/run/spa-%d", namespace.Sys().(*syscall.Stat_t).Ino)
 			g.t.Cleanup(func() { os.RemoveAll(dir) })
 		}
 		return err
-	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	}))
 }
 
 // TestStateMoved: if server.toml names another state directory, reload prints how to move there, and that works; so
@@ -203,15 +194,10 @@ func TestLastGood(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
 	g.serve(":8080")
-	good, err := os.ReadFile(filepath.Join(g.dir, "server.toml"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := lab.Value(os.ReadFile(filepath.Join(g.dir, "server.toml")))(t)
 	write := func(text string) {
 		t.Helper()
-		if err := os.WriteFile(filepath.Join(g.dir, "server.toml"), []byte(text), 0o640); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(filepath.Join(g.dir, "server.toml"), []byte(text), 0o640))
 	}
 	mistaken := "surprise = 1\n" + string(good)
 	write(mistaken)
@@ -299,14 +285,8 @@ func TestSettingsAreRoots(t *testing.T) {
 			t.Errorf("the server holds %s open", file)
 		}
 	}
-	good, err := os.ReadFile(filepath.Join(g.dir, "server.toml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(copied)
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := lab.Value(os.ReadFile(filepath.Join(g.dir, "server.toml")))(t)
+	text := lab.Value(os.ReadFile(copied))(t)
 	for name, spoil := range map[string]func() error{
 		"another's":         func() error { return os.Chown(copied, 54321, 0) },
 		"for all to write":  func() error { return os.Chmod(copied, 0o602) },
@@ -315,9 +295,7 @@ func TestSettingsAreRoots(t *testing.T) {
 			return errors.Join(os.WriteFile(copied+".of", text, 0o600), os.Remove(copied), os.Symlink(copied+".of", copied))
 		},
 	} {
-		if err := spoil(); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, spoil())
 		g.write(append([]byte("surprise = 1\n"), good...))
 		g.server.stop(syscall.SIGKILL)
 		g.fails(0, "teardown", "--config", g.dir)
@@ -340,9 +318,7 @@ func TestSettingsAreRoots(t *testing.T) {
 
 func (g *gateway) write(settings []byte) {
 	g.t.Helper()
-	if err := os.WriteFile(filepath.Join(g.dir, "server.toml"), settings, 0o640); err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, os.WriteFile(filepath.Join(g.dir, "server.toml"), settings, 0o640))
 }
 
 // TestGuardBesideALock: a process that holds the server's lock without being a server cannot keep ports open.
@@ -351,14 +327,9 @@ func TestGuardBesideALock(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
 	g.cleanStopgap()
-	file, err := os.OpenFile(filepath.Join(g.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := lab.Value(os.OpenFile(filepath.Join(g.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600))(t)
 	defer file.Close()
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, syscall.Flock(int(file.Fd()), syscall.LOCK_EX))
 	wantSaid(t, g.fails(0, "guard", "--config", g.dir), "the guard is in place")
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
 	file.Close()

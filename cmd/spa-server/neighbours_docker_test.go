@@ -28,13 +28,10 @@ func newContainer(g *gateway) {
 		g.host.Route("default", "192.0.2.254"), // strangers are behind vs
 		g.host.Forward(),
 	} {
-		if err != nil {
-			g.t.Fatal(err)
-		}
+		lab.Must(g.t, err)
 	}
-	if _, err := lab.EchoServer(container, ":80"); err != nil {
-		g.t.Fatal(err)
-	}
+	_, err := lab.EchoServer(container, ":80")
+	lab.Must(g.t, err)
 }
 
 func (d *docker) begin()  { d.g.t.Helper(); d.load(d, strings.Replace(d.text, "%DENY%", d.deny, 1)) }

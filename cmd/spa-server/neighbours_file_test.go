@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"sallyport/spa/lab"
 )
 
 // hostRules is a host whose administrator keeps its rules in a file that begins with "flush ruleset", as Debian's
@@ -52,8 +54,6 @@ func (h *hostRules) end()   { h.g.t.Helper(); h.run("nft", "flush", "ruleset") }
 func (h *hostRules) reload() {
 	h.g.t.Helper()
 	path := filepath.Join(h.g.t.TempDir(), "nftables.conf")
-	if err := os.WriteFile(path, []byte(strings.Join([]string{h.text, h.with()}, "\n")), 0o644); err != nil {
-		h.g.t.Fatal(err)
-	}
+	lab.Must(h.g.t, os.WriteFile(path, []byte(strings.Join([]string{h.text, h.with()}, "\n")), 0o644))
 	h.run("nft", "-f", path)
 }

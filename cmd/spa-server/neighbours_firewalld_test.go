@@ -48,9 +48,7 @@ const bareZone = `<?xml version="1.0" encoding="utf-8"?>
 func newFirewalld(g *gateway) tool {
 	g.t.Helper()
 	dir, err := os.MkdirTemp("", "firewalld") // not a test directory: the path of a socket must be short
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, err)
 	g.t.Cleanup(func() { os.RemoveAll(dir) })
 	bus := filepath.Join(dir, "bus")
 	for path, text := range map[string]string{
@@ -60,12 +58,8 @@ func newFirewalld(g *gateway) tool {
 		"etc/zones/public.xml": bareZone,
 	} {
 		path = filepath.Join(dir, path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			g.t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			g.t.Fatal(err)
-		}
+		lab.Must(g.t, os.MkdirAll(filepath.Dir(path), 0o755))
+		lab.Must(g.t, os.WriteFile(path, []byte(text), 0o644))
 	}
 	f := &firewalld{log: filepath.Join(dir, "log"), shell: shell{
 		g:     g,
@@ -86,16 +80,11 @@ func newFirewalld(g *gateway) tool {
 // launch starts a program that ends with the gateway.
 func (f *firewalld) launch(program string, args ...string) *exec.Cmd {
 	f.g.t.Helper()
-	log, err := os.OpenFile(f.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		f.g.t.Fatal(err)
-	}
+	log := lab.Value(os.OpenFile(f.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644))(f.g.t)
 	defer log.Close()
 	cmd := f.command(program, args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := f.g.host.Start(cmd); err != nil {
-		f.g.t.Fatal(err)
-	}
+	lab.Must(f.g.t, f.g.host.Start(cmd))
 	return cmd
 }
 
@@ -136,9 +125,7 @@ func (f *firewalld) reload() { f.g.t.Helper(); f.do("--reload") }
 
 func (f *firewalld) end() {
 	f.g.t.Helper()
-	if err := f.daemon.Process.Signal(syscall.SIGTERM); err != nil {
-		f.g.t.Fatal(err)
-	}
+	lab.Must(f.g.t, f.daemon.Process.Signal(syscall.SIGTERM))
 	if err := f.daemon.Wait(); err != nil {
 		said, _ := os.ReadFile(f.log)
 		f.g.t.Fatalf("firewalld ended: %v\n%s", err, said)

@@ -67,9 +67,7 @@ func newBeside(t *testing.T, port string, ipv6 bool, make func(g *gateway) tool)
 	b := &beside{gateway: g, port: port, from: []string{granted4, stranger4}}
 	if ipv6 {
 		b.from = append(b.from, granted6, stranger6)
-		if err := g.client.AddAddr("vc", stranger6+"/64"); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, g.client.AddAddr("vc", stranger6+"/64"))
 	}
 	replaceInFile(t, filepath.Join(g.dir, "server.toml"), `ports = ["tcp/22"]`, `ports = ["tcp/`+port+`"]`)
 	if port == "22" {
@@ -272,9 +270,7 @@ func (s *shell) try(stdin, program string, args ...string) (string, error) {
 	cmd := s.command(program, args...)
 	var out strings.Builder
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &out
-	if err := s.g.host.Start(cmd); err != nil {
-		s.g.t.Fatal(err)
-	}
+	lab.Must(s.g.t, s.g.host.Start(cmd))
 	err := cmd.Wait()
 	return out.String(), err
 }

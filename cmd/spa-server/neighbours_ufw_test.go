@@ -28,21 +28,14 @@ func newUFW(g *gateway) tool {
 	lab.NeedProgram(g.t, "ufw", "apt-get install ufw")
 	etc, run, defaults := filepath.Join(dir, "etc"), filepath.Join(dir, "run"), filepath.Join(dir, "default")
 	for _, needed := range []string{run, filepath.Join(etc, "applications.d")} {
-		if err := os.MkdirAll(needed, 0o755); err != nil {
-			g.t.Fatal(err)
-		}
+		lab.Must(g.t, os.MkdirAll(needed, 0o755))
 	}
 	// ufw's own files, not those of the machine's administrator.
-	fresh, err := filepath.Glob("/usr/share/ufw/*.rules")
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	fresh := lab.Value(filepath.Glob("/usr/share/ufw/*.rules"))(g.t)
 	for _, path := range append(fresh, "/usr/share/ufw/ufw.conf") {
 		copyFile(g.t, path, filepath.Join(etc, filepath.Base(path)))
 	}
-	if err := os.WriteFile(defaults, []byte(ufwDefaults), 0o644); err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, os.WriteFile(defaults, []byte(ufwDefaults), 0o644))
 	return &ufw{shell{g: g, files: map[string]string{"/etc/ufw": etc, "/run": run, "/etc/default/ufw": defaults}}}
 }
 
@@ -53,11 +46,6 @@ func (u *ufw) end()    { u.g.t.Helper(); u.run("ufw", "disable") }
 
 func copyFile(t testing.TB, from, to string) {
 	t.Helper()
-	data, err := os.ReadFile(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(to, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(from))(t)
+	lab.Must(t, os.WriteFile(to, data, 0o644))
 }

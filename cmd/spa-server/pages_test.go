@@ -23,10 +23,7 @@ func pages(t *testing.T) map[string]string {
 			t.Fatalf("no pages at %s: %v", pattern, err)
 		}
 		for _, path := range paths {
-			text, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
+			text := lab.Value(os.ReadFile(path))(t)
 			texts[path] = string(text)
 		}
 	}
@@ -130,7 +127,7 @@ func TestMap(t *testing.T) {
 	text := pages(t)["../../CONTRIBUTING.md"]
 	found := 0
 	for _, top := range []string{"cmd", "firewall", "keys", "spa"} {
-		err := filepath.WalkDir(filepath.Join("../..", top), func(path string, entry fs.DirEntry, err error) error {
+		lab.Must(t, filepath.WalkDir(filepath.Join("../..", top), func(path string, entry fs.DirEntry, err error) error {
 			if sources, _ := filepath.Glob(filepath.Join(path, "*.go")); err != nil || !entry.IsDir() || len(sources) == 0 {
 				return err
 			}
@@ -139,10 +136,7 @@ func TestMap(t *testing.T) {
 				t.Errorf("CONTRIBUTING.md does not say what package %s is for", pkg)
 			}
 			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		}))
 	}
 	if found < 20 {
 		t.Errorf("there are %d packages: were they found?", found)

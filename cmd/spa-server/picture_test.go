@@ -25,20 +25,13 @@ type screen struct {
 // picture starts spa-server watch at a terminal of 80 columns.
 func (g *gateway) picture(dir string, env ...string) *screen {
 	g.t.Helper()
-	terminal, err := lab.NewTerminal()
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	terminal := lab.Value(lab.NewTerminal())(g.t)
 	s := &screen{Terminal: terminal, cmd: exec.Command(filepath.Join(bin, "spa-server"), "watch", "--config", dir)}
 	s.cmd.Env = append(s.cmd.Environ(), append([]string{"TERM=xterm-256color"}, env...)...)
 	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = s.Program, s.Program, s.Program
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	if err := s.Resize(80, 24); err != nil {
-		g.t.Fatal(err)
-	}
-	if err := s.cmd.Start(); err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, s.Resize(80, 24))
+	lab.Must(g.t, s.cmd.Start())
 	g.t.Cleanup(func() {
 		s.cmd.Process.Kill()
 		s.cmd.Wait()
@@ -83,17 +76,12 @@ func TestPicture(t *testing.T) {
 	g.start()
 	for _, env := range []string{"NO_COLOR=", "NO_COLOR=yes"} {
 		s := g.picture(g.dir, env)
-		before, err := s.Settings()
-		if err != nil {
-			t.Fatal(err)
-		}
+		before := lab.Value(s.Settings())(t)
 		g.shows(s, "guard in place")
 		g.mustOpen()
 		g.shows(s, "alice")
 		g.shows(s, "granted alice ssh from 192.0.2.2")
-		if err := s.Resize(20, 10); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, s.Resize(20, 10))
 		g.shows(s, "gw at 192.…")
 		s.User.WriteString("q")
 		if err := s.cmd.Wait(); err != nil {

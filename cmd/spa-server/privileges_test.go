@@ -34,9 +34,7 @@ func (g *gateway) withAccounts(passwd, group string) {
 	lab.NeedOwnRoot(g.t)
 	g.accounts = g.t.TempDir()
 	for file, lines := range map[string]string{"passwd": passwd, "group": group} {
-		if err := os.WriteFile(filepath.Join(g.accounts, file), []byte(lines+"\n"), 0o644); err != nil {
-			g.t.Fatal(err)
-		}
+		lab.Must(g.t, os.WriteFile(filepath.Join(g.accounts, file), []byte(lines+"\n"), 0o644))
 	}
 }
 
@@ -58,10 +56,7 @@ func TestPrivileges(t *testing.T) {
 		"--service", "web=tcp/80")
 	g.enrol("alice", "ssh")
 	for _, file := range []string{"server.toml", "gate.key", "clients", "clients/alice.toml"} {
-		info, err := os.Stat(filepath.Join(g.dir, file))
-		if err != nil {
-			t.Fatal(err)
-		}
+		info := lab.Value(os.Stat(filepath.Join(g.dir, file)))(t)
 		owner := info.Sys().(*syscall.Stat_t)
 		if owner.Uid != 0 || owner.Gid != spaID || info.Mode().Perm()&0o027 != 0 {
 			t.Errorf("%s: %v %d:%d, want root:spa, not writable by it, nothing for others", file,
@@ -99,9 +94,7 @@ func TestPrivileges(t *testing.T) {
 
 	// Client files that the system user cannot read would keep their old contents.
 	clients := filepath.Join(g.dir, "clients")
-	if err := errors.Join(os.Chown(clients, 0, 0), os.Chmod(clients, 0o700)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Chown(clients, 0, 0), os.Chmod(clients, 0o700)))
 	wantSaid(t, g.fails(1, "run", "--config", g.dir), "as user spa", "chgrp -R spa "+clients+" && chmod 750 "+clients)
 }
 
@@ -122,9 +115,7 @@ func TestPrivilegesWithoutUser(t *testing.T) {
 		"CapBnd": fmt.Sprintf("%016x", 0)})
 	for path := range files(t, g.dir) {
 		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, unix.Lstat(path, &st))
 		socket := st.Mode&unix.S_IFMT == unix.S_IFSOCK
 		if st.Uid == sandbox.Unnamed != socket {
 			t.Errorf("%s belongs to user %d", path, st.Uid)
@@ -153,9 +144,7 @@ func TestPrivilegesWithoutUser(t *testing.T) {
 
 	// As an earlier version made them.
 	for path := range files(t, g.dir) {
-		if err := os.Lchown(path, 0, 0); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Lchown(path, 0, 0))
 	}
 	wantSaid(t, g.fails(1, "run", "--config", g.dir),
 		"useradd --system --no-create-home --shell /usr/sbin/nologin spa && chgrp -R spa "+g.dir+" && chmod -R g+rX "+g.dir)
@@ -165,13 +154,11 @@ func TestPrivilegesWithoutUser(t *testing.T) {
 func files(t *testing.T, dir string) map[string]bool {
 	t.Helper()
 	all := make(map[string]bool)
-	if err := filepath.WalkDir(dir, func(path string, _ os.DirEntry,
+	lab.Must(t, filepath.WalkDir(dir, func(path string, _ os.DirEntry,
 		err error) error {
 		all[path] = true
 		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	return all
 }
 
@@ -188,9 +175,7 @@ func wantStatus(t testing.TB, pid int, want map[string]string) {
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 			continue // the thread has ended
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, err)
 		read++
 		for line := range strings.Lines(string(data)) {
 			name, value, _ := strings.Cut(line, ":")

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"sallyport/keys"
+	"sallyport/spa/lab"
 )
 
 // TestProfile: each key of its profile has an effect on spa-client.
@@ -16,10 +17,7 @@ func TestProfile(t *testing.T) {
 	g.serve(":22")
 	g.start()
 	path := filepath.Join(g.home, "hosts", "gw.toml")
-	good, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := lab.Value(os.ReadFile(path))(t)
 	nobody := []string{"--timeout", "300ms"}
 	for _, test := range []struct {
 		name, pattern, text string
@@ -47,9 +45,7 @@ func TestProfile(t *testing.T) {
 			if !re.Match(good) {
 				t.Fatalf("the profile has nothing like %s", test.pattern)
 			}
-			if err := os.WriteFile(path, re.ReplaceAll(good, []byte(test.text)), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.WriteFile(path, re.ReplaceAll(good, []byte(test.text)), 0o600))
 			out, code := g.open(test.args...)
 			if code != test.code || !regexp.MustCompile(test.says).MatchString(out) {
 				t.Errorf("exit %d and %q, want %d and %s", code, strings.TrimSpace(out), test.code, test.says)

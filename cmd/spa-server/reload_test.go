@@ -55,17 +55,12 @@ func TestReloadMistakes(t *testing.T) {
 	contents := make(map[string][]byte)
 	files := []string{"server.toml", "gate.key", "clients/alice.toml", "clients/bob.toml"}
 	for _, file := range files {
-		data, err := os.ReadFile(filepath.Join(g.dir, file))
-		if err != nil {
-			t.Fatal(err)
-		}
+		data := lab.Value(os.ReadFile(filepath.Join(g.dir, file)))(t)
 		contents[file] = data
 	}
 	restore := func() {
 		for file, data := range contents {
-			if err := os.WriteFile(filepath.Join(g.dir, file), data, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.WriteFile(filepath.Join(g.dir, file), data, 0o600))
 		}
 	}
 	for _, file := range files {
@@ -101,9 +96,7 @@ func TestReloadMistakes(t *testing.T) {
 		defer restore()
 		twin := filepath.Join(g.dir, "clients", "twin.toml")
 		defer os.Remove(twin)
-		if err := os.WriteFile(twin, contents["clients/alice.toml"], 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(twin, contents["clients/alice.toml"], 0o600))
 		g.handOver(twin)
 		wantSaid(t, g.fails(1, "reload", "--config", g.dir), "twin.toml", "alice.toml", "one of them is a copy")
 	})
@@ -145,9 +138,7 @@ func TestReloadHalfway(t *testing.T) {
 	limit := func(size string) {
 		t.Helper()
 		uid, gid, err := sandbox.Becomes(setup.SystemUser)
-		if err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, err)
 		// Its own user may do that, whatever root may.
 		cmd := exec.Command(prlimit, fmt.Sprintf("--pid=%d", g.server.cmd.Process.Pid), "--fsize="+size+":")
 		if uid != os.Getuid() {
@@ -178,10 +169,7 @@ func TestReloadServices(t *testing.T) {
 	}
 	g.start()
 	g.mustOpen("--source", "192.0.2.2", "--for", "5m")
-	session, err := g.session("192.0.2.2", "192.0.2.1:22", lab.Patience)
-	if err != nil {
-		t.Fatal(err)
-	}
+	session := lab.Value(g.session("192.0.2.2", "192.0.2.1:22", lab.Patience))(t)
 	both := request()
 	both.For, both.Services = 5*time.Minute, []service.Service{{Name: "ssh"}, {Name: "web"}}
 	g.wantReceipt("192.0.2.3", g.seal(both, bob), bob, spa.Granted)
@@ -363,10 +351,7 @@ func TestReloadClientsAndGate(t *testing.T) {
 	}
 	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "clients that used it last: 1",
 		"alice: ", "uses the old gate key")
-	gates, err := keys.ReadGate(filepath.Join(g.dir, "gate.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	gates := lab.Value(keys.ReadGate(filepath.Join(g.dir, "gate.key")))(t)
 	alice.Gate = gates.Current
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 	if g.seen("alice").OldGate {
@@ -385,10 +370,7 @@ func TestOldKeysAreNamed(t *testing.T) {
 	g.start()
 	old := sender(g.profile())
 	token := g.must("spa-keygen", "rotate", "alice", "--config", g.dir)
-	profile, err := keys.ParseToken(token)
-	if err != nil {
-		t.Fatal(err)
-	}
+	profile := lab.Value(keys.ParseToken(token))(t)
 	lab.Eventually(t, "the new key to be known", func() bool { return strings.Contains(g.server.log(), "client changed") })
 	w := g.watch()
 	g.wantReceipt("192.0.2.2", g.seal(request(), old), old, spa.Granted)
@@ -409,9 +391,7 @@ func TestReloadUnseenClients(t *testing.T) {
 	g := newGateway(t)
 	bob := sender(g.enrol("bob", "ssh,web"))
 	path, alias := filepath.Join(g.dir, "clients", "bob.toml"), filepath.Join(g.dir, "alias")
-	if err := os.Link(path, alias); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Link(path, alias))
 	g.keepFresh()
 	g.serve(":22")
 	g.start()
@@ -436,9 +416,7 @@ func TestReloadUnseenClients(t *testing.T) {
 	g.wantReceipt("192.0.2.2", heldBack, bob, spa.ReasonSuperseded)
 	g.wantReceipt("192.0.2.2", heldBackWeb, bob, spa.ReasonSuperseded)
 	g.wantReceipt("192.0.2.2", g.seal(latest(), bob), bob, spa.Granted)
-	if err := os.Rename(path, filepath.Join(g.dir, "clients", "carol.toml")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Rename(path, filepath.Join(g.dir, "clients", "carol.toml")))
 	lab.Eventually(t, "bob to be gone", func() bool { return g.status().Grants == 0 })
 	g.takeOver()
 	g.wantReceipt("192.0.2.2", g.seal(latest(), bob), bob, spa.Granted) // what was taken from bob's key stays taken
@@ -454,9 +432,7 @@ func TestReloadAudit(t *testing.T) {
 	g.start()
 	g.mustOpen()
 	log := filepath.Join(g.dir, "audit.jsonl")
-	if err := os.Rename(log, log+".1"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Rename(log, log+".1"))
 	g.takeOver()
 	g.mustOpen()
 	g.wantOutcomes("alice", "granted")

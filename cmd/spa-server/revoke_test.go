@@ -46,9 +46,8 @@ func TestRevokeClient(t *testing.T) {
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "after bob's revocation")
 	wantSaid(t, g.fails(1, "revoke", "bob", "--config", g.dir), "error: nothing is open for bob", "--cut")
 	wantSaid(t, g.fails(1, "revoke", "nobody", "--config", g.dir), `error: there is no client "nobody"`, "spa-keygen list")
-	if _, err := g.session("192.0.2.2", "192.0.2.1:22", lab.Patience); err != nil {
-		t.Fatal(err)
-	}
+	_, err := g.session("192.0.2.2", "192.0.2.1:22", lab.Patience)
+	lab.Must(t, err)
 	wantSaid(t, g.must("spa-keygen", "revoke", "alice", "--config", g.dir), "alice is revoked")
 	lab.Eventually(t, "alice's grants to end", func() bool { return len(g.grants()) == 0 })
 	out = g.fails(0, "revoke", "alice", "--cut", "--config", g.dir)

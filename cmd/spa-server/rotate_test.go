@@ -204,14 +204,9 @@ func TestRotateKilled(t *testing.T) {
 	g.start()
 	path := filepath.Join(g.dir, "clients", "alice.toml")
 	for i := range 12 {
-		before, err := keys.ReadClient(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		before := lab.Value(keys.ReadClient(path))(t)
 		cmd := g.command("spa-keygen", "rotate", "alice", "--force", "--config", g.dir)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, cmd.Start())
 		timer := time.AfterFunc(time.Duration(i)*time.Millisecond, func() { cmd.Process.Kill() })
 		cmd.Wait()
 		timer.Stop()
@@ -224,10 +219,7 @@ func TestRotateKilled(t *testing.T) {
 			t.Fatalf("killed after %d ms: neither the keys of before nor of after", i)
 		}
 	}
-	left, err := keys.ReadClient(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	left := lab.Value(keys.ReadClient(path))(t)
 	s := sender(g.profile())
 	s.ID, s.Key = left.ID, left.Key
 	g.knockedBy(s, request())

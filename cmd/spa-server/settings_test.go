@@ -59,13 +59,10 @@ func TestServerID(t *testing.T) {
 func (g *gateway) answers(on *lab.Host, from, to string, within time.Duration) bool {
 	g.t.Helper()
 	var conn *net.UDPConn
-	err := on.Do(func() (err error) {
+	lab.Must(g.t, on.Do(func() (err error) {
 		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 0)))
 		return err
-	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	}))
 	defer conn.Close()
 	alice := sender(g.profile())
 	packet := g.seal(request(), alice)
@@ -120,9 +117,7 @@ func TestWindow(t *testing.T) {
 func TestState(t *testing.T) {
 	g := newGateway(t)
 	state := t.TempDir()
-	if err := os.Rename(filepath.Join(g.dir, "journal"), filepath.Join(state, "journal")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Rename(filepath.Join(g.dir, "journal"), filepath.Join(state, "journal")))
 	g.set("", "state", `"`+state+`"`)
 	g.set("audit", "file", `"decisions.jsonl"`)
 	g.serve(":22")
@@ -186,9 +181,8 @@ func TestMark(t *testing.T) {
 		g.serve(":22")
 		g.start()
 		g.mustOpen("--source", "192.0.2.2")
-		if _, err := g.session("192.0.2.2", "192.0.2.1:22", lab.Patience); err != nil {
-			t.Fatal(err)
-		}
+		_, err := g.session("192.0.2.2", "192.0.2.1:22", lab.Patience)
+		lab.Must(t, err)
 		flow := ""
 		lab.Eventually(t, "the session to be established for the gateway, too", func() bool {
 			flow = regexp.MustCompile(`(?m)^.*ESTABLISHED src=192\.0\.2\.2 dst=192\.0\.2\.1 sport=\d+ ` +
@@ -205,34 +199,22 @@ func TestMark(t *testing.T) {
 func (g *gateway) flows() string {
 	g.t.Helper()
 	var flows []byte
-	err := g.host.Do(func() (err error) {
+	lab.Must(g.t, g.host.Do(func() (err error) {
 		flows, err = os.ReadFile("/proc/thread-self/net/nf_conntrack")
 		return err
-	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	}))
 	return string(flows)
 }
 
 // TestAddresses: an address behind the gateway is guarded if a service lists it, and only then.
 func TestAddresses(t *testing.T) {
 	g, inside := newGatewayWithLAN(t)
-	if err := inside.Route("192.0.2.0/24", "198.51.100.1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.client.Route("198.51.100.0/24", "192.0.2.1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.host.Forward(); err != nil {
-		t.Fatal(err)
-	}
-	if err := inside.AddAddr("vi", "198.51.100.3/24"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := lab.EchoServer(inside, ":22"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, inside.Route("192.0.2.0/24", "198.51.100.1"))
+	lab.Must(t, g.client.Route("198.51.100.0/24", "192.0.2.1"))
+	lab.Must(t, g.host.Forward())
+	lab.Must(t, inside.AddAddr("vi", "198.51.100.3/24"))
+	_, err := lab.EchoServer(inside, ":22")
+	lab.Must(t, err)
 	g.set("service.ssh", "addresses", `["198.51.100.2", "2001:db8:1::2"]`)
 	g.start()
 	g.wantDark("192.0.2.2", "198.51.100.2:22", "an address that the service lists")
@@ -247,14 +229,10 @@ func newGatewayWithLAN(t *testing.T) (*gateway, *lab.Host) {
 	t.Helper()
 	g := newGateway(t)
 	inside := lab.New(t, "inside")[0]
-	if err := lab.Link(inside, "vi", g.host, "lan"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, lab.Link(inside, "vi", g.host, "lan"))
 	for host, addr := range map[*lab.Host][2]string{inside: {"vi", "198.51.100.2/24"},
 		g.host: {"lan", "198.51.100.1/24"}} {
-		if err := host.AddAddr(addr[0], addr[1]); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, host.AddAddr(addr[0], addr[1]))
 	}
 	return g, inside
 }

@@ -1,6 +1,10 @@
 package main
 
-import "github.com/google/nftables"
+import (
+	"github.com/google/nftables"
+
+	"sallyport/spa/lab"
+)
 
 // foreignTable makes a table with our name and its own set in it, as another tool might.
 func foreignTable() error {
@@ -18,24 +22,21 @@ func foreignTable() error {
 // flushRuleset flushes the gateway's rule set, as another tool's reload does.
 func (g *gateway) flushRuleset() {
 	g.t.Helper()
-	err := g.host.Do(func() error {
+	lab.Must(g.t, g.host.Do(func() error {
 		conn, err := nftables.New()
 		if err != nil {
 			return err
 		}
 		conn.FlushRuleset()
 		return conn.Flush()
-	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	}))
 }
 
 // elements returns how many elements a set of our table has.
 func (g *gateway) elements(set string) int {
 	g.t.Helper()
 	n := 0
-	err := g.host.Do(func() error {
+	lab.Must(g.t, g.host.Do(func() error {
 		conn, err := nftables.New()
 		if err != nil {
 			return err
@@ -47,9 +48,6 @@ func (g *gateway) elements(set string) int {
 		elements, err := conn.GetSetElements(s)
 		n = len(elements)
 		return err
-	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	}))
 	return n
 }

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 
+	"sallyport/spa/lab"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -58,7 +60,7 @@ func (g *gateway) serveTransparent(addr string) {
 		})
 		return errors.Join(err, failed)
 	}}
-	err := g.host.Do(func() error {
+	lab.Must(g.t, g.host.Do(func() error {
 		l, err := lc.Listen(context.Background(), "tcp", addr)
 		if err != nil {
 			return err
@@ -74,8 +76,5 @@ func (g *gateway) serveTransparent(addr string) {
 			}
 		}()
 		return nil
-	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	}))
 }

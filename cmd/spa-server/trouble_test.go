@@ -56,9 +56,7 @@ func TestMissingCapability(t *testing.T) {
 			"run", "--config", g.dir)
 		var out strings.Builder
 		cmd.Stdout, cmd.Stderr = &out, &out
-		if err := g.host.Start(cmd); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, g.host.Start(cmd))
 		cmd.Wait()
 		if code := cmd.ProcessState.ExitCode(); code != 1 {
 			t.Errorf("without %s: exit %d, want 1", capability, code)
@@ -110,17 +108,12 @@ func TestBadFiles(t *testing.T) {
 // replaceInFile edits a file and returns the number of the line that changed.
 func replaceInFile(t testing.TB, path, old, new string) int {
 	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(path))(t)
 	before, after, ok := strings.Cut(string(data), old)
 	if !ok {
 		t.Fatalf("%s has no %q:\n%s", path, old, data)
 	}
-	if err := os.WriteFile(path, []byte(before+new+after), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(path, []byte(before+new+after), 0o600))
 	return strings.Count(before, "\n") + 1
 }
 
@@ -129,14 +122,9 @@ func replaceInFile(t testing.TB, path, old, new string) int {
 func TestBadClientFile(t *testing.T) {
 	g := newGateway(t)
 	g.enrol("bob", "ssh")
-	alice, err := os.ReadFile(filepath.Join(g.dir, "clients", "alice.toml"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	alice := lab.Value(os.ReadFile(filepath.Join(g.dir, "clients", "alice.toml")))(t)
 	twin := filepath.Join(g.dir, "clients", "alice-twin.toml")
-	if err := os.WriteFile(twin, alice, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(twin, alice, 0o600))
 	g.handOver(twin)
 	g.edit("bob", "alow = [\"ssh\"]\n")
 	out := g.fails(1, "check", "--config", g.dir)
@@ -164,9 +152,7 @@ func TestBadClientFile(t *testing.T) {
 // TestForeignTable: a table with our name that is not ours is left alone.
 func TestForeignTable(t *testing.T) {
 	g := newGateway(t)
-	if err := g.host.Do(foreignTable); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, g.host.Do(foreignTable))
 	wantSaid(t, g.fails(1, "run", "--config", g.dir), "inet spa")
 	wantSaid(t, g.fails(1, "guard", "--config", g.dir), "inet spa")
 }
@@ -175,9 +161,7 @@ func TestForeignTable(t *testing.T) {
 func TestFullDisk(t *testing.T) {
 	lab.NeedRoot(t)
 	state := t.TempDir()
-	if err := syscall.Mount("tmpfs", state, "tmpfs", 0, "size=64m"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, syscall.Mount("tmpfs", state, "tmpfs", 0, "size=64m"))
 	t.Cleanup(func() { syscall.Unmount(state, syscall.MNT_DETACH) })
 	g := newGateway(t)
 	g.must("spa-server", "init", "--config", filepath.Join(state, "etc"), "--address", "192.0.2.1", "--service",
@@ -186,9 +170,7 @@ func TestFullDisk(t *testing.T) {
 	g.enrol("alice", "ssh")
 	g.serve(":22")
 	g.start()
-	if err := lab.FillDisk(filepath.Join(state, "ballast")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, lab.FillDisk(filepath.Join(state, "ballast")))
 	alice := sender(g.profile())
 	packet := g.seal(request(), alice)
 	g.wantReceipt("192.0.2.2", packet, alice, spa.Granted)
@@ -225,10 +207,7 @@ func TestFullDisk(t *testing.T) {
 // TestInitOverNothing: init overwrites nothing and says so.
 func TestInitOverNothing(t *testing.T) {
 	g := newGateway(t)
-	before, err := os.ReadFile(filepath.Join(g.dir, "gate.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := lab.Value(os.ReadFile(filepath.Join(g.dir, "gate.key")))(t)
 	wantSaid(t, g.fails(1, "init", "--config", g.dir, "--address", "192.0.2.1"), "already", "nothing was changed")
 	after, err := os.ReadFile(filepath.Join(g.dir, "gate.key"))
 	if err != nil || string(after) != string(before) {
@@ -277,10 +256,7 @@ func (g *gateway) enrolAgain() {
 // TestReadiness: the server notifies systemd when it is ready, and when it stops (sd_notify(3)).
 func TestReadiness(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := lab.Value(net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path}))(t)
 	defer conn.Close()
 	t.Setenv("NOTIFY_SOCKET", path)
 	g := newGateway(t)
@@ -306,13 +282,10 @@ func TestSharedKnockPort(t *testing.T) {
 	g.rewrite("server.toml", `ports = \["tcp/80"\]`, `ports = ["udp/443"]`)
 	heard := make(chan string, 10)
 	var web *net.UDPConn
-	err := g.host.Do(func() (err error) {
+	lab.Must(t, g.host.Do(func() (err error) {
 		web, err = net.ListenUDP("udp4", &net.UDPAddr{Port: 443})
 		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 	defer web.Close()
 	go func() {
 		var buf [2048]byte
@@ -344,9 +317,8 @@ func TestSharedKnockPort(t *testing.T) {
 		t.Fatalf("got %v and %v", receipt.Status, err)
 	}
 	for range 3 {
-		if _, err := conn.WriteToUDPAddrPort([]byte("let me in"), port); err != nil {
-			t.Fatal(err)
-		}
+		_, err := conn.WriteToUDPAddrPort([]byte("let me in"), port)
+		lab.Must(t, err)
 	}
 	select {
 	case text := <-heard:

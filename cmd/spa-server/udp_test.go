@@ -4,19 +4,18 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 // serveUDP runs a UDP server in the gateway that echoes datagrams.
 func (g *gateway) serveUDP(port uint16) {
 	g.t.Helper()
 	var conn *net.UDPConn
-	err := g.host.Do(func() (err error) {
+	lab.Must(g.t, g.host.Do(func() (err error) {
 		conn, err = net.ListenUDP("udp", &net.UDPAddr{Port: int(port)})
 		return err
-	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	}))
 	g.t.Cleanup(func() { conn.Close() })
 	go func() {
 		var buf [2048]byte
@@ -34,14 +33,11 @@ func (g *gateway) serveUDP(port uint16) {
 func (g *gateway) hears(from, to string, within time.Duration) (bool, error) {
 	g.t.Helper()
 	var conn *net.UDPConn
-	err := g.client.Do(func() (err error) {
+	lab.Must(g.t, g.client.Do(func() (err error) {
 		local := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 0))
 		conn, err = net.DialUDP("udp", local, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(to)))
 		return err
-	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	}))
 	defer conn.Close()
 	if _, err := conn.Write([]byte("hello")); err != nil {
 		return false, err

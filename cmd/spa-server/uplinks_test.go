@@ -21,9 +21,7 @@ func (g *gateway) twoUplinks(fwmark uint32, mask uint32) {
 	g.t.Helper()
 	must := func(err error) {
 		g.t.Helper()
-		if err != nil {
-			g.t.Fatal(err)
-		}
+		lab.Must(g.t, err)
 	}
 	must(lab.Link(g.client, "xc", g.host, "xs"))
 	for _, a := range []struct {

@@ -53,10 +53,7 @@ func TestMalformed(t *testing.T) {
 // vector reads the first value of each name in a test vector.
 func vector(t *testing.T, path string) map[string]string {
 	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(path))(t)
 	values := make(map[string]string)
 	for line := range strings.Lines(string(data)) {
 		name, value, ok := strings.Cut(strings.TrimSpace(line), ":")
@@ -71,25 +68,17 @@ func vector(t *testing.T, path string) map[string]string {
 func (g *gateway) rewrite(file, pattern, text string) {
 	g.t.Helper()
 	path := filepath.Join(g.dir, file)
-	data, err := os.ReadFile(path)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(path))(g.t)
 	re := regexp.MustCompile(pattern)
 	if !re.Match(data) {
 		g.t.Fatalf("%s has nothing like %s:\n%s", file, pattern, data)
 	}
-	if err := os.WriteFile(path, re.ReplaceAll(data, []byte(text)), 0o600); err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, os.WriteFile(path, re.ReplaceAll(data, []byte(text)), 0o600))
 }
 
 func hexOf(t *testing.T, text string) []byte {
 	t.Helper()
-	data, err := hex.DecodeString(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := lab.Value(hex.DecodeString(text))(t)
 	return data
 }
 

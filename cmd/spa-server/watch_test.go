@@ -34,14 +34,9 @@ func (w *watching) decisions() []control.Decision {
 func (g *gateway) watch() *watching {
 	g.t.Helper()
 	cmd := g.command("spa-server", "watch", "--json", "--config", g.dir)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	out := lab.Value(cmd.StdoutPipe())(g.t)
 	before := g.status().Watchers
-	if err := cmd.Start(); err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, cmd.Start())
 	w := &watching{kill: func() { cmd.Process.Kill(); cmd.Wait() }}
 	g.t.Cleanup(w.kill)
 	go func() {
@@ -176,9 +171,7 @@ func TestWatchText(t *testing.T) {
 	cmd := g.command("spa-server", "watch", "--config", g.dir)
 	var out, errs safeBuffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill() })
 	lab.Eventually(t, "the watcher to be known", func() bool { return g.status().Watchers == 1 })
 	alice := sender(g.profile())

@@ -33,9 +33,7 @@ func (g *gateway) insider(p *keys.Profile, name string) spa.Sender {
 	for i := range wide {
 		c.Allow = append(c.Allow, fmt.Sprintf("wide%d", i))
 	}
-	if err := keys.WriteClient(filepath.Join(g.dir, "clients"), c, true); err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, keys.WriteClient(filepath.Join(g.dir, "clients"), c, true))
 	return spa.Sender{Server: p.ServerID, Gate: p.Gate, ID: c.ID, Key: c.Key}
 }
 
@@ -71,9 +69,8 @@ func BenchmarkKnockBesideWideGrants(b *testing.B) {
 		for range 125 {
 			packet := g.seal(wideRequest(), from[i])
 			window <- struct{}{}
-			if _, err := conn.WriteToUDPAddrPort(packet, knockAddr("192.0.2.3")); err != nil {
-				b.Fatal(err)
-			}
+			_, err := conn.WriteToUDPAddrPort(packet, knockAddr("192.0.2.3"))
+			lab.Must(b, err)
 		}
 		start := time.Now()
 		go func() { done <- countReceipts(conn, 125, window) }()
