@@ -69,24 +69,22 @@ func admitted(t *testing.T) *site {
 }
 
 func TestAdmit(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := admitted(t)
-			s.dark(f.alice, f.gateway, "22")
-			s.grant("alice", f.alice, long)
-			session := s.connect(f.alice, f.gateway, "22")
-			s.dark(f.stranger, f.gateway, "22")
-			s.grant("bob", f.alice, long)
-			s.revoke(Match{Client: "alice"})
-			s.connect(f.alice, f.gateway, "22")
-			s.revoke(Match{Client: "bob"})
-			s.dark(f.alice, f.gateway, "22")
-			s.echoes(session)
-			s.grant("alice", f.alice, 500*time.Millisecond)
-			s.die()
-			lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
-		})
-	}
+	everyFamily(t, func(t *testing.T, f sides) {
+		s := admitted(t)
+		s.dark(f.alice, f.gateway, "22")
+		s.grant("alice", f.alice, long)
+		session := s.connect(f.alice, f.gateway, "22")
+		s.dark(f.stranger, f.gateway, "22")
+		s.grant("bob", f.alice, long)
+		s.revoke(Match{Client: "alice"})
+		s.connect(f.alice, f.gateway, "22")
+		s.revoke(Match{Client: "bob"})
+		s.dark(f.alice, f.gateway, "22")
+		s.echoes(session)
+		s.grant("alice", f.alice, 500*time.Millisecond)
+		s.die()
+		lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+	})
 }
 
 // TestAdmitProlongs: a grant can be prolonged, even one that a later load finds.

@@ -110,27 +110,23 @@ func TestOwnMulticastFromAGuardedPort(t *testing.T) {
 }
 
 func TestPortRange(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, guarding("tcp/60000-60010"))
-				for _, p := range []string{"60000", "60010", "60011"} {
-					s.serve(":" + p)
-				}
-				s.open()
-				s.load(0)
-				s.dark(f.alice, f.gateway, "60000")
-				s.dark(f.alice, f.gateway, "60010")
-				s.connect(f.alice, f.gateway, "60011")
-				g := sshGrant("alice", f.alice, long)
-				g.Ports = []service.Ports{ports("tcp/60000-60010")}
-				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-				s.connect(f.alice, f.gateway, "60000")
-				s.connect(f.alice, f.gateway, "60010")
-				s.dark(f.alice, f.gateway, "22")
-				s.dark(f.stranger, f.gateway, "60000")
-			})
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.newSite(t, guarding("tcp/60000-60010"))
+		for _, p := range []string{"60000", "60010", "60011"} {
+			s.serve(":" + p)
 		}
+		s.open()
+		s.load(0)
+		s.dark(f.alice, f.gateway, "60000")
+		s.dark(f.alice, f.gateway, "60010")
+		s.connect(f.alice, f.gateway, "60011")
+		g := sshGrant("alice", f.alice, long)
+		g.Ports = []service.Ports{ports("tcp/60000-60010")}
+		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+		s.connect(f.alice, f.gateway, "60000")
+		s.connect(f.alice, f.gateway, "60010")
+		s.dark(f.alice, f.gateway, "22")
+		s.dark(f.stranger, f.gateway, "60000")
 	})
 }
 
@@ -197,19 +193,15 @@ func TestLocalSession(t *testing.T) {
 
 // TestUnguardedSession: ports that are not guarded are left alone whatever happens.
 func TestUnguardedSession(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, nil)
-				accept := s.listen(":2400")
-				c := lab.Value(s.dial(f.stranger, f.gateway, "2400"))(s)
-				defer c.Close()
-				server := accept(c)
-				s.open()
-				s.load(0)
-				s.speaks(server, c)
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.newSite(t, nil)
+		accept := s.listen(":2400")
+		c := lab.Value(s.dial(f.stranger, f.gateway, "2400"))(s)
+		defer c.Close()
+		server := accept(c)
+		s.open()
+		s.load(0)
+		s.speaks(server, c)
 	})
 }
 
@@ -254,17 +246,15 @@ func TestTrustedInterface(t *testing.T) {
 
 // TestTrustedTarget: a machine behind the gateway is also open to clients on a trusted interface.
 func TestTrustedTarget(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			s := k.newSite(t, func(c *Config) {
-				c.Trusted = []string{"vs"}
-				c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: rangesOf("tcp/22")}}
-			})
-			s.inner()
-			s.open()
-			s.load(0)
-			s.connect(f.stranger, innerAddr[f.name], "22")
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.newSite(t, func(c *Config) {
+			c.Trusted = []string{"vs"}
+			c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: rangesOf("tcp/22")}}
+		})
+		s.inner()
+		s.open()
+		s.load(0)
+		s.connect(f.stranger, innerAddr[f.name], "22")
 	})
 }
 
@@ -352,42 +342,34 @@ func (s *site) behind() *lab.Host {
 var innerAddr = map[string]string{"IPv4": "198.51.100.5", "IPv6": "2001:db8:1::5"}
 
 func TestTransitIsUntouched(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, nil)
-				inner := s.inner()
-				s.connect(f.alice, innerAddr[f.name], "22")
-				s.dark(f.alice, f.gateway, "22")
-				to := net.JoinHostPort(innerAddr[f.name], "62201")
-				server := s.udp(inner, to)
-				s.send(s.udp(s.client, net.JoinHostPort(f.alice, "0")), to)
-				if !s.gets(server, lab.Patience) {
-					t.Error("a datagram to the knock port's number on another machine was lost")
-				}
-			})
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, nil)
+		inner := s.inner()
+		s.connect(f.alice, innerAddr[f.name], "22")
+		s.dark(f.alice, f.gateway, "22")
+		to := net.JoinHostPort(innerAddr[f.name], "62201")
+		server := s.udp(inner, to)
+		s.send(s.udp(s.client, net.JoinHostPort(f.alice, "0")), to)
+		if !s.gets(server, lab.Patience) {
+			t.Error("a datagram to the knock port's number on another machine was lost")
 		}
 	})
 }
 
 // TestFurtherAddresses: a destination that a service lists is guarded as if it were local.
 func TestFurtherAddresses(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, func(c *Config) {
-					c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: rangesOf("tcp/22")}}
-				})
-				s.inner()
-				s.dark(f.alice, innerAddr[f.name], "22")
-				s.grant("alice", f.alice, long) // at the gateway
-				s.connect(f.alice, f.gateway, "22")
-				s.dark(f.alice, innerAddr[f.name], "22")
-				s.must(s.Grant(s.Context(), []Grant{s.toInner("bob", f.stranger, f)}, time.Now()))
-				s.connect(f.stranger, innerAddr[f.name], "22")
-				s.dark(f.stranger, f.gateway, "22")
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, func(c *Config) {
+			c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: rangesOf("tcp/22")}}
+		})
+		s.inner()
+		s.dark(f.alice, innerAddr[f.name], "22")
+		s.grant("alice", f.alice, long) // at the gateway
+		s.connect(f.alice, f.gateway, "22")
+		s.dark(f.alice, innerAddr[f.name], "22")
+		s.must(s.Grant(s.Context(), []Grant{s.toInner("bob", f.stranger, f)}, time.Now()))
+		s.connect(f.stranger, innerAddr[f.name], "22")
+		s.dark(f.stranger, f.gateway, "22")
 	})
 }
 
@@ -427,28 +409,24 @@ func (s *site) publish(f sides) {
 }
 
 func TestPortPublishedByDNAT(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, guarding("tcp/2222"))
-				s.inner()
-				s.publish(f)
-				s.connect(f.alice, f.gateway, "2222")
-				s.open()
-				s.load(0)
-				s.dark(f.stranger, f.gateway, "2222")
-				s.grant("alice", f.alice, long)
-				s.dark(f.alice, f.gateway, "2222") // another port
-				g := sshGrant("alice", f.alice, long)
-				g.Ports[0] = ports("tcp/2222")
-				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-				session := s.connect(f.alice, f.gateway, "2222")
-				s.dark(f.stranger, f.gateway, "2222")
-				s.revoke(Match{})
-				s.dark(f.alice, f.gateway, "2222")
-				s.echoes(session)
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.newSite(t, guarding("tcp/2222"))
+		s.inner()
+		s.publish(f)
+		s.connect(f.alice, f.gateway, "2222")
+		s.open()
+		s.load(0)
+		s.dark(f.stranger, f.gateway, "2222")
+		s.grant("alice", f.alice, long)
+		s.dark(f.alice, f.gateway, "2222") // another port
+		g := sshGrant("alice", f.alice, long)
+		g.Ports[0] = ports("tcp/2222")
+		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+		session := s.connect(f.alice, f.gateway, "2222")
+		s.dark(f.stranger, f.gateway, "2222")
+		s.revoke(Match{})
+		s.dark(f.alice, f.gateway, "2222")
+		s.echoes(session)
 	})
 }
 

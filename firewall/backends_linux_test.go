@@ -33,6 +33,22 @@ func everyBackend(t *testing.T, do func(*testing.T, kind)) {
 	overKinds(t, kinds(), do)
 }
 
+// everyFamily runs a test over IPv4 and IPv6.
+func everyFamily(t *testing.T, do func(*testing.T, sides)) {
+	t.Helper()
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) { do(t, f) })
+	}
+}
+
+// everywhere runs a test over each backend, and over IPv4 and IPv6 of each.
+func everywhere(t *testing.T, do func(*testing.T, kind, sides)) {
+	t.Helper()
+	everyBackend(t, func(t *testing.T, k kind) {
+		everyFamily(t, func(t *testing.T, f sides) { do(t, k, f) })
+	})
+}
+
 // iptablesOnly runs a test over the kinds of iptables.
 func iptablesOnly(t *testing.T, do func(*testing.T, kind)) {
 	t.Helper()

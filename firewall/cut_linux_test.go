@@ -54,41 +54,35 @@ func (s *site) over(v session) {
 }
 
 func TestCutEndsSessions(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, guarding("tcp/2300", "tcp/2400"))
-				accept, other := s.listen(":2300"), s.listen(":2400")
-				s.grantPorts("one", f.alice, long, "tcp/2300")
-				s.grantPorts("two", f.alice, long, "tcp/2400")
-				s.grantPorts("one", f.stranger, long, "tcp/2300")
-				first, second := s.talk(accept, f.alice, f.gateway, "2300"), s.talk(accept, f.alice, f.gateway, "2300")
-				elsewhere := s.talk(other, f.alice, f.gateway, "2400")
-				theirs := s.talk(accept, f.stranger, f.gateway, "2300")
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, guarding("tcp/2300", "tcp/2400"))
+		accept, other := s.listen(":2300"), s.listen(":2400")
+		s.grantPorts("one", f.alice, long, "tcp/2300")
+		s.grantPorts("two", f.alice, long, "tcp/2400")
+		s.grantPorts("one", f.stranger, long, "tcp/2300")
+		first, second := s.talk(accept, f.alice, f.gateway, "2300"), s.talk(accept, f.alice, f.gateway, "2300")
+		elsewhere := s.talk(other, f.alice, f.gateway, "2400")
+		theirs := s.talk(accept, f.stranger, f.gateway, "2300")
 
-				s.cuts(Match{Services: []string{"one"}, Source: netip.MustParseAddr(f.alice)}, 2)
-				s.over(first)
-				s.over(second)
-				s.speaks(elsewhere.server, elsewhere.client)
-				s.speaks(theirs.server, theirs.client)
-				s.cuts(Match{Services: []string{"one"}, Source: netip.MustParseAddr(f.alice)}, 0)
-			})
-		}
+		s.cuts(Match{Services: []string{"one"}, Source: netip.MustParseAddr(f.alice)}, 2)
+		s.over(first)
+		s.over(second)
+		s.speaks(elsewhere.server, elsewhere.client)
+		s.speaks(theirs.server, theirs.client)
+		s.cuts(Match{Services: []string{"one"}, Source: netip.MustParseAddr(f.alice)}, 0)
 	})
 }
 
 // TestCutTellsTheClient: a reset leaves a port whose sessions end with the grant.
 func TestCutTellsTheClient(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			s := k.guarded(t, cutting("tcp/2300"))
-			s.grantPorts("one", f.alice, long, "tcp/2300")
-			v := s.talk(s.listen(":2300"), f.alice, f.gateway, "2300")
-			s.cuts(Match{}, 1)
-			s.must(v.client.SetReadDeadline(time.Now().Add(lab.Patience)))
-			if _, err := v.client.Read(make([]byte, 100)); !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("%s: got %v, want a reset", f.name, err)
-			}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, cutting("tcp/2300"))
+		s.grantPorts("one", f.alice, long, "tcp/2300")
+		v := s.talk(s.listen(":2300"), f.alice, f.gateway, "2300")
+		s.cuts(Match{}, 1)
+		s.must(v.client.SetReadDeadline(time.Now().Add(lab.Patience)))
+		if _, err := v.client.Read(make([]byte, 100)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s: got %v, want a reset", f.name, err)
 		}
 	})
 }
@@ -116,64 +110,56 @@ func TestCutSparesWhatAnotherGrantCovers(t *testing.T) {
 
 // TestCutEndsWhatDNATLeadsOn: the server is another machine's, and keeps sending.
 func TestCutEndsWhatDNATLeadsOn(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, guarding("tcp/2222"))
-				accept := s.listenOn(s.behind(), ":22")
-				s.publish(f)
-				s.grantPorts("one", f.alice, long, "tcp/2222")
-				s.grantPorts("one", f.stranger, long, "tcp/2222")
-				v, theirs := s.talk(accept, f.alice, f.gateway, "2222"), s.talk(accept, f.stranger, f.gateway, "2222")
-				transit := s.talk(accept, f.alice, innerAddr[f.name], "22")
-				s.cuts(Match{Source: netip.MustParseAddr(f.alice)}, 1)
-				for range 5 {
-					v.server.Write([]byte("news"))
-				}
-				if hears(v.client, silence) {
-					t.Error("the client still hears its server")
-				}
-				v.client.Write([]byte("hello"))
-				s.speaks(theirs.server, theirs.client)
-				s.speaks(transit.server, transit.client)
-				s.dark(f.alice, f.gateway, "2222")
-			})
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, guarding("tcp/2222"))
+		accept := s.listenOn(s.behind(), ":22")
+		s.publish(f)
+		s.grantPorts("one", f.alice, long, "tcp/2222")
+		s.grantPorts("one", f.stranger, long, "tcp/2222")
+		v, theirs := s.talk(accept, f.alice, f.gateway, "2222"), s.talk(accept, f.stranger, f.gateway, "2222")
+		transit := s.talk(accept, f.alice, innerAddr[f.name], "22")
+		s.cuts(Match{Source: netip.MustParseAddr(f.alice)}, 1)
+		for range 5 {
+			v.server.Write([]byte("news"))
 		}
+		if hears(v.client, silence) {
+			t.Error("the client still hears its server")
+		}
+		v.client.Write([]byte("hello"))
+		s.speaks(theirs.server, theirs.client)
+		s.speaks(transit.server, transit.client)
+		s.dark(f.alice, f.gateway, "2222")
 	})
 }
 
 func TestCutEndsUDP(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, guarding("udp/5000"))
-				gateway := net.JoinHostPort(f.gateway, "5000")
-				server := s.udp(s.gw, "[::]:5000")
-				client, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")),
-					s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
-				s.grantPorts("one", f.alice, long, "udp/5000")
-				s.grantPorts("one", f.stranger, long, "udp/5000")
-				for _, c := range []*net.UDPConn{client, theirs} {
-					s.send(c, gateway)
-					if !s.gets(server, lab.Patience) {
-						t.Fatal("the question was lost")
-					}
-					s.utters(server, c)
-				}
-				s.cuts(Match{Source: netip.MustParseAddr(f.alice)}, 1)
-				for range 3 { // the server keeps sending
-					server.WriteTo([]byte("news"), client.LocalAddr()) // this may fail, because the guard forbids it
-					if s.gets(client, silence) {
-						t.Fatal("the client still hears its server")
-					}
-					s.send(client, gateway)
-					if s.gets(server, silence) {
-						t.Fatal("the server still hears its client")
-					}
-				}
-				s.utters(server, theirs)
-			})
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, guarding("udp/5000"))
+		gateway := net.JoinHostPort(f.gateway, "5000")
+		server := s.udp(s.gw, "[::]:5000")
+		client, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")),
+			s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+		s.grantPorts("one", f.alice, long, "udp/5000")
+		s.grantPorts("one", f.stranger, long, "udp/5000")
+		for _, c := range []*net.UDPConn{client, theirs} {
+			s.send(c, gateway)
+			if !s.gets(server, lab.Patience) {
+				t.Fatal("the question was lost")
+			}
+			s.utters(server, c)
 		}
+		s.cuts(Match{Source: netip.MustParseAddr(f.alice)}, 1)
+		for range 3 { // the server keeps sending
+			server.WriteTo([]byte("news"), client.LocalAddr()) // this may fail, because the guard forbids it
+			if s.gets(client, silence) {
+				t.Fatal("the client still hears its server")
+			}
+			s.send(client, gateway)
+			if s.gets(server, silence) {
+				t.Fatal("the server still hears its client")
+			}
+		}
+		s.utters(server, theirs)
 	})
 }
 

@@ -24,26 +24,22 @@ func cutting(ranges ...string) func(*Config) {
 
 // TestSessionEndsWithItsGrant: the kernel alone ends it, after the daemon has died, whichever side speaks.
 func TestSessionEndsWithItsGrant(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, cutting("tcp/2300"))
-				accept := s.listen(":2300")
-				s.push(":2301") // not guarded
-				s.grantPorts("short", f.alice, long, "tcp/2300")
-				s.grantPorts("kept", f.alice, long, "tcp/22")
-				s.grantPorts("short", f.stranger, long, "tcp/2300")
-				kept := s.connect(f.alice, f.gateway, "22")
-				mine, theirs := s.talk(accept, f.alice, f.gateway, "2300"), s.talk(accept, f.stranger, f.gateway, "2300")
-				s.speaks(mine.server, mine.client)
-				s.shorten(Match{Source: netip.MustParseAddr(f.alice)}, time.Second)
-				s.die()
-				lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
-				s.mutual(mine, false)
-				s.mutual(theirs, true)
-				s.echoes(kept) // of another port
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, cutting("tcp/2300"))
+		accept := s.listen(":2300")
+		s.push(":2301") // not guarded
+		s.grantPorts("short", f.alice, long, "tcp/2300")
+		s.grantPorts("kept", f.alice, long, "tcp/22")
+		s.grantPorts("short", f.stranger, long, "tcp/2300")
+		kept := s.connect(f.alice, f.gateway, "22")
+		mine, theirs := s.talk(accept, f.alice, f.gateway, "2300"), s.talk(accept, f.stranger, f.gateway, "2300")
+		s.speaks(mine.server, mine.client)
+		s.shorten(Match{Source: netip.MustParseAddr(f.alice)}, time.Second)
+		s.die()
+		lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
+		s.mutual(mine, false)
+		s.mutual(theirs, true)
+		s.echoes(kept) // of another port
 	})
 }
 
@@ -105,59 +101,53 @@ func (s *site) prolonged(accept accepting) (v session) {
 
 // TestDNATSessionEndsWithItsGrant: the replies come from another machine's address.
 func TestDNATSessionEndsWithItsGrant(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, cutting("tcp/2222"))
-			accept := s.listenOn(s.behind(), ":22")
-			s.publish(f)
-			s.grantPorts("short", f.alice, long, "tcp/2222")
-			s.grantPorts("short", f.stranger, long, "tcp/2222")
-			mine, theirs := s.talk(accept, f.alice, f.gateway, "2222"), s.talk(accept, f.stranger, f.gateway, "2222")
-			s.shorten(Match{Source: netip.MustParseAddr(f.alice)}, 500*time.Millisecond)
-			s.die()
-			lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2222") })
-			s.mutual(mine, false)
-			s.mutual(theirs, true)
-		})
-	}
+	everyFamily(t, func(t *testing.T, f sides) {
+		s := guarded(t, cutting("tcp/2222"))
+		accept := s.listenOn(s.behind(), ":22")
+		s.publish(f)
+		s.grantPorts("short", f.alice, long, "tcp/2222")
+		s.grantPorts("short", f.stranger, long, "tcp/2222")
+		mine, theirs := s.talk(accept, f.alice, f.gateway, "2222"), s.talk(accept, f.stranger, f.gateway, "2222")
+		s.shorten(Match{Source: netip.MustParseAddr(f.alice)}, 500*time.Millisecond)
+		s.die()
+		lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2222") })
+		s.mutual(mine, false)
+		s.mutual(theirs, true)
+	})
 }
 
 func TestUDPSessionEndsWithItsGrant(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, cutting("udp/5000"))
-				gateway := net.JoinHostPort(f.gateway, "5000")
-				server := s.udp(s.gw, "[::]:5000")
-				mine, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")),
-					s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
-				s.grantPorts("short", f.alice, long, "udp/5000")
-				s.grantPorts("short", f.stranger, long, "udp/5000")
-				for _, c := range []*net.UDPConn{mine, theirs} {
-					s.send(c, gateway)
-					if !s.gets(server, lab.Patience) {
-						t.Fatal("the question was lost")
-					}
-					s.utters(server, c)
-				}
-				s.shorten(Match{Source: netip.MustParseAddr(f.alice)}, 500*time.Millisecond)
-				s.die()
-				other := s.udp(s.client, net.JoinHostPort(f.alice, "4001"))
-				lab.Eventually(t, "the grant's end", func() bool {
-					s.send(other, gateway)
-					return !s.gets(server, silence)
-				})
-				server.WriteTo([]byte("news"), mine.LocalAddr())
-				if s.gets(mine, silence) {
-					t.Error("the client still hears its server")
-				}
-				s.send(mine, gateway)
-				if s.gets(server, silence) {
-					t.Error("the server still hears its client")
-				}
-				s.utters(server, theirs)
-			})
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, cutting("udp/5000"))
+		gateway := net.JoinHostPort(f.gateway, "5000")
+		server := s.udp(s.gw, "[::]:5000")
+		mine, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")),
+			s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+		s.grantPorts("short", f.alice, long, "udp/5000")
+		s.grantPorts("short", f.stranger, long, "udp/5000")
+		for _, c := range []*net.UDPConn{mine, theirs} {
+			s.send(c, gateway)
+			if !s.gets(server, lab.Patience) {
+				t.Fatal("the question was lost")
+			}
+			s.utters(server, c)
 		}
+		s.shorten(Match{Source: netip.MustParseAddr(f.alice)}, 500*time.Millisecond)
+		s.die()
+		other := s.udp(s.client, net.JoinHostPort(f.alice, "4001"))
+		lab.Eventually(t, "the grant's end", func() bool {
+			s.send(other, gateway)
+			return !s.gets(server, silence)
+		})
+		server.WriteTo([]byte("news"), mine.LocalAddr())
+		if s.gets(mine, silence) {
+			t.Error("the client still hears its server")
+		}
+		s.send(mine, gateway)
+		if s.gets(server, silence) {
+			t.Error("the server still hears its client")
+		}
+		s.utters(server, theirs)
 	})
 }
 
@@ -235,25 +225,23 @@ func TestCutPortRejects(t *testing.T) {
 
 // TestCutPortOverFirstLoad: a session from before the first load lives as long as it is carried.
 func TestCutPortOverFirstLoad(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := newSite(t, cutting("tcp/2300", "tcp/2222"))
-			accept := s.listen(":2300")
-			v := s.talk(accept, f.stranger, f.gateway, "2300")
-			inner := s.listenOn(s.behind(), ":22")
-			s.publish(f)
-			led, quiet := s.talk(inner, f.stranger, f.gateway, "2222"), s.talk(inner, f.stranger, f.gateway, "2222")
-			s.open()
-			s.load(0)
-			s.mutual(v, true)
-			s.mutual(led, true)
-			s.endCarry()
-			s.mutual(v, false)
-			s.mutual(led, false)
-			quiet.server.Write([]byte("news")) // the server sends the first packet since the load
-			if hears(quiet.client, silence) {
-				t.Error("a session that was carried continues")
-			}
-		})
-	}
+	everyFamily(t, func(t *testing.T, f sides) {
+		s := newSite(t, cutting("tcp/2300", "tcp/2222"))
+		accept := s.listen(":2300")
+		v := s.talk(accept, f.stranger, f.gateway, "2300")
+		inner := s.listenOn(s.behind(), ":22")
+		s.publish(f)
+		led, quiet := s.talk(inner, f.stranger, f.gateway, "2222"), s.talk(inner, f.stranger, f.gateway, "2222")
+		s.open()
+		s.load(0)
+		s.mutual(v, true)
+		s.mutual(led, true)
+		s.endCarry()
+		s.mutual(v, false)
+		s.mutual(led, false)
+		quiet.server.Write([]byte("news")) // the server sends the first packet since the load
+		if hears(quiet.client, silence) {
+			t.Error("a session that was carried continues")
+		}
+	})
 }

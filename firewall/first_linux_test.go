@@ -30,20 +30,16 @@ func (s *site) endCarry() {
 }
 
 func TestFirstLoadKeepsSessions(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, nil)
-				session, quiet := s.connect(f.stranger, f.gateway, "22"), s.connect(f.stranger, f.gateway, "22")
-				s.open()
-				s.load(0)
-				s.echoes(session)
-				s.dark(f.stranger, f.gateway, "22")
-				s.endCarry()
-				s.echoes(session)
-				s.dead(quiet) // it had hours to send something
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.newSite(t, nil)
+		session, quiet := s.connect(f.stranger, f.gateway, "22"), s.connect(f.stranger, f.gateway, "22")
+		s.open()
+		s.load(0)
+		s.echoes(session)
+		s.dark(f.stranger, f.gateway, "22")
+		s.endCarry()
+		s.echoes(session)
+		s.dead(quiet) // it had hours to send something
 	})
 }
 
@@ -69,78 +65,62 @@ func TestFirstLoadKeepsLinkLocalSessions(t *testing.T) {
 
 // TestFirstLoadKeepsPushedSessions: the server may send the first packet.
 func TestFirstLoadKeepsPushedSessions(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, guarding("tcp/2300"))
-				s.push(":2300")
-				c := lab.Value(s.dial(f.stranger, f.gateway, "2300"))(s)
-				defer c.Close()
-				s.open()
-				s.load(0)
-				for range 50 {
-					if !hears(c, lab.Patience) {
-						t.Fatal("the client of an existing session no longer hears its server")
-					}
-				}
-			})
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.newSite(t, guarding("tcp/2300"))
+		s.push(":2300")
+		c := lab.Value(s.dial(f.stranger, f.gateway, "2300"))(s)
+		defer c.Close()
+		s.open()
+		s.load(0)
+		for range 50 {
+			if !hears(c, lab.Patience) {
+				t.Fatal("the client of an existing session no longer hears its server")
+			}
 		}
 	})
 }
 
 // TestFirstLoadKeepsQuietSessions: both sides are silent until the guard is there, and then the server speaks.
 func TestFirstLoadKeepsQuietSessions(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, guarding("tcp/2300"))
-				accept := s.listen(":2300")
-				client := lab.Value(s.dial(f.stranger, f.gateway, "2300"))(s)
-				defer client.Close()
-				server := accept(client)
-				s.open()
-				s.load(0)
-				s.speaks(server, client)
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.newSite(t, guarding("tcp/2300"))
+		accept := s.listen(":2300")
+		client := lab.Value(s.dial(f.stranger, f.gateway, "2300"))(s)
+		defer client.Close()
+		server := accept(client)
+		s.open()
+		s.load(0)
+		s.speaks(server, client)
 	})
 }
 
 // TestCarriedFlowAdmitsNoNewConnection: the carried pair of addresses and ports alone admits no new connection.
 func TestCarriedFlowAdmitsNoNewConnection(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, nil)
-				from := net.JoinHostPort(f.stranger, "4000")
-				session := lab.Value(s.dial(from, f.gateway, "22"))(s)
-				s.open()
-				s.load(0)
-				s.must(session.(*net.TCPConn).SetLinger(0)) // so that no TIME_WAIT blocks the port
-				s.must(session.Close())
-				s.dark(from, f.gateway, "22")
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.newSite(t, nil)
+		from := net.JoinHostPort(f.stranger, "4000")
+		session := lab.Value(s.dial(from, f.gateway, "22"))(s)
+		s.open()
+		s.load(0)
+		s.must(session.(*net.TCPConn).SetLinger(0)) // so that no TIME_WAIT blocks the port
+		s.must(session.Close())
+		s.dark(from, f.gateway, "22")
 	})
 }
 
 // TestFirstLoadKeepsDNATSessions: sessions without a socket on this host are carried too.
 func TestFirstLoadKeepsDNATSessions(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, guarding("tcp/2222"))
-				s.inner()
-				s.publish(f)
-				session := s.connect(f.stranger, f.gateway, "2222")
-				s.open()
-				s.load(0)
-				s.echoes(session)
-				s.dark(f.stranger, f.gateway, "2222")
-				s.endCarry()
-				s.echoes(session)
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.newSite(t, guarding("tcp/2222"))
+		s.inner()
+		s.publish(f)
+		session := s.connect(f.stranger, f.gateway, "2222")
+		s.open()
+		s.load(0)
+		s.echoes(session)
+		s.dark(f.stranger, f.gateway, "2222")
+		s.endCarry()
+		s.echoes(session)
 	})
 }
 
@@ -167,18 +147,14 @@ func TestFirstLoadKeepsConnectedUDP(t *testing.T) {
 
 // TestSecondLoadStillCarries: guard, then run, before the session has sent anything.
 func TestSecondLoadStillCarries(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, nil)
-				session := s.connect(f.stranger, f.gateway, "22")
-				s.open()
-				s.load(0)
-				s.open()
-				s.load(0)
-				s.echoes(session)
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.newSite(t, nil)
+		session := s.connect(f.stranger, f.gateway, "22")
+		s.open()
+		s.load(0)
+		s.open()
+		s.load(0)
+		s.echoes(session)
 	})
 }
 
@@ -207,19 +183,17 @@ func TestForceFirstLoad(t *testing.T) {
 
 // TestOwnFlowOverFirstLoad: a flow that this host opened from a guarded port.
 func TestOwnFlowOverFirstLoad(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := newSite(t, guarding("tcp/2200"))
-			echo := lab.Value(lab.EchoServer(s.client, ":7000"))(s)
-			defer echo.Close()
-			c, err := lab.Dial(s.gw, net.JoinHostPort(f.gateway, "2200"), net.JoinHostPort(f.alice, "7000"), lab.Patience)
-			s.must(err)
-			defer c.Close()
-			s.open()
-			s.load(0)
-			s.echoes(c)
-		})
-	}
+	everyFamily(t, func(t *testing.T, f sides) {
+		s := newSite(t, guarding("tcp/2200"))
+		echo := lab.Value(lab.EchoServer(s.client, ":7000"))(s)
+		defer echo.Close()
+		c, err := lab.Dial(s.gw, net.JoinHostPort(f.gateway, "2200"), net.JoinHostPort(f.alice, "7000"), lab.Patience)
+		s.must(err)
+		defer c.Close()
+		s.open()
+		s.load(0)
+		s.echoes(c)
+	})
 }
 
 func TestFlowKeys(t *testing.T) {

@@ -32,27 +32,23 @@ func (s *site) revoke(m Match) []Grant {
 }
 
 func TestTwoClientsBehindOneAddress(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, nil)
-				s.grant("alice", f.alice, long)
-				s.grant("bob", f.alice, 200*time.Millisecond)
-				lab.Eventually(t, "bob's end", func() bool { return len(s.GrantsOf("bob", time.Now())) == 0 })
-				s.connect(f.alice, f.gateway, "22")
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, nil)
+		s.grant("alice", f.alice, long)
+		s.grant("bob", f.alice, 200*time.Millisecond)
+		lab.Eventually(t, "bob's end", func() bool { return len(s.GrantsOf("bob", time.Now())) == 0 })
+		s.connect(f.alice, f.gateway, "22")
 
-				s.grant("bob", f.alice, long)
-				if gs := s.revoke(Match{Client: "alice"}); len(gs) != 1 || gs[0].Client != "alice" {
-					t.Errorf("revoked %v, want alice's only", gs)
-				}
-				s.connect(f.alice, f.gateway, "22")
-				s.revoke(Match{Client: "bob", Services: []string{"web"}})
-				s.revoke(Match{Client: "bob", Source: netip.MustParseAddr(f.stranger)})
-				s.connect(f.alice, f.gateway, "22")
-				s.revoke(Match{Client: "bob", Source: netip.MustParseAddr(f.alice)})
-				s.dark(f.alice, f.gateway, "22")
-			})
+		s.grant("bob", f.alice, long)
+		if gs := s.revoke(Match{Client: "alice"}); len(gs) != 1 || gs[0].Client != "alice" {
+			t.Errorf("revoked %v, want alice's only", gs)
 		}
+		s.connect(f.alice, f.gateway, "22")
+		s.revoke(Match{Client: "bob", Services: []string{"web"}})
+		s.revoke(Match{Client: "bob", Source: netip.MustParseAddr(f.stranger)})
+		s.connect(f.alice, f.gateway, "22")
+		s.revoke(Match{Client: "bob", Source: netip.MustParseAddr(f.alice)})
+		s.dark(f.alice, f.gateway, "22")
 	})
 }
 
@@ -244,29 +240,25 @@ func TestLostAnswers(t *testing.T) {
 }
 
 func TestKilledProcessLeavesItsGrants(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, nil)
-				s.grant("alice", f.alice, long)
-				end := s.Grants(time.Now())[0].Until
-				session := s.connect(f.alice, f.gateway, "22")
-				s.grant("bob", f.stranger, 1500*time.Millisecond)
-				s.Firewall = nil // it is never closed, as after kill -9
-				s.open()
-				s.load(0)
-				lab.Eventually(t, "bob's end", func() bool { return !s.isOpen(f.stranger, f.gateway, "22") })
-				gs := s.Grants(time.Now().Add(2 * time.Second)) // the kernel may be a moment ahead
-				if len(gs) != 1 || gs[0].Client != "alice" || gs[0].Service != "ssh" ||
-					gs[0].Until.After(end.Add(time.Millisecond)) {
-					t.Fatalf("got %v, want alice's until %v", gs, end)
-				}
-				s.connect(f.alice, f.gateway, "22")
-				s.shorten(Match{}, 500*time.Millisecond)
-				lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
-				s.echoes(session)
-			})
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, nil)
+		s.grant("alice", f.alice, long)
+		end := s.Grants(time.Now())[0].Until
+		session := s.connect(f.alice, f.gateway, "22")
+		s.grant("bob", f.stranger, 1500*time.Millisecond)
+		s.Firewall = nil // it is never closed, as after kill -9
+		s.open()
+		s.load(0)
+		lab.Eventually(t, "bob's end", func() bool { return !s.isOpen(f.stranger, f.gateway, "22") })
+		gs := s.Grants(time.Now().Add(2 * time.Second)) // the kernel may be a moment ahead
+		if len(gs) != 1 || gs[0].Client != "alice" || gs[0].Service != "ssh" ||
+			gs[0].Until.After(end.Add(time.Millisecond)) {
+			t.Fatalf("got %v, want alice's until %v", gs, end)
 		}
+		s.connect(f.alice, f.gateway, "22")
+		s.shorten(Match{}, 500*time.Millisecond)
+		lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+		s.echoes(session)
 	})
 }
 

@@ -134,36 +134,32 @@ func TestLinkThatIsGone(t *testing.T) {
 // TestUDPOfTheRevokedIsForgotten: the guard remembers peers whose flows connection tracking has forgotten, even over
 // a load.
 func TestUDPOfTheRevokedIsForgotten(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, guarding("udp/5000"))
-				gateway := net.JoinHostPort(f.gateway, "5000")
-				server := s.udp(s.gw, gateway)
-				client, other := s.udp(s.client, net.JoinHostPort(f.alice, "4000")),
-					s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
-				s.grantPorts("one", f.alice, long, "udp/5000")
-				s.send(client, gateway)
-				if !s.gets(server, lab.Patience) {
-					t.Fatal("the question was lost")
-				}
-				s.revoke(Match{})
-				s.load(0)
-				s.forgetFlows()
-				server.WriteTo([]byte("news"), client.LocalAddr())
-				if s.gets(client, silence) {
-					t.Error("the server begins a flow with a client that was revoked")
-				}
-				s.send(client, gateway)
-				if s.gets(server, silence) {
-					t.Error("the client is let in again")
-				}
-				s.utters(server, other) // of the host's own
-				s.send(other, gateway)
-				if !s.gets(server, lab.Patience) {
-					t.Error("the answer to a flow of the host's own was lost")
-				}
-			})
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, guarding("udp/5000"))
+		gateway := net.JoinHostPort(f.gateway, "5000")
+		server := s.udp(s.gw, gateway)
+		client, other := s.udp(s.client, net.JoinHostPort(f.alice, "4000")),
+			s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+		s.grantPorts("one", f.alice, long, "udp/5000")
+		s.send(client, gateway)
+		if !s.gets(server, lab.Patience) {
+			t.Fatal("the question was lost")
+		}
+		s.revoke(Match{})
+		s.load(0)
+		s.forgetFlows()
+		server.WriteTo([]byte("news"), client.LocalAddr())
+		if s.gets(client, silence) {
+			t.Error("the server begins a flow with a client that was revoked")
+		}
+		s.send(client, gateway)
+		if s.gets(server, silence) {
+			t.Error("the client is let in again")
+		}
+		s.utters(server, other) // of the host's own
+		s.send(other, gateway)
+		if !s.gets(server, lab.Patience) {
+			t.Error("the answer to a flow of the host's own was lost")
 		}
 	})
 }
@@ -171,30 +167,26 @@ func TestUDPOfTheRevokedIsForgotten(t *testing.T) {
 // TestUDPOfAGapIsForgotten: a server that tried to send in a flow made while the guard was away begins no flow with
 // that peer after connection tracking has forgotten the first one.
 func TestUDPOfAGapIsForgotten(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, guarding("udp/5000"))
-				gateway := net.JoinHostPort(f.gateway, "5000")
-				server, client := s.udp(s.gw, gateway), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
-				s.flushRuleset()
-				s.another(func(c *nft.Conn) { // this keeps connection tracking enabled
-					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
-				})
-				s.exchange(client, server)
-				s.load(0)
-				for _, what := range []string{"continues", "begins"} {
-					server.WriteTo([]byte("news"), client.LocalAddr())
-					if s.gets(client, silence) {
-						t.Errorf("the server %s to speak to a client of the gap", what)
-					}
-					s.forgetFlows()
-				}
-				s.send(client, gateway)
-				if s.gets(server, silence) {
-					t.Error("the client is let in")
-				}
-			})
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, guarding("udp/5000"))
+		gateway := net.JoinHostPort(f.gateway, "5000")
+		server, client := s.udp(s.gw, gateway), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+		s.flushRuleset()
+		s.another(func(c *nft.Conn) { // this keeps connection tracking enabled
+			chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
+		})
+		s.exchange(client, server)
+		s.load(0)
+		for _, what := range []string{"continues", "begins"} {
+			server.WriteTo([]byte("news"), client.LocalAddr())
+			if s.gets(client, silence) {
+				t.Errorf("the server %s to speak to a client of the gap", what)
+			}
+			s.forgetFlows()
+		}
+		s.send(client, gateway)
+		if s.gets(server, silence) {
+			t.Error("the client is let in")
 		}
 	})
 }

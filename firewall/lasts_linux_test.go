@@ -176,11 +176,9 @@ func (s *site) asks(client, source string, asked time.Time, lasts time.Duration)
 func TestKernelEndsGrantsWhenSaid(t *testing.T) {
 	for name, way := range waysIn {
 		t.Run(name, func(t *testing.T) {
-			everyBackend(t, func(t *testing.T, k kind) {
-				for _, f := range bothFamilies {
-					s := k.guarded(t, nil)
-					s.kernelEnds(f.alice, way(s, f.alice, time.Now().Add(-10*time.Minute)), f.name)
-				}
+			everywhere(t, func(t *testing.T, k kind, f sides) {
+				s := k.guarded(t, nil)
+				s.kernelEnds(f.alice, way(s, f.alice, time.Now().Add(-10*time.Minute)), f.name)
 			})
 			t.Run("admit", func(t *testing.T) {
 				for _, f := range bothFamilies {
@@ -195,32 +193,28 @@ func TestKernelEndsGrantsWhenSaid(t *testing.T) {
 // TestClockIsAhead: a grant that a sleep prolonged in the kernel is ended when the clock is found to be ahead; grants
 // that are not over end by the wall clock.
 func TestClockIsAhead(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				ahead := make(chan time.Duration, 1)
-				ahead <- 0
-				s := k.guarded(t, func(c *Config) {
-					c.Now = func() time.Time {
-						d := <-ahead
-						ahead <- d
-						return setClock(t, time.Now(), d)
-					}
-				})
-				stop := s.watchUntil()
-				defer stop()
-				s.grant("alice", f.alice, long)
-				s.grant("bob", f.stranger, 3*long)
-				end := time.Now().Add(3 * long)
-				s.connect(f.alice, f.gateway, "22")
-				<-ahead
-				ahead <- 2 * time.Hour
-				s.must(s.Firewall.ends.alarm.Set(0)) // as when the kernel reports that the clock was set
-				lab.Eventually(t, "the end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
-				s.kernelEnds(f.stranger, end.Add(-2*time.Hour), "of a grant that lives on")
-				s.connect(f.stranger, f.gateway, "22")
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		ahead := make(chan time.Duration, 1)
+		ahead <- 0
+		s := k.guarded(t, func(c *Config) {
+			c.Now = func() time.Time {
+				d := <-ahead
+				ahead <- d
+				return setClock(t, time.Now(), d)
+			}
+		})
+		stop := s.watchUntil()
+		defer stop()
+		s.grant("alice", f.alice, long)
+		s.grant("bob", f.stranger, 3*long)
+		end := time.Now().Add(3 * long)
+		s.connect(f.alice, f.gateway, "22")
+		<-ahead
+		ahead <- 2 * time.Hour
+		s.must(s.Firewall.ends.alarm.Set(0)) // as when the kernel reports that the clock was set
+		lab.Eventually(t, "the end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+		s.kernelEnds(f.stranger, end.Add(-2*time.Hour), "of a grant that lives on")
+		s.connect(f.stranger, f.gateway, "22")
 	})
 }
 

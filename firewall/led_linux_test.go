@@ -31,32 +31,30 @@ func (s *site) redirect() {
 // TestPortThatLeadsToAGuardedOne: after the rewriting, a packet needs a grant for the guarded port or, if the port
 // that leads there is guarded too, one for that. check reports such a port.
 func TestPortThatLeadsToAGuardedOne(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
 		for _, own := range []string{"", "tcp/2222"} {
-			for _, f := range bothFamilies {
-				t.Run(f.name+" "+own, func(t *testing.T) {
-					s := k.newSite(t, func(c *Config) {
-						if own != "" {
-							guarding(own)(c)
-						}
-					})
-					s.redirect()
-					s.connect(f.stranger, f.gateway, "2222")
-					s.open()
-					s.load(0)
-					s.dark(f.stranger, f.gateway, "2222")
-					g := sshGrant("alice", f.alice, long)
+			t.Run(f.name+" "+own, func(t *testing.T) {
+				s := k.newSite(t, func(c *Config) {
 					if own != "" {
-						g.Ports[0] = ports(own)
-					}
-					s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-					s.connect(f.alice, f.gateway, "2222")
-					s.dark(f.stranger, f.gateway, "2222")
-					if own != "" {
-						s.dark(f.alice, f.gateway, "22")
+						guarding(own)(c)
 					}
 				})
-			}
+				s.redirect()
+				s.connect(f.stranger, f.gateway, "2222")
+				s.open()
+				s.load(0)
+				s.dark(f.stranger, f.gateway, "2222")
+				g := sshGrant("alice", f.alice, long)
+				if own != "" {
+					g.Ports[0] = ports(own)
+				}
+				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+				s.connect(f.alice, f.gateway, "2222")
+				s.dark(f.stranger, f.gateway, "2222")
+				if own != "" {
+					s.dark(f.alice, f.gateway, "22")
+				}
+			})
 		}
 	})
 }
@@ -140,32 +138,30 @@ func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 // TestPublishedTarget: a port that leads to a target is as shut as the target, and open to clients with a grant for
 // the target; with cut, no longer than the grant lasts.
 func TestPublishedTarget(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			for _, cut := range []bool{false, true} {
-				t.Run(fmt.Sprint(f.name, map[bool]string{true: " cut"}[cut]), func(t *testing.T) {
-					s := k.newSite(t, func(c *Config) {
-						c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])},
-							Ports: []service.Ports{ports("tcp/22")}}}
-						if cut {
-							c.Cut = []service.Ports{ports("tcp/22")}
-						}
-					})
-					accept := s.listenOn(s.behind(), ":22")
-					s.publish(f)
-					s.talk(accept, f.stranger, f.gateway, "2222")
-					s.open()
-					s.load(0)
-					s.dark(f.stranger, f.gateway, "2222")
-					s.must(s.Grant(t.Context(), []Grant{s.toInner("alice", f.alice, f)}, time.Now()))
-					v := s.talk(accept, f.alice, f.gateway, "2222")
-					s.mutual(v, true)
-					s.dark(f.stranger, f.gateway, "2222")
-					s.revoke(Match{})
-					s.dark(f.alice, f.gateway, "2222")
-					s.mutual(v, !cut)
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		for _, cut := range []bool{false, true} {
+			t.Run(fmt.Sprint(f.name, map[bool]string{true: " cut"}[cut]), func(t *testing.T) {
+				s := k.newSite(t, func(c *Config) {
+					c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])},
+						Ports: []service.Ports{ports("tcp/22")}}}
+					if cut {
+						c.Cut = []service.Ports{ports("tcp/22")}
+					}
 				})
-			}
+				accept := s.listenOn(s.behind(), ":22")
+				s.publish(f)
+				s.talk(accept, f.stranger, f.gateway, "2222")
+				s.open()
+				s.load(0)
+				s.dark(f.stranger, f.gateway, "2222")
+				s.must(s.Grant(t.Context(), []Grant{s.toInner("alice", f.alice, f)}, time.Now()))
+				v := s.talk(accept, f.alice, f.gateway, "2222")
+				s.mutual(v, true)
+				s.dark(f.stranger, f.gateway, "2222")
+				s.revoke(Match{})
+				s.dark(f.alice, f.gateway, "2222")
+				s.mutual(v, !cut)
+			})
 		}
 	})
 }

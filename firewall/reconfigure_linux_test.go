@@ -52,24 +52,20 @@ func (s *site) grantPorts(service, source string, last time.Duration, ranges ...
 }
 
 func TestReconfigureGuardsAnotherPort(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, nil)
-				s.serve(":2300")
-				session := s.connect(f.stranger, f.gateway, "2300")
-				s.grant("alice", f.alice, long)
-				mine := s.connect(f.alice, f.gateway, "22")
-				s.becomes(guards("tcp/22", "tcp/2300"))
-				s.dark(f.stranger, f.gateway, "2300")
-				s.echoes(session) // an existing session is not cut
-				s.echoes(mine)
-				s.connect(f.alice, f.gateway, "22")
-				s.dark(f.alice, f.gateway, "2300")
-				s.endCarry()
-				s.echoes(session)
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, nil)
+		s.serve(":2300")
+		session := s.connect(f.stranger, f.gateway, "2300")
+		s.grant("alice", f.alice, long)
+		mine := s.connect(f.alice, f.gateway, "22")
+		s.becomes(guards("tcp/22", "tcp/2300"))
+		s.dark(f.stranger, f.gateway, "2300")
+		s.echoes(session) // an existing session is not cut
+		s.echoes(mine)
+		s.connect(f.alice, f.gateway, "22")
+		s.dark(f.alice, f.gateway, "2300")
+		s.endCarry()
+		s.echoes(session)
 	})
 }
 

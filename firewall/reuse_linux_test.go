@@ -19,34 +19,32 @@ import (
 // TestSourcePortOfAnOldSession: for connection tracking, a bare SYN belongs to the entry of the flow that had its
 // addresses and ports before, with our mark.
 func TestSourcePortOfAnOldSession(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			for _, end := range []string{"reset by the server", "forgotten by both"} {
-				t.Run(f.name+" "+end, func(t *testing.T) {
-					s := k.guarded(t, guarding("tcp/2300"))
-					accept := s.listen(":2300")
-					s.grantPorts("one", f.alice, long, "tcp/2300")
-					from := net.JoinHostPort(f.alice, "4000")
-					client := lab.Value(s.dial(from, f.gateway, "2300"))(s)
-					server := accept(client)
-					s.shorten(Match{}, 500*time.Millisecond)
-					lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
-					if end == "forgotten by both" {
-						s.mute(s.client)
-						s.mute(s.gw)
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		for _, end := range []string{"reset by the server", "forgotten by both"} {
+			t.Run(end, func(t *testing.T) {
+				s := k.guarded(t, guarding("tcp/2300"))
+				accept := s.listen(":2300")
+				s.grantPorts("one", f.alice, long, "tcp/2300")
+				from := net.JoinHostPort(f.alice, "4000")
+				client := lab.Value(s.dial(from, f.gateway, "2300"))(s)
+				server := accept(client)
+				s.shorten(Match{}, 500*time.Millisecond)
+				lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
+				if end == "forgotten by both" {
+					s.mute(s.client)
+					s.mute(s.gw)
+				}
+				s.must(server.(*net.TCPConn).SetLinger(0))
+				s.must(server.Close())
+				if end == "reset by the server" {
+					if hears(client, lab.Patience) {
+						t.Fatal("the server sent something")
 					}
-					s.must(server.(*net.TCPConn).SetLinger(0))
-					s.must(server.Close())
-					if end == "reset by the server" {
-						if hears(client, lab.Patience) {
-							t.Fatal("the server sent something")
-						}
-					}
-					s.must(client.(*net.TCPConn).SetLinger(0))
-					s.must(client.Close())
-					s.dark(from, f.gateway, "2300")
-				})
-			}
+				}
+				s.must(client.(*net.TCPConn).SetLinger(0))
+				s.must(client.Close())
+				s.dark(from, f.gateway, "2300")
+			})
 		}
 	})
 }
@@ -66,21 +64,17 @@ func (s *site) mute(h *lab.Host) {
 
 // TestUntracked: another table may keep a port out of connection tracking, where no flow has a mark.
 func TestUntracked(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, nil)
-				s.another(func(c *nft.Conn) {
-					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -300, &expr.Notrack{})
-					table := c.AddTable(&nft.Table{Name: "another too", Family: nft.TableFamilyINet})
-					chain := c.AddChain(nftables.Hooked(&nft.Chain{Table: table, Name: "out"}, nft.ChainHookOutput, -300))
-					c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Notrack{}}})
-				})
-				s.grant("alice", f.alice, long)
-				s.connect(f.alice, f.gateway, "22")
-				s.dark(f.stranger, f.gateway, "22")
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, nil)
+		s.another(func(c *nft.Conn) {
+			chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -300, &expr.Notrack{})
+			table := c.AddTable(&nft.Table{Name: "another too", Family: nft.TableFamilyINet})
+			chain := c.AddChain(nftables.Hooked(&nft.Chain{Table: table, Name: "out"}, nft.ChainHookOutput, -300))
+			c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Notrack{}}})
+		})
+		s.grant("alice", f.alice, long)
+		s.connect(f.alice, f.gateway, "22")
+		s.dark(f.stranger, f.gateway, "22")
 	})
 }
 

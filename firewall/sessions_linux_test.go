@@ -18,40 +18,32 @@ import (
 )
 
 func TestSessionMadeInAGapDies(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, nil)
-				s.grant("alice", f.alice, long)
-				granted := s.connect(f.alice, f.gateway, "22")
-				s.shorten(Match{}, 200*time.Millisecond)
-				lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
-				s.flushRuleset()
-				gap := s.connect(f.stranger, f.gateway, "22")
-				s.load(0)
-				s.dead(gap)
-				s.echoes(granted)
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, nil)
+		s.grant("alice", f.alice, long)
+		granted := s.connect(f.alice, f.gateway, "22")
+		s.shorten(Match{}, 200*time.Millisecond)
+		lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+		s.flushRuleset()
+		gap := s.connect(f.stranger, f.gateway, "22")
+		s.load(0)
+		s.dead(gap)
+		s.echoes(granted)
 	})
 }
 
 // TestTrackedSessionMadeInAGapDies is the case in which another tool keeps connection tracking enabled: the gap's
 // session is established when the guard comes back.
 func TestTrackedSessionMadeInAGapDies(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, nil)
-				s.flushRuleset()
-				s.another(func(c *nft.Conn) {
-					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
-				})
-				gap := s.connect(f.stranger, f.gateway, "22")
-				s.load(0)
-				s.dead(gap)
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, nil)
+		s.flushRuleset()
+		s.another(func(c *nft.Conn) {
+			chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
+		})
+		gap := s.connect(f.stranger, f.gateway, "22")
+		s.load(0)
+		s.dead(gap)
 	})
 }
 
@@ -94,21 +86,17 @@ func fallsSilent(c net.Conn) func() bool {
 }
 
 func TestPushingServerDoesNotReviveAGapSession(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
-				s.push(":2300")
-				s.flushRuleset()
-				c := lab.Value(s.dial(f.stranger, f.gateway, "2300"))(s)
-				defer c.Close()
-				if !hears(c, lab.Patience) {
-					t.Fatal("the server does not send")
-				}
-				s.load(0)
-				lab.Eventually(t, "silence", fallsSilent(c))
-			})
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
+		s.push(":2300")
+		s.flushRuleset()
+		c := lab.Value(s.dial(f.stranger, f.gateway, "2300"))(s)
+		defer c.Close()
+		if !hears(c, lab.Patience) {
+			t.Fatal("the server does not send")
 		}
+		s.load(0)
+		lab.Eventually(t, "silence", fallsSilent(c))
 	})
 }
 
@@ -172,53 +160,47 @@ func silent(cs []net.Conn) bool {
 // TestPushingServerIsHeardThroughAGrant: a client with a grant hears its server, even by a grant for an address of
 // the host's.
 func TestPushingServerIsHeardThroughAGrant(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			for _, target := range []bool{false, true} {
-				t.Run(fmt.Sprint(f.name, map[bool]string{true: " target"}[target]), func(t *testing.T) {
-					own := []netip.Addr{netip.MustParseAddr(f.gateway)}
-					s := k.guarded(t, func(c *Config) {
-						guarding("tcp/2300")(c)
-						if target {
-							c.Targets = []Target{{Addresses: own, Ports: rangesOf("tcp/2300")}}
-						}
-					})
-					s.push(":2300")
-					g := sshGrant("alice", f.alice, long)
-					g.Ports[0] = ports("tcp/2300")
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		for _, target := range []bool{false, true} {
+			t.Run(fmt.Sprint(f.name, map[bool]string{true: " target"}[target]), func(t *testing.T) {
+				own := []netip.Addr{netip.MustParseAddr(f.gateway)}
+				s := k.guarded(t, func(c *Config) {
+					guarding("tcp/2300")(c)
 					if target {
-						g.To = own
-					}
-					s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-					s.flushRuleset()
-					c := lab.Value(s.dial(f.alice, f.gateway, "2300"))(s)
-					defer c.Close()
-					s.load(0)
-					for range 20 {
-						if !hears(c, lab.Patience) {
-							t.Fatal("a granted client no longer hears its server")
-						}
+						c.Targets = []Target{{Addresses: own, Ports: rangesOf("tcp/2300")}}
 					}
 				})
-			}
+				s.push(":2300")
+				g := sshGrant("alice", f.alice, long)
+				g.Ports[0] = ports("tcp/2300")
+				if target {
+					g.To = own
+				}
+				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+				s.flushRuleset()
+				c := lab.Value(s.dial(f.alice, f.gateway, "2300"))(s)
+				defer c.Close()
+				s.load(0)
+				for range 20 {
+					if !hears(c, lab.Patience) {
+						t.Fatal("a granted client no longer hears its server")
+					}
+				}
+			})
 		}
 	})
 }
 
 func TestAnotherToolsMarkOpensNothing(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, nil)
-				s.another(func(c *nft.Conn) {
-					// ct mark set 0xffffffff
-					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -150,
-						&expr.Immediate{Register: 1, Data: nftables.Native(0xffffffff)},
-						&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})
-				})
-				s.dark(f.stranger, f.gateway, "22")
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, nil)
+		s.another(func(c *nft.Conn) {
+			// ct mark set 0xffffffff
+			chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -150,
+				&expr.Immediate{Register: 1, Data: nftables.Native(0xffffffff)},
+				&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})
+		})
+		s.dark(f.stranger, f.gateway, "22")
 	})
 }
 

@@ -353,22 +353,18 @@ func TestUnconfirmedGuardLapses(t *testing.T) {
 }
 
 func TestKilledUnconfirmedGuardLapses(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				inTime(t, time.Second, func(within time.Duration) bool {
-					s := k.confirming(t, within)
-					early := s.stands(f.stranger, f.gateway, "22")
-					s.die()
-					lab.Eventually(t, "the open port", func() bool { return s.isOpen(f.stranger, f.gateway, "22") })
-					session := s.connect(f.stranger, f.gateway, "22")
-					s.open()
-					s.load(0)
-					s.echoes(session)
-					return early
-				})
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		inTime(t, time.Second, func(within time.Duration) bool {
+			s := k.confirming(t, within)
+			early := s.stands(f.stranger, f.gateway, "22")
+			s.die()
+			lab.Eventually(t, "the open port", func() bool { return s.isOpen(f.stranger, f.gateway, "22") })
+			session := s.connect(f.stranger, f.gateway, "22")
+			s.open()
+			s.load(0)
+			s.echoes(session)
+			return early
+		})
 	})
 }
 
@@ -405,12 +401,8 @@ func TestPutBackStillLapses(t *testing.T) {
 }
 
 func TestConfirmedGuardStays(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				inTime(t, time.Second, func(within time.Duration) bool { return k.confirmedGuardStays(t, f, within) })
-			})
-		}
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		inTime(t, time.Second, func(within time.Duration) bool { return k.confirmedGuardStays(t, f, within) })
 	})
 }
 
