@@ -11,8 +11,6 @@ import (
 
 	nft "github.com/google/nftables"
 
-	"sallyport/firewall/internal/ipset"
-	"sallyport/firewall/internal/iptables"
 	"sallyport/firewall/internal/nftables"
 	"sallyport/firewall/internal/sessions"
 	"sallyport/spa/lab"
@@ -279,22 +277,4 @@ func TestRedirectIsNoWayRound(t *testing.T) {
 			s.dark(f.alice, f.gateway, "2222")
 		}
 	})
-}
-
-// TestForeignMemory: the sets that rules fill are not used if they are not ours.
-func TestForeignMemory(t *testing.T) {
-	s := kindNamed(t, "iptables-nft").newSite(t, nil)
-	s.must(s.gw.Do(func() error {
-		sets, err := ipset.Open()
-		if err != nil {
-			return err
-		}
-		defer sets.Close()
-		return sets.Create(ipset.Set{Name: iptables.SetName(iptables.SetMet, false), Kind: ipset.BitmapPort, Low: 1, High: 9})
-	}))
-	s.open()
-	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
-	if !errors.Is(err, ipset.ErrForeign) {
-		t.Errorf("got %v, want the error that the set is not ours", err)
-	}
 }

@@ -166,21 +166,28 @@ func TestForeignChain(t *testing.T) {
 	}
 }
 
-// TestForeignSet: so is a set.
+// TestForeignSet: so are sets, whether they hold grants or what rules put into them.
 func TestForeignSet(t *testing.T) {
-	s := kindNamed(t, "iptables-nft").newSite(t, nil)
-	s.must(s.gw.Do(func() error {
-		sets, err := ipset.Open()
-		if err != nil {
-			return err
-		}
-		defer sets.Close()
-		return sets.Create(ipset.Set{Name: "spa-grants4", Kind: ipset.BitmapPort, Family: unix.AF_INET, Low: 1, High: 9})
-	}))
-	s.open()
-	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
-	if !errors.Is(err, ipset.ErrForeign) {
-		t.Errorf("got %v, want the error that the set is not ours", err)
+	for _, set := range []ipset.Set{
+		{Name: "spa-grants4", Kind: ipset.BitmapPort, Family: unix.AF_INET, Low: 1, High: 9},
+		{Name: iptables.SetName(iptables.SetMet, false), Kind: ipset.BitmapPort, Low: 1, High: 9},
+	} {
+		t.Run(set.Name, func(t *testing.T) {
+			s := kindNamed(t, "iptables-nft").newSite(t, nil)
+			s.must(s.gw.Do(func() error {
+				sets, err := ipset.Open()
+				if err != nil {
+					return err
+				}
+				defer sets.Close()
+				return sets.Create(set)
+			}))
+			s.open()
+			err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
+			if !errors.Is(err, ipset.ErrForeign) {
+				t.Errorf("got %v, want the error that the set is not ours", err)
+			}
+		})
 	}
 }
 

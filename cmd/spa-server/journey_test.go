@@ -153,25 +153,6 @@ func TestReplay(t *testing.T) {
 	g.mustOpen("--source", "192.0.2.2")
 }
 
-// TestCopyFirst: without a stated source a copy that arrives first is let in, the price of NAT; with one, the copy
-// spends nothing.
-func TestCopyFirst(t *testing.T) {
-	g := newGateway(t)
-	g.keepFresh()
-	g.serve(":22")
-	g.start()
-	alice := sender(g.profile())
-	r := request()
-	r.Source = lab2
-	packet := g.seal(r, alice)
-	for range 3 {
-		g.exchange("192.0.2.7", packet, alice, 50*time.Millisecond)
-	}
-	g.wantDark("192.0.2.7", "192.0.2.1:22", "the thief")
-	g.wantReceipt("192.0.2.2", packet, alice, spa.Granted)
-	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the owner")
-}
-
 // TestKilled: the kernel holds grants and guard: they stay and end on time without the server.
 func TestKilled(t *testing.T) {
 	g := newGateway(t)
