@@ -35,10 +35,10 @@ func (m *machine) podman(args ...string) *exec.Cmd {
 }
 
 // inImage is the arguments that run a program of the image as the page does.
-func (m *machine) inImage(capabilities string, options []string, args ...string) []string {
+func (m *machine) inImage(capabilities string, args ...string) []string {
 	run := []string{"run", "--rm", "--cgroups=disabled", "--network", "host", "--read-only", "--cap-drop", "all",
 		"-v", m.settings + ":/etc/spa", "--cap-add", capabilities}
-	return append(append(append(run, options...), "spa"), args...)
+	return append(append(run, "--name", "spa", "spa"), args...)
 }
 
 func (m *machine) must(cmd *exec.Cmd) string {
@@ -77,9 +77,8 @@ func newMachine(t *testing.T) *machine {
 	lab.Must(t, os.CopyFS(filepath.Join(source, "examples/container"), os.DirFS(".")))
 	m.must(m.podman("build", "-q", "-t", "spa", "-f", filepath.Join(source, "examples/container/Containerfile"), source))
 	const files = "CHOWN,DAC_OVERRIDE"
-	m.must(m.podman(m.inImage(files, nil, "init", "--address", "192.0.2.1", "--service", "ssh=tcp/22")...))
-	token := m.must(m.podman(m.inImage(files, []string{"--entrypoint", "/usr/bin/spa-keygen"}, "new", "alice",
-		"--allow", "ssh")...))
+	m.must(m.podman(m.inImage(files, "spa-server", "init", "--address", "192.0.2.1", "--service", "ssh=tcp/22")...))
+	token := m.must(m.podman(m.inImage(files, "spa-keygen", "new", "alice", "--allow", "ssh")...))
 	profile, err := keys.ParseToken(token)
 	if err == nil {
 		err = keys.WriteProfile(filepath.Join(m.dir, "hosts"), profile, false)
@@ -94,7 +93,7 @@ func newMachine(t *testing.T) *machine {
 func (m *machine) start(capabilities string) (stop func()) {
 	m.t.Helper()
 	log := lab.Value(os.Create(filepath.Join(m.dir, "log")))(m.t)
-	cmd := m.podman(m.inImage(capabilities, []string{"--name", "spa"})...)
+	cmd := m.podman(m.inImage(capabilities)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	lab.Must(m.t, m.host.Start(cmd))
 	ended := make(chan struct{})
@@ -169,7 +168,7 @@ func TestContainer(t *testing.T) {
 		if !m.reaches("192.0.2.2", lab.Patience) || m.reaches("192.0.2.3", silence) {
 			t.Errorf("%s: the port is not open for the sender alone", mode)
 		}
-		status := m.must(m.podman("exec", "spa", "/usr/bin/spa-server", "status"))
+		status := m.must(m.podman("exec", "spa", "spa-server", "status"))
 		if !strings.Contains(status, "user spa, CAP_NET_ADMIN, no_new_privs true") {
 			t.Errorf("%s: status:\n%s", mode, status)
 		}
@@ -181,7 +180,7 @@ func TestContainer(t *testing.T) {
 			t.Errorf("%s: the port is open after the container", mode)
 		}
 	}
-	m.must(m.podman(m.inImage("NET_ADMIN", nil, "teardown")...))
+	m.must(m.podman(m.inImage("NET_ADMIN", "spa-server", "teardown")...))
 	if !m.reaches("192.0.2.3", lab.Patience) {
 		t.Error("the guard is left after teardown")
 	}
