@@ -279,7 +279,8 @@ func grantOf(h *ledger.Holding) Grant {
 
 // viewOf is grantOf without a copy of the ports.
 func viewOf(h *ledger.Holding) Grant {
-	g := Grant{Client: h.Client, Service: h.Service, Source: guard.OnLink(h.Source, h.Link), Ports: h.Ports, Until: h.Until}
+	g := Grant{Client: h.Client, Service: h.Service, Source: guard.OnLink(h.Source, h.Link), Ports: h.Ports,
+		Until: h.Until}
 	if h.To.IsValid() {
 		g.To = []netip.Addr{h.To}
 	}

@@ -68,8 +68,8 @@ const Unnamed = 65525
 func Drop(user string, files Files) (State, error) { return drop(user, files) }
 
 // DropForPrograms is for a process that starts programs which change the firewall. It keeps its user, and the process
-// and its children keep CAP_NET_ADMIN and, if it has it, CAP_NET_RAW, the files, and the system calls that such programs make. Call it
-// once.
+// and its children keep CAP_NET_ADMIN and, if it has it, CAP_NET_RAW, the files, and the system calls that such
+// programs make. Call it once.
 func DropForPrograms(files Files) (State, error) { return dropForPrograms(files) }
 
 // DropAll is for a process that waits for orders on open descriptors. It keeps its user, but no capability, no file and

@@ -92,7 +92,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 	}
 	s.since = s.now()
 	for _, step := range []func() error{
-		func() error { return sandbox.Require(!c.Bound() || c.Firewall.Backend == firewall.BackendIptables) }, setup.Either(s.inState(setup.LockFile), s.openLock), s.openDir,
+		s.requireRights, setup.Either(s.inState(setup.LockFile), s.openLock), s.openDir,
 		setup.Either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
 		s.openKeys, setup.Either(s.inState(config.JournalFile), s.openJournal), setup.Either(c.Audit.File, s.openAudit),
 		func() error { return s.openFirewall(ctx, o.Confirm) },
@@ -217,6 +217,11 @@ func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error 
 	s.keep(fw)
 	s.policy = policy.New(s.config, fw)
 	return nil
+}
+
+// requireRights checks the capabilities that opening everything takes.
+func (s *Server) requireRights() error {
+	return sandbox.Require(!s.config.Bound() || s.config.Firewall.Backend == firewall.BackendIptables)
 }
 
 // sniffer is where packets come from: a [capture.Sniffer] or a [capture.Bound].

@@ -26,8 +26,8 @@ func (s *Server) status() *control.Status {
 	st := &control.Status{
 		Name: c.Name, Address: c.Address, PID: os.Getpid(), Since: s.since, Now: now, Version: s.named,
 		Protocol: spa.Version, Loaded: setup.Loaded(c.Text(), gates),
-		Interfaces: c.Capture.Interfaces, KnockPorts: knockPorts(c), Bound: c.Bound(), Guards: guards(c), Receipts: c.Receipts,
-		Window:   c.Window.String(),
+		Interfaces: c.Capture.Interfaces, KnockPorts: knockPorts(c), Bound: c.Bound(), Guards: guards(c),
+		Receipts: c.Receipts, Window: c.Window.String(),
 		Firewall: s.firewallStatus(c.Firewall.Mode),
 		Gate:     gateStatus(gates, now),
 		Clients:  clients, Grants: s.firewall.Count(now), Decided: s.audit.Counts(),

@@ -42,7 +42,8 @@ func example() *picture {
 			LeftOut: []control.LeftOut{{Client: "dave", Why: "clients/dave.toml:3: unknown key alow"}}}
 	}
 	open := []control.Grant{
-		{Client: "bob", Service: "web", Source: bob, Ports: []string{"tcp/80", "tcp/443"}, Until: began.Add(90 * time.Second)},
+		{Client: "bob", Service: "web", Source: bob, Ports: []string{"tcp/80", "tcp/443"},
+			Until: began.Add(90 * time.Second)},
 		{Client: "alice", Service: "ssh", Source: alice, Ports: []string{"tcp/22"}, Until: began.Add(6 * time.Second)},
 	}
 	p.answered(asked{at: began.Add(-2 * time.Second), status: status(began.Add(-2*time.Second), 100, 1000)})

@@ -1,5 +1,5 @@
-// Package setup sets a gateway up on its host, for the server and for the commands beside it: the lock, the system user,
-// the files and the state directory, the last good settings, and the guard that is loaded with them.
+// Package setup sets a gateway up on its host, for the server and for the commands beside it: the lock, the system
+// user, the files and the state directory, the last good settings, and the guard that is loaded with them.
 package setup
 
 import (
