@@ -64,6 +64,9 @@ func TestBound(t *testing.T) {
 					t.Errorf("a copy is answered: %+v", copied)
 				}
 				g.wantDark(stranger, door, "after a copy")
+				if flows := g.flows(); strings.Contains(flows, "port=62201") {
+					t.Errorf("knocks fill connection tracking:\n%s", flows)
+				}
 				g.server.stop(syscall.SIGKILL)
 				g.wantDark(stranger, door, "when the server is killed")
 				start()

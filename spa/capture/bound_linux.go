@@ -24,7 +24,7 @@ const boundQueue = 4 << 20
 //
 //   - The host's firewall must let the packets through, on every interface.
 //   - A port that is bound never answers "port unreachable": on a host whose closed ports do, a scan sees it.
-//   - No other program can use the port, and the packets pass connection tracking.
+//   - No other program can use the port.
 //   - The kernel has put fragments together and removed IP options and extension headers: nothing is refused for them.
 //
 // One goroutine reads; Send, Stats and Close may be called from any.

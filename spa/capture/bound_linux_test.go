@@ -133,6 +133,8 @@ func TestBoundTakesOnlyCandidates(t *testing.T) {
 			t.Errorf("got %d bytes, want %d", len(p.Data), want)
 		}
 	}
+	send(client, client4, addrPort("192.0.2.255", 62201), 200)
+	lab.Eventually(t, "the packet to be judged", func() bool { return b.Stats().NotForUs == 1 })
 	// The kernel delivers spoofed packets only if it is told to.
 	lab.Must(t, gateway.Sysctl("net.ipv4.conf.all.accept_local", "1"))
 	lab.Must(t, gateway.Sysctl("net.ipv4.conf.vs.accept_local", "1"))
@@ -153,7 +155,7 @@ func TestBoundTakesOnlyCandidates(t *testing.T) {
 	spoof("192.0.2.255")
 	spoof("192.0.2.2")
 	awaitPacket(t, b, packets)
-	if s := b.Stats(); s.Passed != 3 || s.Received != s.Passed+s.WrongInterface+s.OwnSource+s.BadSource {
+	if s := b.Stats(); s.Passed != 3 || s.Received != s.Passed+s.WrongInterface+s.NotForUs+s.OwnSource+s.BadSource {
 		t.Errorf("counted %+v", s)
 	}
 }

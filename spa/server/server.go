@@ -187,7 +187,7 @@ func (s *Server) answer(c *config.Config, p capture.Packet, event audit.Event) {
 	packet, err := spa.SealReceipt(event.Receipt, event.Knock, s.identity.Server)
 	if err == nil {
 		// On a shared port a receipt must be distinguishable from what the host's own program sends.
-		shared := c.Bound() || slices.Contains(c.KnockPorts, config.KnockPort{Port: p.To.Port(), Shared: true})
+		shared := slices.Contains(c.KnockPorts, config.KnockPort{Port: p.To.Port(), Shared: true})
 		err = s.responder.Send(p, packet, shared)
 	}
 	if err != nil {

@@ -56,8 +56,7 @@ func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Ti
 		}
 	}
 	for _, port := range c.KnockPorts {
-		// A bound socket gets only what the guard lets through, as the program on a shared port does.
-		fc.Knock = append(fc.Knock, firewall.KnockPort{Port: port.Port, Shared: port.Shared || c.Bound()})
+		fc.Knock = append(fc.Knock, firewall.KnockPort{Port: port.Port, Shared: port.Shared})
 	}
 	return fc
 }
