@@ -195,7 +195,7 @@ type Firewall struct {
 	why     string // why BackendAuto chose the backend
 	// sessions is nil in a dry run.
 	sessions *sessions.Sessions
-	timed    func(time.Duration) // nil: nobody wants to know
+	timed    func(time.Duration) // nil: not measured
 
 	mu     sync.Mutex // guards the fields below, and the order of batches
 	ledger *ledger.Ledger

@@ -166,7 +166,7 @@ func (f *Firewall) enforce(changes []ledger.Change, now time.Time) error {
 	return f.set(leasesOf(ends))
 }
 
-// set changes elements of the kernel, and reports how long that took to whoever wants to know.
+// set changes elements of the kernel, and reports how long that took to the observer, if there is one.
 func (f *Firewall) set(ls []guard.Lease) error {
 	if f.timed == nil {
 		return f.backend.Set(ls)

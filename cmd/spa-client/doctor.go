@@ -58,8 +58,7 @@ Exit status: 0 no problems found, 1 problems found, 3 refused by the gateway, 4 
 		ValidArgsFunction: (&knock{app: a}).completeServices,
 	}
 	a.hostFlag(cmd, &d.host)
-	cmd.Flags().Var(&d.source, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address (default: "+
-		"the host's own setting)")
+	d.source.register(cmd)
 	cmd.Flags().DurationVar(&d.timeout, "timeout", 5*time.Second, "how long each check waits for an answer")
 	cmd.Flags().StringVar(&d.ntp, "ntp", "", "time server to compare this machine's clock with: `HOST`")
 	cli.JSONFlag(cmd, &d.json)

@@ -34,8 +34,7 @@ type knock struct {
 // reach adds the flags of all commands that knock.
 func (k *knock) reach(cmd *cobra.Command) {
 	k.app.hostFlag(cmd, &k.host)
-	cmd.Flags().Var(&k.source, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address (default: "+
-		"the host's own setting)")
+	k.source.register(cmd)
 	cmd.Flags().DurationVar(&k.timeout, "timeout", client.DefaultTimeout, "how long to wait for an answer")
 }
 
@@ -47,6 +46,12 @@ func (k *knock) flags(cmd *cobra.Command) {
 
 // sourceFlag is a client.Source given as a flag.
 type sourceFlag struct{ client.Source }
+
+// register adds --source to a command.
+func (s *sourceFlag) register(cmd *cobra.Command) {
+	cmd.Flags().Var(s, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address (default: the host's "+
+		"own setting)")
+}
 
 // Set parses a source.
 func (s *sourceFlag) Set(text string) (err error) {

@@ -60,8 +60,7 @@ could not be tried.`,
 	}
 	cli.OwnFailures(cmd, int(doctor.Unknown))
 	a.hostFlag(cmd, &p.host)
-	cmd.Flags().Var(&p.source, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address (default: "+
-		"the host's own setting)")
+	p.source.register(cmd)
 	cmd.Flags().DurationVar(&p.timeout, "timeout", 5*time.Second, "how long each step waits for an answer")
 	cmd.Flags().StringVar(&p.textfile, "textfile", "", "also write metrics to this `FILE`, whose name ends in .prom")
 	cli.JSONFlag(cmd, &p.json)

@@ -12,6 +12,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/spa"
+	"sallyport/spa/lab"
 )
 
 // TestProbe: the exit status and the first line name the step that went wrong, and no grant is left.
@@ -120,5 +121,21 @@ func (g *gateway) probes(code int, step, text string) {
 		if grant.Client == "alice" {
 			g.t.Errorf("a grant is left: %+v", grant)
 		}
+	}
+}
+
+// TestProbeInterrupted: a probe that is interrupted while its grant is open ends the grant.
+func TestProbeInterrupted(t *testing.T) {
+	g := newGateway(t) // nothing listens on tcp/22, so the probe waits
+	g.set("service.ssh", "for", `"10m"`)
+	g.start()
+	cmd := g.command("spa-client", "probe", "ssh", "--host", "gw", "--config", g.home, "--timeout", "2m")
+	lab.Must(t, g.client.Start(cmd))
+	lab.Eventually(t, "the grant", func() bool { return len(g.grants()) == 1 })
+	lab.Must(t, cmd.Process.Signal(os.Interrupt))
+	lab.Eventually(t, "its end", func() bool { return len(g.grants()) == 0 })
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 130 {
+		t.Errorf("got exit code %d, want 130", code)
 	}
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -72,6 +74,10 @@ func TestRevokeUnheld(t *testing.T) {
 	fast.Time = time.Now().Add(4 * time.Minute)
 	heldBack := g.seal(fast, alice)
 	wantSaid(t, g.fails(1, "revoke", "alice", "--config", g.dir), "nothing is open for alice")
+	log := string(lab.Value(os.ReadFile(filepath.Join(g.dir, "audit.jsonl")))(t))
+	if !strings.Contains(log, `"act":"revoke","program":"spa-server","client":"alice"`) {
+		t.Errorf("the audit log has no line of it:\n%s", log)
+	}
 	g.server.stop(syscall.SIGKILL)
 	g.start()
 	g.wantReceipt("192.0.2.2", heldBack, alice, spa.ReasonSuperseded)

@@ -3,8 +3,6 @@ package audit
 import (
 	"log/slog"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -17,7 +15,7 @@ type Act struct {
 	Key     string // the id of the client's new or revoked key; not secret
 	Source  netip.Addr
 	By      By
-	More    []slog.Attr // what else is known of it
+	More    []slog.Attr // further details
 }
 
 // By is who did it: the user is the kernel's word, the rest is claimed.
@@ -50,19 +48,16 @@ func (a Act) attrs() []slog.Attr {
 	return attrs
 }
 
-// RecordAct writes the act's line. Like Record it never fails.
-func (l *Log) RecordAct(a Act) {
+// RecordAct writes the act's line. The error is that of a lost line.
+func (l *Log) RecordAct(a Act) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.write(a.Time, levelAct, a.attrs())
+	return l.write(a.Time, levelAct, a.attrs())
 }
 
-// Append writes an act's line to the log at path, where no server runs. A new file belongs to the owner of its
-// directory, who may be the user that the server becomes.
+// Append writes an act's line to the log at path while no server runs. The server gives a new log of root's to its own
+// user when it starts.
 func Append(path, gateway, version string, a Act) error {
-	if err := makeFor(path); err != nil {
-		return err
-	}
 	l, err := Open(path, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
@@ -73,27 +68,10 @@ func Append(path, gateway, version string, a Act) error {
 // last writes an act's line and closes the log.
 func (l *Log) last(gateway, version string, a Act) error {
 	l.SetOrigin(gateway, version)
-	l.RecordAct(a)
+	_ = l.RecordAct(a) // a lost line is counted
 	err := l.Close()
 	if lost := l.Lost(); lost.Lines > 0 {
 		return lost.Err
 	}
 	return err
-}
-
-// makeFor makes the file, if there is none, for the owner of its directory.
-func makeFor(path string) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|noFollow, 0o640)
-	if os.IsExist(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	dir, err := os.Stat(filepath.Dir(path))
-	if err != nil || os.Geteuid() != 0 {
-		return err
-	}
-	return file.Chown(ownerOf(dir), -1)
 }

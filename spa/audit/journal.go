@@ -70,7 +70,7 @@ func AppendJournal(socket, gateway, version string, a Act) error {
 
 // sender sends datagrams to a socket, which may be made anew at any time.
 type sender interface {
-	send(message []byte) error // errTryAgain: nobody is there, or takes it now
+	send(message []byte) error // errTryAgain: no receiver, or it is busy
 	close() error
 }
 
@@ -113,7 +113,7 @@ func (j *journal) pass(lost func(error)) {
 	}
 }
 
-// deliver sends a message, for a while also where nobody takes it.
+// deliver sends a message, and keeps trying for a while if there is no receiver.
 func (j *journal) deliver(message []byte) error {
 	for give := time.Now().Add(journalWait); !j.hurry.Load(); time.Sleep(journalRetry) {
 		err := j.to.send(message)

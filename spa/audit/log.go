@@ -143,17 +143,19 @@ func (l *Log) Record(e Event) {
 		l.tally(e)
 		return
 	}
-	l.write(e.Time, e.Verdict.level(), e.attrs())
+	_ = l.write(e.Time, e.Verdict.level(), e.attrs()) // counted: a packet's outcome does not depend on it
 }
 
-// write writes a line. The caller holds the lock.
-func (l *Log) write(at time.Time, level slog.Level, attrs []slog.Attr) {
+// write writes a line. One that is lost is counted too. The caller holds the lock.
+func (l *Log) write(at time.Time, level slog.Level, attrs []slog.Attr) error {
 	record := slog.NewRecord(at, level, "", 0)
 	record.AddAttrs(attrs...)
 	record.AddAttrs(l.origin...)
-	if err := l.lines.Handle(context.Background(), record); err != nil {
+	err := l.lines.Handle(context.Background(), record)
+	if err != nil {
 		l.lose(1, at, err)
 	}
+	return err
 }
 
 // lose counts lines that were lost. The caller holds the lock.

@@ -8,6 +8,4 @@ const noFollow = 0
 
 func links(fs.FileInfo) uint64 { return 1 }
 
-func ownerOf(fs.FileInfo) int { return -1 }
-
 func ofRoot(fs.FileInfo) bool { return false }

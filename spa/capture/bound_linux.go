@@ -193,7 +193,8 @@ func (b *Bound) receive(c *boundConn) {
 // judge returns the verdict on a packet, and the Packet without its Data.
 func (b *Bound) judge(c *boundConn, from netip.AddrPort, control []byte) (Packet, verdict) {
 	to, index := c.arrival(control)
-	p := Packet{From: netip.AddrPortFrom(from.Addr().Unmap().WithZone(""), from.Port()),
+	// Not unmapped: an IPv6 packet can come from an IPv4-mapped address, which is no sender's (see impossible).
+	p := Packet{From: netip.AddrPortFrom(from.Addr().WithZone(""), from.Port()),
 		To: netip.AddrPortFrom(to, c.port), Interface: int(index)}
 	if !to.IsValid() {
 		return p, malformed
@@ -234,7 +235,7 @@ func (c *boundConn) arrival(control []byte) (to netip.Addr, index int32) {
 		case kind == [2]int32{unix.IPPROTO_IP, unix.IP_PKTINFO} && len(data) >= unix.SizeofInet4Pktinfo:
 			index, to = int32(binary.NativeEndian.Uint32(data)), netip.AddrFrom4([4]byte(data[8:12]))
 		case kind == [2]int32{unix.IPPROTO_IPV6, unix.IPV6_PKTINFO} && len(data) >= unix.SizeofInet6Pktinfo:
-			index, to = int32(binary.NativeEndian.Uint32(data[16:])), netip.AddrFrom16([16]byte(data[:16])).Unmap()
+			index, to = int32(binary.NativeEndian.Uint32(data[16:])), netip.AddrFrom16([16]byte(data[:16]))
 		case kind == [2]int32{unix.SOL_SOCKET, unix.SO_RXQ_OVFL} && len(data) >= 4:
 			c.drops.Store(binary.NativeEndian.Uint32(data))
 		}

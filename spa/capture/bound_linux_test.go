@@ -153,6 +153,15 @@ func TestBoundTakesOnlyCandidates(t *testing.T) {
 	spoof("198.51.100.1")
 	lab.Eventually(t, "the packet to be judged", func() bool { return b.Stats().OwnSource == 2 })
 	spoof("192.0.2.255")
+	var raw6 int
+	lab.Must(t, client.Do(func() (err error) {
+		raw6, err = openRaw(unix.AF_INET6, 0)
+		return err
+	}))
+	defer unix.Close(raw6)
+	mapped := packet6(netip.AddrPortFrom(netip.MustParseAddr("::ffff:192.0.2.9"), 4000), gateway6, payload(200))
+	lab.Must(t, unix.Sendto(raw6, mapped, 0, &unix.SockaddrInet6{Addr: gateway6.Addr().As16()}))
+	lab.Eventually(t, "the packet to be judged", func() bool { return b.Stats().BadSource == 2 })
 	spoof("192.0.2.2")
 	awaitPacket(t, b, packets)
 	if s := b.Stats(); s.Passed != 3 || s.Received != s.Passed+s.WrongInterface+s.NotForUs+s.OwnSource+s.BadSource {
@@ -160,7 +169,7 @@ func TestBoundTakesOnlyCandidates(t *testing.T) {
 	}
 }
 
-// TestBoundCountsDrops: what the kernel drops because nobody reads is counted once there is a next packet.
+// TestBoundCountsDrops: packets that the kernel drops while the queue is full are counted once there is a next packet.
 func TestBoundCountsDrops(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	b := bound(t, gateway, knocks)

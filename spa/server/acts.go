@@ -27,11 +27,13 @@ func (s *Server) record(r control.Request) error {
 			return denied("", "the act names no service")
 		}
 	}
-	s.audit.RecordAct(acts.Of(*a, r.By, r.UID, s.now()))
+	if err := s.audit.RecordAct(acts.Of(*a, r.By, r.UID, s.now())); err != nil {
+		return denied("", "the audit log has no line of it: "+err.Error())
+	}
 	return nil
 }
 
-// recordRevoke records a revocation of grants, and why sessions could not be ended.
+// recordRevoke records a revocation of grants, and why sessions could not be ended. A lost line is counted, for status.
 func (s *Server) recordRevoke(r control.Request, grants, sessions int, failed error) {
 	more := []slog.Attr{slog.Int("grants", grants)}
 	if r.Cut {
@@ -40,13 +42,13 @@ func (s *Server) recordRevoke(r control.Request, grants, sessions int, failed er
 	if failed != nil {
 		more = append(more, slog.String("reason", failed.Error()))
 	}
-	s.audit.RecordAct(audit.Act{Time: s.now(), Act: "revoke", Program: "spa-server", Client: r.Client, Source: r.Source,
+	_ = s.audit.RecordAct(audit.Act{Time: s.now(), Act: "revoke", Program: "spa-server", Client: r.Client, Source: r.Source,
 		By: acts.Who(r.By, r.UID), More: more})
 }
 
 // recordReload records what a reload has changed.
 func (s *Server) recordReload(r control.Request, changes *control.Reloaded) {
-	s.audit.RecordAct(audit.Act{Time: s.now(), Act: "reload", Program: "spa-server", By: acts.Who(r.By, r.UID),
+	_ = s.audit.RecordAct(audit.Act{Time: s.now(), Act: "reload", Program: "spa-server", By: acts.Who(r.By, r.UID),
 		More: []slog.Attr{slog.Any("settings", changes.Settings), slog.Int("added", len(changes.Added)),
 			slog.Int("changed", len(changes.Changed)), slog.Int("removed", len(changes.Removed)),
 			slog.Int("grants", len(changes.Ended))}})

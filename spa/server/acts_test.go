@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 )
 
@@ -45,5 +46,14 @@ func TestOnlyActsAreRecorded(t *testing.T) {
 	}
 	if line["act"] != "new" || line["uid"] != 7.0 || line["sudo_user"] != "carol" || line["key"] != good.Key {
 		t.Errorf("got %v", line)
+	}
+}
+
+// TestLostActIsReported: the program whose act has no line is told, so that it can write one itself or warn.
+func TestLostActIsReported(t *testing.T) {
+	b := newBench(t)
+	lab.Must(t, b.s.audit.Close()) // its file takes nothing
+	if err := b.s.record(control.Request{Act: &control.Act{Act: "new", Program: "spa-keygen", Client: "bob"}}); err == nil {
+		t.Error("a lost line is reported as written")
 	}
 }

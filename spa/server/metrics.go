@@ -15,7 +15,7 @@ import (
 	"sallyport/spa/server/setup"
 )
 
-// openMetrics opens the page for Prometheus, if there is to be one.
+// openMetrics opens the page for Prometheus, if it is configured.
 func (s *Server) openMetrics() error {
 	m := s.config.Metrics
 	if !m.On() {
@@ -41,7 +41,7 @@ func (s *Server) openMetrics() error {
 	return nil
 }
 
-// sample returns what the page tells.
+// sample returns the values for the page.
 func (s *Server) sample() metrics.Sample {
 	now := s.now()
 	s.line.Lock()

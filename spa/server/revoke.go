@@ -38,10 +38,10 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 			return nil, denied("the grants have ended; only sessions continue", "could not end the sessions: "+err.Error())
 		}
 	}
+	s.recordRevoke(r, len(revoked.Ended), revoked.Sessions, nil) // even with nothing open: earlier packets are refused now
 	if len(revoked.Ended) == 0 && revoked.Sessions == 0 {
 		return nil, s.nothing(r)
 	}
-	s.recordRevoke(r, len(revoked.Ended), revoked.Sessions, nil)
 	s.log.Info("revoked by command", "client", r.Client, "source", r.Source, "grants", len(revoked.Ended),
 		"sessions", revoked.Sessions)
 	return revoked, nil

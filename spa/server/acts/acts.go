@@ -20,7 +20,7 @@ import (
 // within is how long the server may take to write a line.
 const within = 5 * time.Second
 
-// Record puts an act into the audit log of the gateway in dir. The act is done: an error is to be told, and no more.
+// Record puts an act into the audit log of the gateway in dir. The act is done: an error is only reported.
 func Record(parent context.Context, dir, version string, a control.Act) error {
 	by := By()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), within)
@@ -69,7 +69,7 @@ func short(text string) string {
 	return quote.Printable(strings.ToValidUTF8(text[:min(len(text), most)], ""))
 }
 
-// noLogin is the number of no user: nobody has logged in before.
+// noLogin is the loginuid of a process without a login.
 const noLogin = "4294967295"
 
 // By returns what this process can say about who runs it.

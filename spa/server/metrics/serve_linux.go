@@ -83,8 +83,8 @@ func listen(m config.Metrics, owner int) (net.Listener, io.Closer, error) {
 	return l, l, nil
 }
 
-// Serve answers until ctx ends. Whoever does not ask or read in time loses its connection, and so does the oldest one
-// if there are too many: it holds nobody up.
+// Serve answers until ctx ends. A client that does not ask or read in time loses its connection, and if there are too
+// many, the oldest one does.
 func (p *Page) Serve(ctx context.Context) error {
 	open := &conns{}
 	server := &http.Server{
