@@ -77,6 +77,12 @@ func ChangeGates(path string, change func(*Gates) error) (Gates, error) {
 	return after, nil
 }
 
+// How long spa-keygen lets a replaced key stay valid unless it is told otherwise.
+const (
+	ClientOverlap = 7 * 24 * time.Hour
+	GateOverlap   = 30 * 24 * time.Hour
+)
+
 // Rotate gives the client a new id and key. The current ones become the previous ones, which are valid until then. An
 // earlier previous key is dropped.
 func (c *Client) Rotate(until time.Time) {

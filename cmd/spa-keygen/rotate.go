@@ -23,7 +23,7 @@ type rotation struct {
 }
 
 func newRotate(dir *string) *cobra.Command {
-	r := rotation{overlap: overlapFlag(7 * day)}
+	r := rotation{overlap: overlapFlag(keys.ClientOverlap)}
 	cmd := &cobra.Command{
 		Use:   "rotate NAME",
 		Short: "Give a client a new key and print its enrolment token",

@@ -15,7 +15,7 @@ import (
 )
 
 func newRotateGate(dir *string) *cobra.Command {
-	overlap := overlapFlag(30 * day)
+	overlap := overlapFlag(keys.GateOverlap)
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "rotate-gate",

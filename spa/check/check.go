@@ -17,7 +17,6 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/place"
 	"sallyport/keys/quote"
-	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/replay"
 	"sallyport/spa/server/setup"
@@ -82,8 +81,11 @@ func examine(ctx context.Context, dir string, now time.Time, h *host) []Finding 
 		})
 	}
 	found = append(found, checkLoaded(ctx, c, h, gates, mistaken)...)
-	found = append(found, checkClients(c, now)...)
-	found = append(found, checkSettings(c)...)
+	registry, problems := setup.LoadClients(filepath.Join(c.Dir, config.ClientsDir))
+	found = append(found, checkClients(c, registry, problems, now)...)
+	found = append(found, checkServices(c)...)
+	found = append(found, checkWeak(c, h)...)
+	found = append(found, checkWeakKeys(gates, registry, now)...)
 	found = append(found, checkJournal(c)...)
 	return append(found, checkHost(ctx, c, h)...)
 }
@@ -117,8 +119,7 @@ func checkFile(path string, err error) []Finding {
 	return found
 }
 
-func checkClients(c *config.Config, now time.Time) []Finding {
-	registry, problems := setup.LoadClients(filepath.Join(c.Dir, config.ClientsDir))
+func checkClients(c *config.Config, registry *keys.Registry, problems []error, now time.Time) []Finding {
 	var found []Finding
 	for _, problem := range problems {
 		found = append(found, Finding{
@@ -134,20 +135,8 @@ func checkClients(c *config.Config, now time.Time) []Finding {
 			Advice: "spa-keygen new NAME --allow SERVICE",
 		})
 	}
-	var observed []string
 	for _, client := range registry.Clients() {
-		if client.Revoked.IsZero() && !client.RequireSource {
-			observed = append(observed, client.Name)
-		}
 		found = append(found, checkClient(c, client, now)...)
-	}
-	if len(observed) > 0 {
-		found = append(found, Finding{
-			Severity: Warning, Subject: "require_source",
-			Text: fmt.Sprintf("not set for %s: an attacker who intercepts a packet that states no address can send it on "+
-				"from another and be let in", audit.Few(observed, 5)),
-			Advice: "# set require_source = true for clients that have a public address of their own",
-		})
 	}
 	return found
 }
@@ -189,44 +178,15 @@ func pasteLines(advice ...string) string {
 	return strings.Join(append(commands, words...), "\n")
 }
 
-func checkSettings(c *config.Config) []Finding {
-	var found []Finding
-	if standard := config.Default(c.Dir).Window; c.Window > standard {
-		found = append(found, Finding{
-			Severity: Warning, Subject: "window",
-			Text:   fmt.Sprintf("%v: a packet that an attacker holds back stays valid for longer than necessary", c.Window),
-			Advice: fmt.Sprintf("# in %s: window = %q; let NTP keep the clocks", config.FileName, standard),
-		})
+func checkServices(c *config.Config) []Finding {
+	if len(c.Services) > 0 {
+		return nil
 	}
-	for _, name := range c.Firewall.TrustedInterfaces {
-		found = append(found, Finding{
-			Severity: Warning, Subject: "trusted_interfaces",
-			Text:   name + ": every host behind it reaches all guarded ports without a knock",
-			Advice: "# remove it unless you want that",
-		})
-	}
-	if c.Firewall.TPROXY {
-		found = append(found, Finding{
-			Severity: Warning, Subject: "firewall.tproxy",
-			Text:   "true: packets that a TPROXY rule assigns to a guarded port's socket bypass the guard",
-			Advice: "# take it out unless a TPROXY rule needs it",
-		})
-	}
-	if c.Firewall.Backend == "dry-run" {
-		found = append(found, Finding{
-			Severity: Warning, Subject: "firewall.backend",
-			Text:   "dry-run: requests are decided and recorded, and no port is guarded",
-			Advice: "# in " + config.FileName + `: backend = "auto"`,
-		})
-	}
-	if len(c.Services) == 0 {
-		found = append(found, Finding{
-			Severity: Notice, Subject: config.FileName,
-			Text:   "there is no service: nothing is guarded",
-			Advice: "# add a [service.NAME]",
-		})
-	}
-	return found
+	return []Finding{{
+		Severity: Notice, Subject: config.FileName,
+		Text:   "there is no service: nothing is guarded",
+		Advice: "# add a [service.NAME]",
+	}}
 }
 
 func checkJournal(c *config.Config) []Finding {

@@ -19,3 +19,19 @@ func TestGuardBeforeADryRun(t *testing.T) {
 		t.Errorf("without one: got %+v", found)
 	}
 }
+
+// TestGuardByIptables: the weaker backend is reported wherever its guard is loaded, even if it was chosen
+// automatically.
+func TestGuardByIptables(t *testing.T) {
+	lab.NeedProgram(t, "iptables", "apt-get install iptables")
+	s := newScene(t, nil)
+	weak := []string{"firewall.backend", "iptables"}
+	if found := checkWeak(s.config, s.look()); says(found, Warning, weak) {
+		t.Errorf("with nftables: got %+v", found)
+	}
+	s.nft(dropping)
+	s.tell("iptables", "-t", "mangle", "-N", "spa-guard")
+	if found := checkWeak(s.config, s.look()); !says(found, Warning, weak) {
+		t.Errorf("got %+v", found)
+	}
+}

@@ -43,7 +43,7 @@ func checkKnockPorts(c *config.Config, h *host) []Finding {
 // boundPort reports what a knock port gives up that the server itself binds.
 func boundPort(port uint16, served []listener) []Finding {
 	found := []Finding{{
-		Severity: Notice, Subject: "capture.mode",
+		Severity: Warning, Subject: "capture.mode",
 		Text: fmt.Sprintf("\"udp\" binds udp/%d: where closed ports answer \"port unreachable\", a scan sees that this one "+
 			"does not, and the host's firewall must let knocks through", port),
 		Advice: "# set mode = \"sniff\", which needs CAP_NET_RAW",
