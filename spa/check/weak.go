@@ -42,7 +42,8 @@ func checkWeak(c *config.Config, h *host) []Finding {
 			"this kernel has it")
 	case c.Firewall.Persist == "file":
 		weak("firewall.persist", `"file": a flush other than that of your own file opens the ports until the server `+
-			"restores the guard, or, if it is dead, starts", `# in `+config.FileName+`: persist = "owner", on Linux 6.9 or later`)
+			"restores the guard, or, if it is dead, starts",
+			"# in "+config.FileName+`: persist = "owner", on Linux 6.9 or later`)
 	}
 	return found
 }
