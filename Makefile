@@ -29,7 +29,7 @@ test: needed-go
 	@.ci/test $(GO) test -timeout 30m ./...
 
 # Long tests of a single goroutine have no races.
-ALONE    = IndistinguishableFromRandom|ChiSquareSeesABias|EveryBitCounts|EveryLengthComesUp|FormatDoesNotLeak
+ALONE    = IndistinguishableFromRandom|ChiSquareSeesABias|EveryBitCounts|EveryLengthComesUp|FormatDoesNotLeak|EveryCrash
 
 race: needed-go
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m -skip '$(ALONE)' ./keys/... ./spa/...
