@@ -144,26 +144,28 @@ func TestCloseOfEachKey(t *testing.T) {
 	}
 }
 
+var keyTakenTests = map[string]struct {
+	before, change func(c *keys.Client, now time.Time)
+	ends           bool
+}{
+	"no overlap":            {nil, func(c *keys.Client, now time.Time) { c.Rotate(now) }, true},
+	"another, nothing left": {nil, func(c *keys.Client, now time.Time) { c.Rotate(now); c.Previous = nil }, true},
+	"the same id":           {nil, func(c *keys.Client, now time.Time) { c.Key = keys.NewKey() }, true},
+	"another id":            {nil, func(c *keys.Client, now time.Time) { c.ID = keys.NewID() }, true},
+	"both":                  {overlapping, func(c *keys.Client, now time.Time) { c.Rotate(now); c.Rotate(now) }, true},
+	"the one that was left": {func(c *keys.Client, now time.Time) { c.Rotate(now) },
+		func(c *keys.Client, now time.Time) { c.Rotate(now) }, true},
+	"overlap":           {nil, overlapping, false},
+	"the previous ends": {overlapping, func(c *keys.Client, now time.Time) { c.Previous.Until = now }, false},
+	"the newer is lost": {overlapping, func(c *keys.Client, now time.Time) { c.ID, c.Key = keys.NewID(), keys.NewKey() },
+		false},
+	"terms": {nil, func(c *keys.Client, now time.Time) { c.MaxFor = time.Hour }, false},
+}
+
 // TestKeyTaken: if a client has lost all its keys, its grants end and older packets open nothing, even if the key is
 // given back. A key with a new id opens at once. While one of its keys is valid, nothing ends.
 func TestKeyTaken(t *testing.T) {
-	for name, test := range map[string]struct {
-		before, change func(c *keys.Client, now time.Time)
-		ends           bool
-	}{
-		"no overlap":            {nil, func(c *keys.Client, now time.Time) { c.Rotate(now) }, true},
-		"another, nothing left": {nil, func(c *keys.Client, now time.Time) { c.Rotate(now); c.Previous = nil }, true},
-		"the same id":           {nil, func(c *keys.Client, now time.Time) { c.Key = keys.NewKey() }, true},
-		"another id":            {nil, func(c *keys.Client, now time.Time) { c.ID = keys.NewID() }, true},
-		"both":                  {overlapping, func(c *keys.Client, now time.Time) { c.Rotate(now); c.Rotate(now) }, true},
-		"the one that was left": {func(c *keys.Client, now time.Time) { c.Rotate(now) },
-			func(c *keys.Client, now time.Time) { c.Rotate(now) }, true},
-		"overlap":           {nil, overlapping, false},
-		"the previous ends": {overlapping, func(c *keys.Client, now time.Time) { c.Previous.Until = now }, false},
-		"the newer is lost": {overlapping, func(c *keys.Client, now time.Time) { c.ID, c.Key = keys.NewID(), keys.NewKey() },
-			false},
-		"terms": {nil, func(c *keys.Client, now time.Time) { c.MaxFor = time.Hour }, false},
-	} {
+	for name, test := range keyTakenTests {
 		for _, reload := range []bool{false, true} {
 			b, _ := newReloaded(t)
 			now := b.at.UTC().Truncate(time.Second)
