@@ -14,17 +14,14 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestRefusedInSilence sends packets that must not open, spend, answer or record anything.
-func TestRefusedInSilence(t *testing.T) {
-	g := newGateway(t)
-	bob := sender(g.enrol("bob", "web"))
-	carol := sender(g.enrol("carol", "ssh"))
-	g.must("spa-keygen", "revoke", "carol", "--config", g.dir)
-	g.serve(":22")
-	g.start()
-	alice := sender(g.profile())
+// silentTest is a packet that must not be answered.
+type silentTest struct {
+	name    string
+	packet  func() []byte // made when it is sent: a packet refused for another reason must not be stale
+	counted string        // its name in the summary, if it authenticates
+}
 
-	// Each is made when it is sent: a packet to be refused for another reason must not be stale.
+func (g *gateway) silentTests(alice, bob, carol spa.Sender) []silentTest {
 	good := func() []byte { return g.seal(request(), alice) }
 	fixed := func(packet []byte) func() []byte { return func() []byte { return packet } }
 	flipped := func(i int) func() []byte { return func() []byte { return flip(good(), i) } }
@@ -36,12 +33,7 @@ func TestRefusedInSilence(t *testing.T) {
 	}
 	noise := make([]byte, 200)
 	rand.Read(noise)
-
-	tests := []struct {
-		name    string
-		packet  func() []byte
-		counted string // its name in the summary, if it authenticates
-	}{
+	return []silentTest{
 		{"empty", fixed(nil), ""},
 		{"one byte", fixed([]byte{1}), ""},
 		{"truncated by a byte", func() []byte { return good()[:167] }, ""},
@@ -60,6 +52,19 @@ func TestRefusedInSilence(t *testing.T) {
 		{"stale", at(-31 * time.Second), "× stale packet"},
 		{"from the future", at(90 * time.Second), "× stale packet"},
 	}
+}
+
+// TestRefusedInSilence sends packets that must not open, spend, answer or record anything.
+func TestRefusedInSilence(t *testing.T) {
+	g := newGateway(t)
+	bob := sender(g.enrol("bob", "web"))
+	carol := sender(g.enrol("carol", "ssh"))
+	g.must("spa-keygen", "revoke", "carol", "--config", g.dir)
+	g.serve(":22")
+	g.start()
+	alice := sender(g.profile())
+
+	tests := g.silentTests(alice, bob, carol)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			conn := g.send("192.0.2.2", test.packet())

@@ -284,6 +284,12 @@ func TestReloadSettings(t *testing.T) {
 	g.wantReceipt("192.0.2.3", g.seal(request(), bob), bob, spa.Granted)
 	g.wantReceipt("192.0.2.4", g.seal(request(), bob), bob, spa.ReasonTooManyGrants)
 
+	g.reloadsFirewall()
+}
+
+// reloadsFirewall changes settings of the guard, and the address, and expects each to take effect.
+func (g *gateway) reloadsFirewall() {
+	g.t.Helper()
 	g.rewrite("server.toml", `trusted_interfaces = \[\]`, `trusted_interfaces = ["vs"]`)
 	g.wantReloaded("firewall.trusted_interfaces")
 	g.wantOpen("192.0.2.9", "192.0.2.1:22", "by a trusted interface")
@@ -293,10 +299,10 @@ func TestReloadSettings(t *testing.T) {
 	g.wantReloaded("address", "firewall.closed", "firewall.trusted_interfaces")
 	if _, err := lab.Dial(g.client, "192.0.2.9", "192.0.2.1:22", lab.Patience); err == nil ||
 		!strings.Contains(err.Error(), "refused") {
-		t.Errorf(`a stranger with closed = "reject": %v, want refused`, err)
+		g.t.Errorf(`a stranger with closed = "reject": %v, want refused`, err)
 	}
 	if st := g.status(); st.Address != "192.0.2.77" || st.Window != "30s" {
-		t.Errorf("status says address %s, window %s", st.Address, st.Window)
+		g.t.Errorf("status says address %s, window %s", st.Address, st.Window)
 	}
 }
 

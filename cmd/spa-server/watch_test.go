@@ -79,7 +79,18 @@ func TestWatch(t *testing.T) {
 	g.start()
 	alice := sender(g.profile())
 	w := g.watch()
+	begun := time.Now()
+	g.wantDecisionsShown(w, alice, bob)
+	g.wantSilentShown(w, alice, carol)
+	g.wantSummedUp(w, begun)
+	w.kill()
+	lab.Eventually(t, "the watcher to be forgotten", func() bool { return g.status().Watchers == 0 })
+}
 
+// wantDecisionsShown makes grants, ends them and has one refused: the watcher sees each.
+func (g *gateway) wantDecisionsShown(w *watching, alice, bob spa.Sender) {
+	t := g.t
+	t.Helper()
 	r := request()
 	r.For = time.Second
 	g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
@@ -105,6 +116,12 @@ func TestWatch(t *testing.T) {
 	if d := w.wantShown(t, "denied", "bob"); !strings.Contains(d.Reason, "not allowed") {
 		t.Errorf("denied: %+v", d)
 	}
+}
+
+// wantSilentShown sends stale packets of carol's key, a copy of a packet of alice's and noise, none of them answered.
+func (g *gateway) wantSilentShown(w *watching, alice, carol spa.Sender) {
+	t := g.t
+	t.Helper()
 	behind, begun := request(), time.Now()
 	behind.Time = begun.Add(-43 * time.Second)
 	stale := g.seal(behind, carol)
@@ -124,6 +141,13 @@ func TestWatch(t *testing.T) {
 	for range 200 {
 		g.send("192.0.2.6", make([]byte, 200))
 	}
+}
+
+// wantSummedUp: since begun, carol's 50 packets and the noise have at most a line a second each, and noise has no
+// address.
+func (g *gateway) wantSummedUp(w *watching, begun time.Time) {
+	t := g.t
+	t.Helper()
 	// Silent refusals are summed up each second in no particular order: wait for all of them.
 	lab.Eventually(t, "all that came in silence to be summed up", func() bool {
 		noise, stale := uint64(0), uint64(0)
@@ -160,8 +184,6 @@ func TestWatch(t *testing.T) {
 	if ended != 2 {
 		t.Errorf("%d grants are said to have ended, want the two that were not closed before", ended)
 	}
-	w.kill()
-	lab.Eventually(t, "the watcher to be forgotten", func() bool { return g.status().Watchers == 0 })
 }
 
 // TestWatchText: the lines are sentences, and the end of the server is reported.

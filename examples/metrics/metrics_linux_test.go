@@ -220,6 +220,14 @@ func TestAgainstTheRealThing(t *testing.T) {
 	if out, err := check.CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("promtool check metrics: %v\n%s", err, out)
 	}
+	wantNamesOn(t, page)
+	g.wantData()
+	g.wantRules()
+}
+
+// wantNamesOn fails if the files of this directory name metrics or values that the page does not have.
+func wantNamesOn(t *testing.T, page string) {
+	t.Helper()
 	for _, text := range append(queries(t), read(t, "rules.yml"), read(t, "rules_test.yml"), read(t, "README.md")) {
 		for _, name := range metric.FindAllString(text, -1) {
 			if !strings.Contains(page, "\n"+name+"{") && !strings.Contains(page, "\n"+name+" ") {
@@ -236,6 +244,12 @@ func TestAgainstTheRealThing(t *testing.T) {
 			}
 		}
 	}
+}
+
+// wantData waits until Prometheus has data for each query of the dashboard.
+func (g *gateway) wantData() {
+	t := g.t
+	t.Helper()
 	for _, query := range queries(t) {
 		knocked := false
 		lab.Eventually(t, "data for "+query, func() bool {
@@ -249,6 +263,12 @@ func TestAgainstTheRealThing(t *testing.T) {
 			return false
 		})
 	}
+}
+
+// wantRules fails unless Prometheus evaluates all rules, and none of them raises an alert.
+func (g *gateway) wantRules() {
+	t := g.t
+	t.Helper()
 	if n := g.query(`up{job="spa"} == 1`); n != 1 {
 		t.Errorf("%d targets are up", n)
 	}

@@ -15,6 +15,40 @@ import (
 	"sallyport/spa/lab"
 )
 
+// rotateOften renames and reopens the log 200 times, in ten of them with the disk full and in ten with something else
+// at its path, and returns how often reopening failed.
+func rotateOften(t *testing.T, l *Log, path string) int {
+	t.Helper()
+	failed := 0
+	for turn := range 200 {
+		if err := os.Rename(path, fmt.Sprint(path, ".", turn)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		filled := ""
+		switch turn % 20 {
+		case 7:
+			filled = filepath.Join(filepath.Dir(path), "other")
+			if err := lab.FillDisk(filled); err != nil {
+				t.Fatal(err)
+			}
+		case 13: // the new file cannot be opened: the old one stays in use
+			if err := os.Mkdir(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.Reopen(); err != nil {
+			failed++
+			if err := errors.Join(l.Named(), os.Remove(path)); err == nil {
+				t.Error("a log that could not be reopened is called by its name")
+			}
+		}
+		if filled != "" {
+			os.Remove(filled)
+		}
+	}
+	return failed
+}
+
 // TestRotatedAtFullSpeed: however often the log is rotated while lines are written, and although the disk is full or
 // the new file cannot be opened now and then, each line is in one of the files, or is counted as lost and reported.
 func TestRotatedAtFullSpeed(t *testing.T) {
@@ -39,33 +73,7 @@ func TestRotatedAtFullSpeed(t *testing.T) {
 		}
 		written <- n
 	}()
-	failed := 0
-	for turn := range 200 {
-		if err := os.Rename(path, fmt.Sprint(path, ".", turn)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			t.Fatal(err)
-		}
-		filled := ""
-		switch turn % 20 {
-		case 7:
-			filled = filepath.Join(dir, "other")
-			if err := lab.FillDisk(filled); err != nil {
-				t.Fatal(err)
-			}
-		case 13: // the new file cannot be opened: the old one stays in use
-			if err := os.Mkdir(path, 0o700); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := l.Reopen(); err != nil {
-			failed++
-			if err := errors.Join(l.Named(), os.Remove(path)); err == nil {
-				t.Error("a log that could not be reopened is called by its name")
-			}
-		}
-		if filled != "" {
-			os.Remove(filled)
-		}
-	}
+	failed := rotateOften(t, l, path)
 	stop.Store(true)
 	n := <-written
 	if err := l.Close(); err != nil {

@@ -38,7 +38,7 @@ func mustPorts(t *testing.T, texts ...string) []service.Ports {
 }
 
 func TestDefaults(t *testing.T) {
-	c := lab.Value(loadText(t, least+"[service.ssh]\nports = [\"tcp/22\"]\n"))(t)
+	c := lab.Value(loadText(t, least+sshService))(t)
 	want := Config{
 		Dir: c.Dir, Name: "gw", Address: "192.0.2.1", ServerID: keys.ServerID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
 			14, 15},
@@ -55,11 +55,10 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-func TestLoadAll(t *testing.T) {
-	c, err := loadText(t, `version = 1
+const everySetting = `version = 1
 name = "office-1"
 address = "[2001:db8::1]:443"
-server_id = "`+serverID+`"
+server_id = "` + serverID + `"
 knock_ports = [ # several
   62201,
   { port = 443, shared = true },
@@ -94,7 +93,10 @@ when = ["mon-fri 08:00-18:00", "fri 22:00-02:00"]
 [service.ssh]
 ports = ["tcp/22", "tcp/60000-60010"]
 max_for = "10s"
-`)
+`
+
+func TestLoadAll(t *testing.T) {
+	c, err := loadText(t, everySetting)
 	lab.Must(t, err)
 	want := Config{
 		Dir: c.Dir, Name: "office-1", Address: "[2001:db8::1]:443", ServerID: c.ServerID,
