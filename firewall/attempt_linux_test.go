@@ -138,8 +138,8 @@ func readArrived(c net.Conn, b []byte) (n int) {
 	return max(0, n)
 }
 
-// shorten makes grants end soon, without further help. What a test does with the grants is done by then: it may take
-// longer than short grants last.
+// shorten makes grants end soon, without further help. Tests use their grants before they call it:
+// that may take longer than short grants last.
 func (s *site) shorten(m Match, last time.Duration) {
 	s.Helper()
 	gs := s.revoke(m)

@@ -111,7 +111,7 @@ func TestOneLinkAtATime(t *testing.T) {
 		s.revoke(Match{})
 		s.must(s.Grant(s.Context(), []Grant{near("bob", second, long)}, time.Now()))
 		if s.opensNear(stranger, "eth0", lab.Patience) == nil {
-			t.Error("bob is shut out on his link")
+			t.Error("bob is shut out on the second link")
 		}
 		if s.opensNear(s.client, "vc", silence) != nil {
 			t.Error("alice is let in by bob's grant")

@@ -36,8 +36,8 @@ func (g *gateway) acts() []string {
 	return list
 }
 
-// TestActs: what an administrator does is in the audit log, once, whether the server runs or not. No key and no token
-// is.
+// TestActs: what an administrator does is in the audit log, once, whether the server runs or not; keys and
+// tokens are not.
 func TestActs(t *testing.T) {
 	lab.NeedRoot(t)
 	t.Setenv("SUDO_USER", "carol")
@@ -84,7 +84,7 @@ func TestActs(t *testing.T) {
 	}
 }
 
-// TestActsNeverFail: where the line cannot be written, the act is done, and a warning is printed.
+// TestActsNeverFail: an act whose line cannot be written is carried out anyway, with a warning.
 func TestActsNeverFail(t *testing.T) {
 	g := newGateway(t)
 	g.set("audit", "file", `"gone/audit.jsonl"`)
@@ -97,7 +97,7 @@ func TestActsNeverFail(t *testing.T) {
 	}
 }
 
-// TestServerWritesAfterActs: a log that spa-keygen has made is the server's, too.
+// TestServerWritesAfterActs: the server can write to a log that spa-keygen created.
 func TestServerWritesAfterActs(t *testing.T) {
 	lab.NeedRoot(t)
 	g := newGateway(t)
@@ -118,7 +118,7 @@ func TestServerWritesAfterActs(t *testing.T) {
 	}
 }
 
-// TestActsInTheJournal: they go where the decisions go, too.
+// TestActsInTheJournal: acts go to the journal like decisions.
 func TestActsInTheJournal(t *testing.T) {
 	g := newGateway(t)
 	journal, run := newFakeJournal(t)
@@ -132,8 +132,8 @@ func TestActsInTheJournal(t *testing.T) {
 		"SPA_GATEWAY=gw", "SPA_UID=0")
 }
 
-// TestOlderServerObeys: after an upgrade of the programs the old server still runs, and does not know who may ask. It
-// is asked as before.
+// TestOlderServerObeys: after an upgrade of the programs, commands still work with an old server, which does not know
+// their new fields.
 func TestOlderServerObeys(t *testing.T) {
 	g := newGateway(t)
 	l, err := net.Listen("unix", filepath.Join(g.dir, "control.sock"))

@@ -54,7 +54,7 @@ func (g *gateway) seen(client string) control.Seen {
 	return control.Seen{}
 }
 
-// TestStatus: the status is true.
+// TestStatus: the status agrees with what happened.
 func TestStatus(t *testing.T) {
 	g := newGateway(t)
 	bob := sender(g.enrol("bob", "ssh"))
@@ -104,7 +104,7 @@ func (g *gateway) wantNew(st control.Status, before time.Time) {
 }
 
 // wantClocks fails unless the status shows by how much clients' clocks differ: alice's by her last knock, after since,
-// and bob's by a stale one, until he knocks with the right time.
+// and bob's by a stale one, until his clock is right.
 func (g *gateway) wantClocks(alice, bob spa.Sender, since time.Time) {
 	g.t.Helper()
 	ahead := request()
@@ -129,7 +129,7 @@ func (g *gateway) wantClocks(alice, bob spa.Sender, since time.Time) {
 	right := request()
 	g.wantReceipt("192.0.2.4", g.seal(right, bob), bob, spa.Granted)
 	if seen := g.seen("bob"); seen.Stale != nil || !stamped(seen.Ahead, right, seen.Last) {
-		g.t.Errorf("bob, his clock put right: %+v", seen)
+		g.t.Errorf("bob, with the right clock: %+v", seen)
 	}
 }
 

@@ -268,7 +268,7 @@ func (g *gateway) confirmedTrial() time.Time {
 			return end
 		}
 	}
-	g.t.Fatalf("somebody got in, and the guard was not confirmed:\n%s", g.server.log())
+	g.t.Fatalf("someone got in, but the guard was not confirmed:\n%s", g.server.log())
 	return time.Time{}
 }
 

@@ -81,7 +81,7 @@ func TestRefusedInSilence(t *testing.T) {
 		if test.counted == "" {
 			continue
 		}
-		lab.Eventually(t, "a summary to tell of "+test.name, func() bool {
+		lab.Eventually(t, "a summary to report "+test.name, func() bool {
 			return strings.Contains(g.server.log(), test.counted)
 		})
 	}
@@ -229,7 +229,7 @@ func TestRetry(t *testing.T) {
 		short.Time = time.Now()
 		late := g.wantReceipt("192.0.2.3", g.seal(short, alice), alice, spa.Granted)
 		if late.Services[0].For != 0 {
-			t.Errorf("the retry is told that it is open for %v", late.Services[0].For)
+			t.Errorf("the answer to the retry says that it is open for %v", late.Services[0].For)
 		}
 		g.wantDark("192.0.2.3", "192.0.2.1:22", "after a retry that came when the grant was over")
 	})
@@ -261,5 +261,5 @@ func TestDelayedOpen(t *testing.T) {
 	g.wantReceipt("192.0.2.2", g.seal(opened, alice), alice, spa.ReasonSuperseded)
 
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
-	g.wantOpen("192.0.2.2", "192.0.2.1:22", "opened anew")
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "opened again")
 }

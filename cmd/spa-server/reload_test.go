@@ -353,7 +353,7 @@ func TestReloadClientsAndGate(t *testing.T) {
 	}
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 	if !g.seen("alice").OldGate {
-		t.Error("alice uses the old gate key, and nobody is told")
+		t.Error("alice uses the old gate key, and nothing reports it")
 	}
 	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "clients that used it last: 1",
 		"alice: ", "uses the old gate key")
@@ -361,7 +361,7 @@ func TestReloadClientsAndGate(t *testing.T) {
 	alice.Gate = gates.Current
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 	if g.seen("alice").OldGate {
-		t.Error("alice uses the new gate key, and the old one is told of")
+		t.Error("alice uses the new gate key, and the old one is reported")
 	}
 
 	g.rewrite("server.toml", `max_for = "10m"`, `max_for = "9m"`)
@@ -387,7 +387,7 @@ func TestOldKeysAreNamed(t *testing.T) {
 	alice := sender(profile)
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 	if g.seen("alice").OldKey {
-		t.Error("alice uses her new key, and the old one is told of")
+		t.Error("alice uses her new key, and the old one is reported")
 	}
 }
 

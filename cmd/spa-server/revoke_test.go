@@ -128,7 +128,7 @@ func TestRevokeAddress(t *testing.T) {
 	g.wantReceipt("192.0.2.2", heldBack, bob, spa.ReasonSuperseded)
 	for _, client := range []string{"alice", "bob"} {
 		if d := w.wantShown(t, "revoked", client); d.Source != lab2 {
-			t.Errorf("watchers are told %+v", d)
+			t.Errorf("watchers see %+v", d)
 		}
 	}
 	wantSaid(t, g.fails(1, "revoke", "192.0.2.2", "--config", g.dir), "nothing is open for 192.0.2.2")

@@ -216,7 +216,7 @@ func TestRotateKilled(t *testing.T) {
 		}
 		if after.ID != before.ID && (after.Previous == nil || after.Previous.ID != before.ID ||
 			!after.Previous.Key.Equal(before.Key)) {
-			t.Fatalf("killed after %d ms: neither the keys of before nor of after", i)
+			t.Fatalf("killed after %d ms: the file has keys from neither before nor after", i)
 		}
 	}
 	left := lab.Value(keys.ReadClient(path))(t)
@@ -225,7 +225,7 @@ func TestRotateKilled(t *testing.T) {
 	g.knockedBy(s, request())
 }
 
-// TestRotateGate: two gate keys for a while, then one. What is reported about a packet stays the same.
+// TestRotateGate: two gate keys for a while, then one. Reports about a packet do not change.
 func TestRotateGate(t *testing.T) {
 	g := opened(t)
 	alice := sender(g.profile())

@@ -45,7 +45,7 @@ func (g *gateway) wantSandboxed(st control.Status, processes ...string) {
 		})
 	}
 	if want := append([]string{"spa-server"}, processes...); !slices.Equal(names, want) {
-		g.t.Errorf("status tells of %v, want %v", names, want)
+		g.t.Errorf("status reports %v, want %v", names, want)
 	}
 	// The files of an undumpable process belong to root, even if the process does not (proc(5)).
 	info, err := os.Stat(fmt.Sprintf("/proc/%d/fd", st.PID))
@@ -238,6 +238,6 @@ func TestPoorKernel(t *testing.T) {
 	lab.Eventually(t, "the end of the check", g.server.done)
 	wantSaid(t, g.server.log(), "warning: sandbox: files", "warning: sandbox: system calls")
 	if lacks := sandbox.Lacks(); len(lacks) != 0 {
-		t.Errorf("here it is said too, and this kernel has all: %v", lacks)
+		t.Errorf("reported on a kernel that lacks nothing: %v", lacks)
 	}
 }

@@ -178,11 +178,11 @@ func (g *gateway) wantSummedUp(w *watching, begun time.Time) {
 		}
 	}
 	if others := len(all) - shown - noise; shown > most || noise > most || others != 8 {
-		t.Errorf("50 stale packets in %d lines, noise in %d, want %d at the most; %d other lines, want 8",
+		t.Errorf("50 stale packets in %d lines, noise in %d, want at most %d; %d other lines, want 8",
 			shown, noise, most, others)
 	}
 	if ended != 2 {
-		t.Errorf("%d grants are said to have ended, want the two that were not closed before", ended)
+		t.Errorf("%d grants are reported as ended, want the two that were not closed before", ended)
 	}
 }
 

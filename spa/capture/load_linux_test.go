@@ -134,7 +134,7 @@ func TestStatsAfterCloseAreItsOwn(t *testing.T) {
 	listen(t, gateway, knocks)
 	flood(t, gateway, dialUDP(t, client, client4, gateway4))
 	if n := closed.Stats().KernelDrops; n != 0 {
-		t.Errorf("a closed sniffer tells of %d drops", n)
+		t.Errorf("a closed sniffer reports %d drops", n)
 	}
 }
 

@@ -43,7 +43,7 @@ func Eventually(t testing.TB, what string, cond func() bool) {
 func eventually(t testing.TB, within time.Duration, what string, cond func() bool) {
 	t.Helper()
 	if !poll(within, cond) {
-		t.Fatalf("waited %v in vain for %s", within, what)
+		t.Fatalf("waited %v for %s, which did not happen", within, what)
 	}
 }
 

@@ -53,7 +53,7 @@ func serving(t *testing.T, m config.Metrics) {
 	})
 }
 
-// request asks the page at a socket.
+// request sends a request to the page at a socket.
 func request(t *testing.T, path, method, url string) (int, string) {
 	t.Helper()
 	client := http.Client{Timeout: lab.Patience, Transport: &http.Transport{DisableKeepAlives: true,
@@ -90,8 +90,8 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// TestNobodyIsHeldUp: whoever connects and asks nothing, or never reads, keeps nobody from the page.
-func TestNobodyIsHeldUp(t *testing.T) {
+// TestIdleClients: clients that send no request, or never read, do not block the page.
+func TestIdleClients(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "metrics.sock")
 	serving(t, at(path))
 	var all []net.Conn
@@ -111,7 +111,7 @@ func TestNobodyIsHeldUp(t *testing.T) {
 		t.Errorf("got %d", code)
 	}
 	if waited := time.Since(start); waited >= readWithin {
-		t.Errorf("the page came only when the others had lost their connections, after %v", waited)
+		t.Errorf("the page came only after the idle clients were disconnected, %v later", waited)
 	}
 	left := 0
 	for _, conn := range all {
@@ -121,11 +121,11 @@ func TestNobodyIsHeldUp(t *testing.T) {
 		}
 	}
 	if left > maxConns {
-		t.Errorf("%d connections are open, and %d may be", left, maxConns)
+		t.Errorf("%d connections are open, want at most %d", left, maxConns)
 	}
 }
 
-// TestHugeHeader: a request of any length ends without an answer of any length.
+// TestHugeHeader: an endless request is cut off without the page.
 func TestHugeHeader(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "metrics.sock")
 	serving(t, at(path))
@@ -178,8 +178,8 @@ func leave(t *testing.T, path string) {
 	l.Close()
 }
 
-// TestStaleSocket: a socket is replaced if nobody answers there and it is the server's or root's; anything else with
-// the name stays.
+// TestStaleSocket: a socket that no process serves is replaced if it is the server's or root's; anything else with its
+// name stays.
 func TestStaleSocket(t *testing.T) {
 	lab.NeedRoot(t)
 	path := func() string { return filepath.Join(t.TempDir(), "metrics.sock") }
@@ -218,8 +218,8 @@ func TestStaleSocket(t *testing.T) {
 	}
 }
 
-// TestStaleInTheUnit: the systemd unit takes root's right to other users' files, and the server that was killed had
-// given its socket away.
+// TestStaleInTheUnit: a killed server's socket is replaced even under systemd, where root has no right to the files of
+// the user that the socket belongs to.
 func TestStaleInTheUnit(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
@@ -252,10 +252,10 @@ func TestStaleInTheUnit(t *testing.T) {
 	}
 }
 
-// TestInUse: the error says how to find the program that has the address, whatever that program does.
+// TestInUse: the error says how to find the program that has the address, even if it does not respond.
 func TestInUse(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "metrics.sock")
-	l, err := net.Listen("unix", path) // and never accepts
+	l, err := net.Listen("unix", path) // never accepts
 	if err != nil {
 		t.Fatal(err)
 	}
