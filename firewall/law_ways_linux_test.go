@@ -171,7 +171,7 @@ func handedBefore(_ kind, s *lawState, c *lawCase, _ sign) string {
 // foreignMark is known of a tool that sets our bit while the guard is away.
 func foreignMark(_ kind, s *lawState, _ *lawCase, _ sign) string {
 	if s.away || s.ex || !s.loaded {
-		return "another tool sets the mark of flows that the guard has not admitted, or admits no more"
+		return "another tool sets the mark of flows that the guard has not admitted, or no longer admits"
 	}
 	return ""
 }
@@ -182,7 +182,7 @@ func goesOut(k kind, s *lawState, c *lawCase, got sign) string {
 	published := strings.HasSuffix(c.steps[0].door.name, publishedPort)
 	if got == signLeft && k.programs != "" && published && !c.steps[0].after &&
 		(s.away || c.cut && s.ex && s.end != endCut) {
-		return "by iptables the machine behind still speaks in a session that is let in no more"
+		return "by iptables the machine behind still speaks in a session that is no longer let in"
 	}
 	return ""
 }

@@ -265,7 +265,7 @@ var doctorTests = []doctorTest{
 		g.readdress(func(p *keys.Profile) { p.KnockPorts = []uint16{62202, 62201} })
 	}, nil, 1, []doctorLine{{bad, "other knock ports do: it is blocked on the way, or the gateway no longer has it"},
 		{good, "accepts connections after"}}, ""},
-	{"grants shorter than a look", func(g *gateway) {
+	{"grants shorter than an attempt", func(g *gateway) {
 		g.server.stop(syscall.SIGTERM)
 		g.rewrite("server.toml", `(?m)^for = "30s"`, `for = "1s"`)
 		g.start()

@@ -183,7 +183,7 @@ func TestReloadServices(t *testing.T) {
 		t.Errorf("ended %+v, want bob's web", r.Ended)
 	}
 	g.wantDark("192.0.2.9", "192.0.2.1:3306", "guarded now")
-	g.wantOpen("192.0.2.9", "192.0.2.1:80", "guarded no more")
+	g.wantOpen("192.0.2.9", "192.0.2.1:80", "no longer guarded")
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "alice's ssh")
 	g.wantOpen("192.0.2.3", "192.0.2.1:22", "bob's ssh")
 	if err := lab.Echoes(session, "still here", lab.Patience); err != nil {
@@ -205,7 +205,7 @@ func TestReloadServices(t *testing.T) {
 
 	g.rewrite("server.toml", `(?s)\[service.db\].*`, "")
 	g.wantReloaded("service.db (gone)")
-	g.wantOpen("192.0.2.9", "192.0.2.1:3306", "guarded no more")
+	g.wantOpen("192.0.2.9", "192.0.2.1:3306", "no longer guarded")
 	stop()
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted")
 }

@@ -128,7 +128,7 @@ func TestRotateAtOnce(t *testing.T) {
 	current := sender(g.rotate("--overlap", "0"))
 	g.knockedBy(current, request())
 	if receipt := g.exchange("192.0.2.2", heldBack, old, silence); receipt != nil {
-		t.Errorf("a packet of before the rotation is answered: %v", receipt.Status)
+		t.Errorf("a packet from before the rotation is answered: %v", receipt.Status)
 	}
 	g.wantSilence(old, "the old key")
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "opened before the rotation")

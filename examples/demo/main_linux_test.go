@@ -98,7 +98,7 @@ func TestInterrupted(t *testing.T) {
 			}
 		}
 		if strings.HasPrefix(told.Text(), "5. ") {
-			t.Error("goes on with the next step")
+			t.Error("it continues with the next step")
 		}
 	}
 	var exit *exec.ExitError

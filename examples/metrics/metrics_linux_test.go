@@ -274,7 +274,7 @@ func (g *gateway) wantRules() {
 	}
 	for _, alert := range alerts(t) {
 		if n := g.query(fmt.Sprintf(`ALERTS{alertname=%q}`, alert)); n > 0 {
-			t.Errorf("a gateway that is well raises %s", alert)
+			t.Errorf("a healthy gateway raises %s", alert)
 		}
 	}
 	var rules struct {

@@ -328,7 +328,7 @@ var machineTests = []hostTest{
 		h.uid, h.rules.Links = 1000, nil
 		h.notSeen("the rule sets of other tools", os.ErrPermission)
 		h.rules = nil
-	}, want: Notice, says: []string{"not looked at", "the rule sets of other tools", "root"}},
+	}, want: Notice, says: []string{"not inspected", "the rule sets of other tools", "root"}},
 	{name: "no guard", spoil: func(s *scene) { s.nft(dropping) }, want: Problem,
 		says: []string{"guard", "NOT LOADED", "systemctl restart"}},
 	{name: "neither guard nor server", spoil: func(s *scene) { s.nft(dropping); s.saveSettings() },

@@ -167,7 +167,7 @@ func (k *knocking) postpone(r spa.Receipt) bool {
 // target returns where to send the i-th packet.
 func (k *knocking) target(try int) netip.AddrPort { return k.route.To[try%len(k.route.To)] }
 
-// send seals a new packet and sends it. If the system cannot send it, the error is recorded and the knock goes on: the
+// send seals a new packet and sends it. If the system cannot send it, the error is recorded and the knock continues: the
 // network may be back for the next packet.
 func (k *knocking) send() error {
 	request := k.plan.request(k.route, time.Now())

@@ -78,13 +78,13 @@ func TestFloorsAreOfKeys(t *testing.T) {
 			}
 			if how == "while it runs" {
 				b.rename("alice", "al")
-			} else { // only the journal knows of before
+			} else { // only the journal knows it
 				lab.Must(t, os.Rename(filepath.Join(b.s.clientsDir(), "alice.toml"),
 					filepath.Join(b.s.clientsDir(), "al.toml")))
 				b.s.clients, _ = keys.LoadRegistry(b.s.clientsDir())
 			}
 			if b.arrive(late); b.event.Client != "al" || b.event.Receipt.Status != spa.ReasonSuperseded {
-				t.Errorf("%s, renamed %s: a packet of before is %s's: %v, %v", name, how, b.event.Client, b.event.Receipt.Status,
+				t.Errorf("%s, renamed %s: an earlier packet is %s's: %v, %v", name, how, b.event.Client, b.event.Receipt.Status,
 					b.event.Err)
 			}
 		}
@@ -110,7 +110,7 @@ func TestRevokedWhileDown(t *testing.T) {
 	b.write(func(*keys.Client) {})
 	b.sees("alice")
 	if b.arrive(late); b.event.Receipt.Status != spa.ReasonSuperseded {
-		t.Errorf("a packet of before the revocation: %v, %v", b.event.Receipt.Status, b.event.Err)
+		t.Errorf("a packet from before the revocation: %v, %v", b.event.Receipt.Status, b.event.Err)
 	}
 }
 
@@ -204,7 +204,7 @@ func TestKeyTaken(t *testing.T) {
 			}
 			put(c)
 			if b.arrive(late); test.ends && b.event.Receipt.Status != spa.ReasonSuperseded {
-				t.Errorf("%s, reload %v: a packet of before: %v, %v", name, reload, b.event.Receipt.Status, b.event.Err)
+				t.Errorf("%s, reload %v: an earlier packet: %v, %v", name, reload, b.event.Receipt.Status, b.event.Err)
 			}
 		}
 	}
@@ -243,7 +243,7 @@ func TestRevokedBesideACopy(t *testing.T) {
 			os.Remove(filepath.Join(b.s.clientsDir(), revoked+keys.Suffix))
 			b.sees(revoked)
 			if b.arrive(late); b.event.Receipt.Status != spa.ReasonSuperseded {
-				t.Errorf("%s, revoked beside %s, is gone: a packet of before: %v, %v", revoked, name, b.event.Receipt.Status,
+				t.Errorf("%s, revoked beside %s, is gone: an earlier packet: %v, %v", revoked, name, b.event.Receipt.Status,
 					b.event.Err)
 			}
 		}
