@@ -68,10 +68,7 @@ func TestActs(t *testing.T) {
 			if got := g.acts(); !slices.Equal(got, want) {
 				t.Errorf("got  %q\nwant %q", got, want)
 			}
-			data, err := os.ReadFile(filepath.Join(g.dir, "audit.jsonl"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			data := lab.Value(os.ReadFile(filepath.Join(g.dir, "audit.jsonl")))(t)
 			for _, token := range tokens[:2] {
 				if strings.Contains(string(data), token) || !strings.HasPrefix(token, "spa1") {
 					t.Errorf("a token is in the log")
@@ -105,14 +102,8 @@ func TestServerWritesAfterActs(t *testing.T) {
 	g.give(state)
 	g.rewrite("server.toml", `file = "audit.jsonl"`, `file = "`+filepath.Join(state, "audit.jsonl")+`"`)
 	g.must("spa-keygen", "rotate", "alice", "--config", g.dir)
-	dir, err := os.Stat(state)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, err := os.Stat(filepath.Join(state, "audit.jsonl"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := lab.Value(os.Stat(state))(t)
+	file := lab.Value(os.Stat(filepath.Join(state, "audit.jsonl")))(t)
 	if got, want := file.Sys().(*syscall.Stat_t).Uid, dir.Sys().(*syscall.Stat_t).Uid; got != want {
 		t.Errorf("the log belongs to user %d, and its directory to %d", got, want)
 	}
@@ -136,10 +127,7 @@ func TestActsInTheJournal(t *testing.T) {
 // their new fields.
 func TestOlderServerObeys(t *testing.T) {
 	g := newGateway(t)
-	l, err := net.Listen("unix", filepath.Join(g.dir, "control.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(net.Listen("unix", filepath.Join(g.dir, "control.sock")))(t)
 	defer l.Close()
 	go func() {
 		for {

@@ -24,9 +24,7 @@ func newFakeJournal(t *testing.T) (j *fakeJournal, run string) {
 	t.Helper()
 	run = t.TempDir()
 	dir := filepath.Join(run, "systemd", "journal")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.MkdirAll(dir, 0o755))
 	j = &fakeJournal{t: t, path: filepath.Join(dir, "socket")}
 	j.start()
 	t.Cleanup(func() { j.conn.Close() })

@@ -454,9 +454,7 @@ func TestHangup(t *testing.T) {
 	g.start()
 	g.mustOpen()
 	log := filepath.Join(g.dir, "audit.jsonl")
-	if err := os.Rename(log, log+".1"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Rename(log, log+".1"))
 	g.rewrite("server.toml", "(?s).*", "a mistake")
 	g.server.cmd.Process.Signal(syscall.SIGHUP)
 	lab.Eventually(t, "the new log", func() bool { _, err := os.Stat(log); return err == nil })

@@ -29,10 +29,7 @@ type fakeJournal struct {
 
 func newFakeJournal(t *testing.T, path string) *fakeJournal {
 	t.Helper()
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := lab.Value(net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path}))(t)
 	t.Cleanup(func() { conn.Close() })
 	return &fakeJournal{t, conn}
 }
@@ -80,10 +77,7 @@ func fieldsOf(b []byte) (map[string][]string, error) {
 
 func openJournal(t *testing.T, path string) *Log {
 	t.Helper()
-	l, err := OpenJournal(path, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(OpenJournal(path, slog.New(slog.DiscardHandler)))(t)
 	t.Cleanup(func() { l.Close() })
 	return l
 }
@@ -136,10 +130,7 @@ func (a *attempts) send(message []byte) error {
 // TestJournalRestarts: the journal's socket is removed and replaced while lines are written, and no line is lost.
 func TestJournalRestarts(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
-	to, err := openSender(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	to := lab.Value(openSender(path))(t)
 	tries := &attempts{sender: to}
 	l := newLog(discard{}, slog.New(slog.DiscardHandler))
 	l.startJournal(tries)

@@ -28,13 +28,9 @@ func rotateOften(t *testing.T, l *Log, path string) int {
 		switch turn % 20 {
 		case 7:
 			filled = filepath.Join(filepath.Dir(path), "other")
-			if err := lab.FillDisk(filled); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, lab.FillDisk(filled))
 		case 13: // the new file cannot be opened: the old one stays in use
-			if err := os.Mkdir(path, 0o700); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.Mkdir(path, 0o700))
 		}
 		if err := l.Reopen(); err != nil {
 			failed++
@@ -54,16 +50,11 @@ func rotateOften(t *testing.T, l *Log, path string) int {
 func TestRotatedAtFullSpeed(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"))
 	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
 	path := filepath.Join(dir, "audit.jsonl")
 	var ops lockedBuffer
-	l, err := Open(path, slog.New(slog.NewTextHandler(&ops, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(Open(path, slog.New(slog.NewTextHandler(&ops, nil))))(t)
 	var stop atomic.Bool
 	written := make(chan int)
 	go func() {
@@ -76,9 +67,7 @@ func TestRotatedAtFullSpeed(t *testing.T) {
 	failed := rotateOften(t, l, path)
 	stop.Store(true)
 	n := <-written
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, l.Close())
 	if failed != 10 {
 		t.Errorf("reopening failed %d times, want 10", failed)
 	}
@@ -102,16 +91,10 @@ func TestRotatedAtFullSpeed(t *testing.T) {
 // count.
 func clientsIn(t *testing.T, dir string) map[string]int {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, "audit.jsonl*"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := lab.Value(filepath.Glob(filepath.Join(dir, "audit.jsonl*")))(t)
 	seen := make(map[string]int)
 	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		data := lab.Value(os.ReadFile(file))(t)
 		for line := range bytes.Lines(data) {
 			var event struct{ Client string }
 			if json.Unmarshal(line, &event) == nil {

@@ -33,13 +33,8 @@ func TestOnlyActsAreRecorded(t *testing.T) {
 	if err := b.s.record(control.Request{}); err == nil {
 		t.Error("no act: recorded")
 	}
-	if err := b.s.record(control.Request{Act: &good, UID: 7, By: &control.By{SudoUser: "carol"}}); err != nil {
-		t.Fatal(err)
-	}
-	data, err := os.ReadFile(filepath.Join(b.s.config.Dir, "audit"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, b.s.record(control.Request{Act: &good, UID: 7, By: &control.By{SudoUser: "carol"}}))
+	data := lab.Value(os.ReadFile(filepath.Join(b.s.config.Dir, "audit")))(t)
 	var line map[string]any
 	if err := json.Unmarshal(data, &line); err != nil || strings.Count(string(data), "\n") != 1 {
 		t.Fatalf("%v: %q", err, data)

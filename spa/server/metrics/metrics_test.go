@@ -33,10 +33,7 @@ func decided(client string, v audit.Verdict, ahead time.Duration) audit.Event {
 
 func textOf(t *testing.T, p *Page) string {
 	t.Helper()
-	text, err := p.text()
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := lab.Value(p.text())(t)
 	return string(text)
 }
 
