@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -55,25 +54,7 @@ func (s *site) push(addr string) {
 		l, err = net.Listen("tcp", addr)
 		return err
 	}))
-	s.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				tick := time.NewTicker(5 * time.Millisecond)
-				defer tick.Stop()
-				for range tick.C {
-					if _, err := io.WriteString(c, "news"); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
+	lab.Serve(s, l, lab.Push)
 }
 
 func hears(c net.Conn, within time.Duration) bool {

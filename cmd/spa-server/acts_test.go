@@ -127,22 +127,13 @@ func TestActsInTheJournal(t *testing.T) {
 // their new fields.
 func TestOlderServerObeys(t *testing.T) {
 	g := newGateway(t)
-	l := lab.Value(net.Listen("unix", filepath.Join(g.dir, "control.sock")))(t)
-	defer l.Close()
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			answer := `{"revoked":{"ended":[],"sessions":1}}` + "\n" + `{"done":true}` + "\n"
-			if line, _ := bufio.NewReader(conn).ReadString('\n'); strings.Contains(line, `"by"`) {
-				answer = `{"done":true,"error":"unknown request: is spa-server older than this client?"}` + "\n"
-			}
-			fmt.Fprint(conn, answer)
-			conn.Close()
+	lab.ServeUnix(t, filepath.Join(g.dir, "control.sock"), func(conn net.Conn) {
+		answer := `{"revoked":{"ended":[],"sessions":1}}` + "\n" + `{"done":true}` + "\n"
+		if line, _ := bufio.NewReader(conn).ReadString('\n'); strings.Contains(line, `"by"`) {
+			answer = `{"done":true,"error":"unknown request: is spa-server older than this client?"}` + "\n"
 		}
-	}()
+		fmt.Fprint(conn, answer)
+	})
 	if out := g.must("spa-server", "revoke", "alice", "--cut", "--config", g.dir); !strings.Contains(out,
 		"sessions cut: 1") {
 		t.Errorf("got %s", out)

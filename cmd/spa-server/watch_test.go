@@ -191,7 +191,7 @@ func TestWatchText(t *testing.T) {
 	g := newGateway(t)
 	g.start()
 	cmd := g.command("spa-server", "watch", "--config", g.dir)
-	var out, errs safeBuffer
+	var out, errs lab.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	lab.Must(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill() })
@@ -210,22 +210,4 @@ func TestWatchText(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(errs.String(), "hung up") {
 		t.Errorf("when the server ends: exit %d\n%s", code, errs.String())
 	}
-}
-
-// safeBuffer is a command's output that a test reads at the same time.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

@@ -165,7 +165,7 @@ func (s *stuck) close() error      { s.closed = true; return nil }
 // including those that are queued when the log is closed.
 func TestJournalStalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var ops lockedBuffer
+		var ops lab.Buffer
 		l := newLog(discard{}, slog.New(slog.NewTextHandler(&ops, nil)))
 		l.startJournal(&stuck{})
 		const lines = journalQueue + 1000

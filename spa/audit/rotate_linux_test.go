@@ -53,7 +53,7 @@ func TestRotatedAtFullSpeed(t *testing.T) {
 	lab.Must(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"))
 	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
 	path := filepath.Join(dir, "audit.jsonl")
-	var ops lockedBuffer
+	var ops lab.Buffer
 	l := lab.Value(Open(path, slog.New(slog.NewTextHandler(&ops, nil))))(t)
 	var stop atomic.Bool
 	written := make(chan int)
