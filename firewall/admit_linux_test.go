@@ -27,19 +27,22 @@ table inet filter {
 }
 `
 
-// nft runs the real program on the gateway.
+// nft runs commands of the real program on the gateway.
 func (s *site) nft(script string) string {
 	s.Helper()
-	path := lab.NeedProgram(s, "nft", "apt-get install nftables")
-	cmd := exec.Command(path, "-f", "-")
-	cmd.Stdin = strings.NewReader(script)
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
-	s.must(s.gw.Start(cmd))
-	if err := cmd.Wait(); err != nil {
-		s.Fatalf("nft: %v: %s", err, out.String())
+	return s.runNFT(script, "-f", "-")
+}
+
+// runNFT runs the real program on the gateway.
+func (s *site) runNFT(input string, args ...string) string {
+	s.Helper()
+	cmd := exec.Command(lab.NeedProgram(s, "nft", "apt-get install nftables"), args...)
+	cmd.Stdin = strings.NewReader(input)
+	out, code := lab.Run(s, s.gw, cmd)
+	if code != 0 {
+		s.Fatalf("nft: exit %d: %s", code, out)
 	}
-	return out.String()
+	return out
 }
 
 func admit(c *Config) {

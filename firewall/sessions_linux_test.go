@@ -61,6 +61,16 @@ func hears(c net.Conn, within time.Duration) bool {
 	return reads(c, make([]byte, len("news")), len("news"), within) == len("news")
 }
 
+// keepsHearing fails unless the server goes on sending, for longer than what it sent before can last.
+func keepsHearing(t *testing.T, c net.Conn) {
+	t.Helper()
+	for range 50 {
+		if !hears(c, lab.Patience) {
+			t.Fatal("the client no longer hears its server")
+		}
+	}
+}
+
 // fallsSilent reports whether the connection becomes silent once data in flight has arrived.
 func fallsSilent(c net.Conn) func() bool {
 	return func() bool { return !hears(c, silence) }
@@ -162,11 +172,7 @@ func TestPushingServerIsHeardThroughAGrant(t *testing.T) {
 				c := lab.Value(s.dial(f.alice, f.gateway, "2300"))(s)
 				defer c.Close()
 				s.load(0)
-				for range 20 {
-					if !hears(c, lab.Patience) {
-						t.Fatal("a granted client no longer hears its server")
-					}
-				}
+				keepsHearing(t, c)
 			})
 		}
 	})

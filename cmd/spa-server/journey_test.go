@@ -117,11 +117,7 @@ func TestExitCodes(t *testing.T) {
 
 // TestReplay: a spent packet stays spent: from any address, across kill -9.
 func TestReplay(t *testing.T) {
-	g := newGateway(t)
-	g.keepFresh()
-	g.serve(":22")
-	g.start()
-	alice := sender(g.profile())
+	g, alice := freshGateway(t)
 	r := request()
 	r.For = time.Second
 	packet := g.seal(r, alice)

@@ -151,11 +151,7 @@ func (g *gateway) edit(client, lines string) {
 
 // TestSourceOfAnother: a packet from another address than it states is not spent: it stays valid for its owner.
 func TestSourceOfAnother(t *testing.T) {
-	g := newGateway(t)
-	g.keepFresh()
-	g.serve(":22")
-	g.start()
-	alice := sender(g.profile())
+	g, alice := freshGateway(t)
 	r := request()
 	r.Source = lab2
 	packet := g.seal(r, alice)
@@ -189,11 +185,7 @@ func TestFromAndDeny(t *testing.T) {
 
 // TestRetry: packets of one command have one outcome, and act once.
 func TestRetry(t *testing.T) {
-	g := newGateway(t)
-	g.keepFresh() // a retry counts as one while a packet is fresh
-	g.serve(":22")
-	g.start()
-	alice := sender(g.profile())
+	g, alice := freshGateway(t) // a retry counts as one while a packet is fresh
 	r := request()
 	r.For = 5 * time.Minute
 	first := g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
@@ -237,11 +229,7 @@ func TestRetry(t *testing.T) {
 
 // TestDelayedOpen: a packet that was held back does not reopen a closed service.
 func TestDelayedOpen(t *testing.T) {
-	g := newGateway(t)
-	g.keepFresh()
-	g.serve(":22")
-	g.start()
-	alice := sender(g.profile())
+	g, alice := freshGateway(t)
 	heldBack := g.seal(request(), alice)
 	opened := request()
 	g.wantReceipt("192.0.2.2", g.seal(opened, alice), alice, spa.Granted)

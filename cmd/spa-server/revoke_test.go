@@ -65,11 +65,7 @@ func TestRevokeClient(t *testing.T) {
 
 // TestRevokeUnheld: a packet on its way opens nothing, even if there was no grant to end, and even after kill -9.
 func TestRevokeUnheld(t *testing.T) {
-	g := newGateway(t)
-	g.keepFresh()
-	g.serve(":22")
-	g.start()
-	alice := sender(g.profile())
+	g, alice := freshGateway(t)
 	fast := request() // with a clock that is ahead
 	fast.Time = time.Now().Add(4 * time.Minute)
 	heldBack := g.seal(fast, alice)

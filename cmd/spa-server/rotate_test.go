@@ -141,11 +141,7 @@ func TestRotateAtOnce(t *testing.T) {
 // TestReplayAcrossRotation: packets spent with the old key stay spent, a command continues with the key that it began
 // with, and closing counts for both keys.
 func TestReplayAcrossRotation(t *testing.T) {
-	g := newGateway(t)
-	g.keepFresh()
-	g.serve(":22")
-	g.start()
-	old := sender(g.profile())
+	g, old := freshGateway(t)
 	r := request()
 	r.For = 10 * time.Minute
 	spent, heldBack := g.seal(r, old), g.seal(request(), old)

@@ -146,7 +146,7 @@ func known(p *keys.Profile) []service.Service {
 func (e *examination) first() service.Service {
 	if !e.profile.Receipts {
 		for _, s := range e.services {
-			if _, ok := client.FirstTCP(e.ports(s)); ok {
+			if _, ok := client.FirstTCP(e.profile.Ports(s)); ok {
 				return s
 			}
 		}
