@@ -189,7 +189,7 @@ func TestUDPOfAGapIsForgotten(t *testing.T) {
 	})
 }
 
-// TestUDPServerSpeaksFirst: what a server sends to a client with a grant is a session of that grant, even if the
+// TestUDPServerSpeaksFirst: datagrams from a server to a client with a grant are a session of that grant, even if the
 // client is silent: it outlives the grant, and a cut ends it.
 func TestUDPServerSpeaksFirst(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {

@@ -36,8 +36,8 @@ func (g *gateway) acts() []string {
 	return list
 }
 
-// TestActs: what an administrator does is in the audit log, once, whether the server runs or not; keys and
-// tokens are not.
+// TestActs: the audit log has each act of an administrator once, whether the server runs or not, and neither keys nor
+// tokens.
 func TestActs(t *testing.T) {
 	lab.NeedRoot(t)
 	t.Setenv("SUDO_USER", "carol")

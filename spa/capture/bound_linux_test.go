@@ -147,7 +147,7 @@ func TestBoundTakesOnlyCandidates(t *testing.T) {
 	}
 	send(client, client4, addrPort("192.0.2.255", 62201), 200)
 	lab.Eventually(t, "the packet to be judged", func() bool { return b.Stats().NotForUs == 1 })
-	// The kernel delivers spoofed packets only if it is told to.
+	// The kernel delivers spoofed packets only with these settings.
 	lab.Must(t, gateway.Sysctl("net.ipv4.conf.all.accept_local", "1"))
 	lab.Must(t, gateway.Sysctl("net.ipv4.conf.vs.accept_local", "1"))
 	lab.Must(t, gateway.Sysctl("net.ipv4.conf.all.rp_filter", "0"))

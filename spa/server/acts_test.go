@@ -44,7 +44,7 @@ func TestOnlyActsAreRecorded(t *testing.T) {
 	}
 }
 
-// TestLostActIsReported: the program whose act has no line is told, so that it can write one itself or warn.
+// TestLostActIsReported: a program whose act was not recorded gets an error, so that it can write the line or warn.
 func TestLostActIsReported(t *testing.T) {
 	b := newBench(t)
 	lab.Must(t, b.s.audit.Close()) // its file takes nothing

@@ -104,7 +104,7 @@ func TestOlderServer(t *testing.T) {
 	}
 }
 
-// TestClaims: what is claimed is printable and short.
+// TestClaims: claims are cut short and made printable.
 func TestClaims(t *testing.T) {
 	who := Who(&control.By{SudoUser: "a\x1b[2J\n\u202eb" + strings.Repeat("é", 200), LoginUID: "1000"}, 0)
 	if len(who.SudoUser) > 100 || strings.ContainsAny(who.SudoUser, "\x1b\n\u202e") || who.LoginUID != "1000" {
