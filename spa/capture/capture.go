@@ -11,8 +11,8 @@
 //	destination     an address of this host, not one that it merely routes to
 //	source          not an address that a stranger's packet cannot come from
 //
-// Packets that fail are counted by kind in [Stats] and dropped. UDP checksums are not checked: a virtual link hands over
-// packets whose checksum the sender's host never finished, and a packet's own authentication covers far more.
+// Packets that fail are counted by kind in [Stats] and dropped. UDP checksums are not checked: a virtual link hands
+// over packets whose checksum the sender's host never finished, and a packet's own authentication covers far more.
 //
 // A [Responder] sends datagrams from the address and port that were knocked on, without binding that port. A [Bound]
 // does both with bound sockets, where packet sockets are not allowed.

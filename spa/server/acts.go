@@ -42,8 +42,8 @@ func (s *Server) recordRevoke(r control.Request, grants, sessions int, failed er
 	if failed != nil {
 		more = append(more, slog.String("reason", failed.Error()))
 	}
-	_ = s.audit.RecordAct(audit.Act{Time: s.now(), Act: "revoke", Program: "spa-server", Client: r.Client, Source: r.Source,
-		By: acts.Who(r.By, r.UID), More: more})
+	_ = s.audit.RecordAct(audit.Act{Time: s.now(), Act: "revoke", Program: "spa-server", Client: r.Client,
+		Source: r.Source, By: acts.Who(r.By, r.UID), More: more})
 }
 
 // recordReload records what a reload changed.

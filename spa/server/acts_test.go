@@ -48,7 +48,8 @@ func TestOnlyActsAreRecorded(t *testing.T) {
 func TestLostActIsReported(t *testing.T) {
 	b := newBench(t)
 	lab.Must(t, b.s.audit.Close()) // its file takes nothing
-	if err := b.s.record(control.Request{Act: &control.Act{Act: "new", Program: "spa-keygen", Client: "bob"}}); err == nil {
+	act := &control.Act{Act: "new", Program: "spa-keygen", Client: "bob"}
+	if err := b.s.record(control.Request{Act: act}); err == nil {
 		t.Error("a lost line is reported as written")
 	}
 }

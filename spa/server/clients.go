@@ -250,8 +250,8 @@ func (s *Server) shut(ctx context.Context, before, after *keys.Client) {
 }
 
 // narrow refuses packets on their way that ask for what the client may no longer open. If that includes ports, it
-// refuses every request by port: a request names one, a file may name a range. A client whose file was renamed continues
-// under the new name.
+// refuses every request by port: a request names one, a file may name a range. A client whose file was renamed
+// continues under the new name.
 func (s *Server) narrow(before, after *keys.Client) {
 	now := s.now()
 	if renamed, ok := s.clients.Lookup(before.ID); after == nil && ok {

@@ -1,9 +1,9 @@
 // Package live is the picture that "spa-server watch" draws on a terminal: who is in, from where and for how long, what
 // was decided, how much noise arrives, and whose clock is off.
 //
-// It queries the running server for its status and its grants once a second, and listens to its decisions. If the server
-// stops or hangs, the picture says so, and the queries continue. Every text of the server is made printable before it
-// reaches the terminal.
+// It queries the running server for its status and its grants once a second, and listens to its decisions. If the
+// server stops or hangs, the picture says so, and the queries continue. Every text of the server is made printable
+// before it reaches the terminal.
 package live
 
 import (
@@ -57,8 +57,8 @@ type told struct {
 	missed   uint64
 }
 
-// poll asks for status and grants. A server that takes long to answer, such as for a hundred thousand grants, is queried
-// less often.
+// poll asks for status and grants. A server that takes long to answer, such as for a hundred thousand grants, is
+// queried less often.
 func (s Server) poll(ctx context.Context, p *tea.Program) {
 	for ctx.Err() == nil {
 		began := time.Now()
