@@ -11,8 +11,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// his is a table of the administrator's that drops by default.
-const his = `
+// adminTable is a table of the administrator's that drops by default.
+const adminTable = `
 table inet filter {
 	set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout; }
 	set spa6 { type ipv6_addr . inet_proto . inet_service; flags timeout; }
@@ -27,19 +27,22 @@ table inet filter {
 }
 `
 
-// nft runs the real program on the gateway.
+// nft runs commands of the real program on the gateway.
 func (s *site) nft(script string) string {
 	s.Helper()
-	path := lab.NeedProgram(s, "nft", "apt-get install nftables")
-	cmd := exec.Command(path, "-f", "-")
-	cmd.Stdin = strings.NewReader(script)
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
-	s.must(s.gw.Start(cmd))
-	if err := cmd.Wait(); err != nil {
-		s.Fatalf("nft: %v: %s", err, out.String())
+	return s.runNFT(script, "-f", "-")
+}
+
+// runNFT runs the real program on the gateway.
+func (s *site) runNFT(input string, args ...string) string {
+	s.Helper()
+	cmd := exec.Command(lab.NeedProgram(s, "nft", "apt-get install nftables"), args...)
+	cmd.Stdin = strings.NewReader(input)
+	out, code := lab.Run(s, s.gw, cmd)
+	if code != 0 {
+		s.Fatalf("nft: exit %d: %s", code, out)
 	}
-	return out.String()
+	return out
 }
 
 func admit(c *Config) {
@@ -56,7 +59,7 @@ func admittingSite(t *testing.T, change func(*Config)) *site {
 			change(c)
 		}
 	})
-	s.nft(his)
+	s.nft(adminTable)
 	return s
 }
 
@@ -116,8 +119,8 @@ func TestAdmitMoment(t *testing.T) {
 // TestAdmitPutsBack: whatever another tool does with the administrator's table, live grants come back.
 func TestAdmitPutsBack(t *testing.T) {
 	for name, script := range map[string]string{
-		"reloaded":       "flush ruleset\n" + his,
-		"table replaced": "delete table inet filter\n" + his,
+		"reloaded":       "flush ruleset\n" + adminTable,
+		"table replaced": "delete table inet filter\n" + adminTable,
 		"sets flushed":   "flush set inet filter spa4\nflush set inet filter spa6",
 		"element deleted": "delete element inet filter spa4 { 192.0.2.2 . tcp . 22 }\n" +
 			"delete element inet filter spa6 { 2001:db8::2 . tcp . 22 }",
@@ -136,21 +139,21 @@ func TestAdmitPutsBack(t *testing.T) {
 	}
 }
 
-// TestAdmitWaitsForHisTable: the administrator's table may be missing for a while; no grant is lost, and the error of
+// TestAdmitWaitsForTheTable: the administrator's table may be missing for a while; no grant is lost, and the error of
 // a new grant names the missing set.
-func TestAdmitWaitsForHisTable(t *testing.T) {
+func TestAdmitWaitsForTheTable(t *testing.T) {
 	s := admitted(t)
 	s.grant("alice", "192.0.2.2", long)
 	n := s.counts("could not be put back")
 	s.watch()
 	s.nft("delete table inet filter\ntable inet filter { chain input { type filter hook input priority 0; policy drop; " +
 		"meta l4proto ipv6-icmp accept; }; }")
-	lab.Eventually(t, "the complaint", func() bool { return n.Load() == 1 })
+	lab.Eventually(t, "the failure to be reported", func() bool { return n.Load() == 1 })
 	err := s.Grant(t.Context(), []Grant{sshGrant("bob", "192.0.2.4", long)}, time.Now())
 	if err == nil || !strings.Contains(err.Error(), "nft add set inet filter spa4") {
 		t.Errorf("got %v, want the command that makes the set", err)
 	}
-	s.nft("delete table inet filter\n" + his)
+	s.nft("delete table inet filter\n" + adminTable)
 	lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 	s.dark("192.0.2.4", "192.0.2.1", "22")
 }
@@ -177,11 +180,11 @@ func TestAdmitOwnChangesWakeNobody(t *testing.T) {
 	}
 }
 
-// TestAdmitLeavesHisElements: the administrator's elements stay as they are, even for the address and port of a
+// TestAdmitLeavesOtherElements: the administrator's elements stay as they are, even for the address and port of a
 // grant.
-func TestAdmitLeavesHisElements(t *testing.T) {
+func TestAdmitLeavesOtherElements(t *testing.T) {
 	s := admittingSite(t, nil)
-	s.nft(`add element inet filter spa4 { 192.0.2.3 . tcp . 22 comment "his", 192.0.2.4 . tcp . 22 }`)
+	s.nft(`add element inet filter spa4 { 192.0.2.3 . tcp . 22 comment "admin", 192.0.2.4 . tcp . 22 }`)
 	s.open()
 	s.load(0)
 	s.grant("alice", "192.0.2.3", 300*time.Millisecond)
@@ -197,14 +200,14 @@ func TestAdmitLeavesHisElements(t *testing.T) {
 	for _, a := range []string{"192.0.2.3", "192.0.2.4"} {
 		s.connect(a, "192.0.2.1", "22")
 	}
-	if out := s.nft("list set inet filter spa4"); !strings.Contains(out, `comment "his"`) ||
+	if out := s.nft("list set inet filter spa4"); !strings.Contains(out, `comment "admin"`) ||
 		strings.Contains(out, "expires") {
 		t.Errorf("the administrator's elements were changed: %s", out)
 	}
 }
 
-// TestAdmitOutlivesHisElement: a grant that lasts longer than the element that stood in for it.
-func TestAdmitOutlivesHisElement(t *testing.T) {
+// TestAdmitOutlivesOtherElement: a grant lasts longer than the administrator's element that took its place.
+func TestAdmitOutlivesOtherElement(t *testing.T) {
 	s := admitted(t)
 	s.watch()
 	s.nft("add element inet filter spa4 { 192.0.2.2 . tcp . 22 timeout 1s }")
@@ -306,8 +309,8 @@ func TestAdmitTeardown(t *testing.T) {
 	}
 }
 
-// TestAdmitTeardownWithoutHisTable: a teardown works even if the administrator's table is gone.
-func TestAdmitTeardownWithoutHisTable(t *testing.T) {
+// TestAdmitTeardownWithoutTheTable: a teardown works even if the administrator's table is gone.
+func TestAdmitTeardownWithoutTheTable(t *testing.T) {
 	s := admitted(t)
 	s.grant("alice", "192.0.2.2", long)
 	s.nft("delete table inet filter")
@@ -324,12 +327,12 @@ func TestAdmitAfterGuard(t *testing.T) {
 	s.grant("alice", "192.0.2.2", long)
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 	s.die()
-	s.nft(strings.Replace(his, "policy drop", "policy accept", 1))
+	s.nft(strings.Replace(adminTable, "policy drop", "policy accept", 1))
 	admit(&s.config)
 	s.open()
 	s.load(0)
 	s.connect("192.0.2.3", "192.0.2.1", "22")
-	s.nft("delete table inet filter\n" + his)
+	s.nft("delete table inet filter\n" + adminTable)
 	s.load(0)
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 	s.dark("192.0.2.3", "192.0.2.1", "22")

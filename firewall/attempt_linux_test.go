@@ -49,31 +49,17 @@ func (s *site) attempt(from, to, port string, within time.Duration) (net.Conn, e
 func tcpSocket(h *lab.Host, local netip.AddrPort) (*os.File, error) {
 	var f *os.File
 	err := h.Do(func() error {
-		fd, err := unix.Socket(domainOf(local), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		fd, err := unix.Socket(lab.Family(local), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		f = os.NewFile(uintptr(fd), "attempt")
-		return unix.Bind(fd, sockaddr(local))
+		return unix.Bind(fd, lab.Sockaddr(local))
 	})
 	if err != nil && f != nil {
 		f.Close()
 	}
 	return f, err
-}
-
-func domainOf(a netip.AddrPort) int {
-	if a.Addr().Is4() {
-		return unix.AF_INET
-	}
-	return unix.AF_INET6
-}
-
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
-	}
-	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
 }
 
 // answered connects a socket.
@@ -84,7 +70,7 @@ func answered(f *os.File, to netip.AddrPort, within time.Duration) error {
 	}
 	var outcome error
 	err = raw.Control(func(fd uintptr) {
-		outcome = unix.Connect(int(fd), sockaddr(to))
+		outcome = unix.Connect(int(fd), lab.Sockaddr(to))
 		if outcome == unix.EINPROGRESS {
 			outcome = await(int(fd), within)
 		}
@@ -138,8 +124,8 @@ func readArrived(c net.Conn, b []byte) (n int) {
 	return max(0, n)
 }
 
-// shorten makes grants end soon, without further help. What a test does with the grants is done by then: it may take
-// longer than short grants last.
+// shorten makes grants end soon, without further help. Tests use their grants before they call it:
+// that may take longer than short grants last.
 func (s *site) shorten(m Match, last time.Duration) {
 	s.Helper()
 	gs := s.revoke(m)

@@ -11,6 +11,7 @@ import (
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // TestFinishLeavesTheSets: adding many grants twice would take long, and until the second batch is through, sessions
@@ -50,26 +51,14 @@ func TestFinishOfWhatIsGone(t *testing.T) {
 func TestLoadUnderFlushes(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				s.flushUnasked()
-			}
-		}
-	}()
+	stop := lab.Repeat(s.flushUnasked)
 	for range 30 {
 		if err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) }); err != nil {
 			t.Errorf("under flushes: %v", err)
 			break
 		}
 	}
-	close(stop)
-	<-stopped
+	stop()
 }
 
 // flushUnasked flushes the rule set from another goroutine than the test's.

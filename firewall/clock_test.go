@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"testing"
 	"time"
-	"unsafe"
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
@@ -67,18 +66,6 @@ func (r *recording) Load(_ guard.Spec, p guard.Plan) error {
 	return r.Set(p.At(r.now()).Leases)
 }
 
-// setClock returns at as it is after the wall clock was set by d. time.Time has its wall part in the first word, the
-// seconds above 30 bits of nanoseconds.
-func setClock(t *testing.T, at time.Time, d time.Duration) time.Time {
-	t.Helper()
-	set := at
-	*(*uint64)(unsafe.Pointer(&set)) += uint64(d/time.Second) << 30
-	if set.Sub(at) != 0 || set.Round(0).Sub(at.Round(0)) != d {
-		t.Fatalf("got %v, want %v by a clock that was set by %v", set, at, d)
-	}
-	return set
-}
-
 // clocked is a guard whose clocks stand still until they are set.
 type clocked struct {
 	*testing.T
@@ -102,7 +89,7 @@ func (c *clocked) wakes() {
 }
 
 // passes advances the monotonic clock by d, and the wall clock by ahead more.
-func (c *clocked) passes(d, ahead time.Duration) { c.now = setClock(c.T, c.now.Add(d), ahead) }
+func (c *clocked) passes(d, ahead time.Duration) { c.now = lab.SetClock(c.T, c.now.Add(d), ahead) }
 
 // grants gives a client tcp/22 and the ports after it. The end may lack a monotonic reading.
 func (c *clocked) grants(client string, n uint16, lasts time.Duration) Grant {

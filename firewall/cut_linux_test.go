@@ -136,18 +136,7 @@ func TestCutEndsUDP(t *testing.T) {
 	everywhere(t, func(t *testing.T, k kind, f sides) {
 		s := k.guarded(t, guarding("udp/5000"))
 		gateway := net.JoinHostPort(f.gateway, "5000")
-		server := s.udp(s.gw, "[::]:5000")
-		client, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")),
-			s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
-		s.grantPorts("one", f.alice, long, "udp/5000")
-		s.grantPorts("one", f.stranger, long, "udp/5000")
-		for _, c := range []*net.UDPConn{client, theirs} {
-			s.send(c, gateway)
-			if !s.gets(server, lab.Patience) {
-				t.Fatal("the question was lost")
-			}
-			s.utters(server, c)
-		}
+		server, client, theirs := s.talkUDP(f)
 		s.cuts(Match{Source: netip.MustParseAddr(f.alice)}, 1)
 		for range 3 { // the server keeps sending
 			server.WriteTo([]byte("news"), client.LocalAddr()) // this may fail, because the guard forbids it
@@ -161,6 +150,23 @@ func TestCutEndsUDP(t *testing.T) {
 		}
 		s.utters(server, theirs)
 	})
+}
+
+// talkUDP begins a session of alice and one of the stranger with a server at udp/5000, by a grant for each.
+func (s *site) talkUDP(f sides) (server, mine, theirs *net.UDPConn) {
+	s.Helper()
+	server = s.udp(s.gw, "[::]:5000")
+	begin := func(from string) *net.UDPConn {
+		c := s.udp(s.client, net.JoinHostPort(from, "4000"))
+		s.grantPorts("one", from, long, "udp/5000")
+		s.send(c, net.JoinHostPort(f.gateway, "5000"))
+		if !s.gets(server, lab.Patience) {
+			s.Fatal("the question was lost")
+		}
+		s.utters(server, c)
+		return c
+	}
+	return server, begin(f.alice), begin(f.stranger)
 }
 
 // utters sends a datagram from a server that was asked before.

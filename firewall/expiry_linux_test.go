@@ -120,18 +120,7 @@ func TestUDPSessionEndsWithItsGrant(t *testing.T) {
 	everywhere(t, func(t *testing.T, k kind, f sides) {
 		s := k.guarded(t, cutting("udp/5000"))
 		gateway := net.JoinHostPort(f.gateway, "5000")
-		server := s.udp(s.gw, "[::]:5000")
-		mine, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")),
-			s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
-		s.grantPorts("short", f.alice, long, "udp/5000")
-		s.grantPorts("short", f.stranger, long, "udp/5000")
-		for _, c := range []*net.UDPConn{mine, theirs} {
-			s.send(c, gateway)
-			if !s.gets(server, lab.Patience) {
-				t.Fatal("the question was lost")
-			}
-			s.utters(server, c)
-		}
+		server, mine, theirs := s.talkUDP(f)
 		s.shorten(Match{Source: netip.MustParseAddr(f.alice)}, 500*time.Millisecond)
 		s.die()
 		other := s.udp(s.client, net.JoinHostPort(f.alice, "4001"))

@@ -72,11 +72,7 @@ func TestFirstLoadKeepsPushedSessions(t *testing.T) {
 		defer c.Close()
 		s.open()
 		s.load(0)
-		for range 50 {
-			if !hears(c, lab.Patience) {
-				t.Fatal("the client of an existing session no longer hears its server")
-			}
-		}
+		keepsHearing(t, c)
 	})
 }
 

@@ -111,7 +111,7 @@ func TestOneLinkAtATime(t *testing.T) {
 		s.revoke(Match{})
 		s.must(s.Grant(s.Context(), []Grant{near("bob", second, long)}, time.Now()))
 		if s.opensNear(stranger, "eth0", lab.Patience) == nil {
-			t.Error("bob is shut out on his link")
+			t.Error("bob is shut out on the second link")
 		}
 		if s.opensNear(s.client, "vc", silence) != nil {
 			t.Error("alice is let in by bob's grant")
@@ -189,8 +189,8 @@ func TestUDPOfAGapIsForgotten(t *testing.T) {
 	})
 }
 
-// TestUDPServerSpeaksFirst: what a server sends to a client with a grant is a session of that grant, even if the
-// client is silent: it outlives the grant, and a cut ends it for good.
+// TestUDPServerSpeaksFirst: datagrams from a server to a client with a grant are a session of that grant, even if the
+// client is silent: it outlives the grant, and a cut ends it.
 func TestUDPServerSpeaksFirst(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range append(bothFamilies, nearby) {

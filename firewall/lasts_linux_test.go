@@ -200,7 +200,7 @@ func TestClockIsAhead(t *testing.T) {
 			c.Now = func() time.Time {
 				d := <-ahead
 				ahead <- d
-				return setClock(t, time.Now(), d)
+				return lab.SetClock(t, time.Now(), d)
 			}
 		})
 		stop := s.watchUntil()

@@ -308,7 +308,7 @@ func (s *server) speak(to netip.AddrPort) {
 		}
 		return
 	}
-	_ = unix.Sendto(s.fd, []byte(serverSays+"unasked"), 0, sockaddrOf(to)) // EPERM if a guard forbids it
+	_ = unix.Sendto(s.fd, []byte(serverSays+"unasked"), 0, lab.Sockaddr(to)) // EPERM if a guard forbids it
 }
 
 // dial has a process of the gateway try to connect from the server's own port, and give up.
@@ -329,18 +329,11 @@ func (s *server) dial(to netip.AddrPort) error {
 		if err := bind(fd, from); err != nil {
 			return err
 		}
-		if err := unix.Connect(fd, sockaddrOf(to)); err != unix.EINPROGRESS {
+		if err := unix.Connect(fd, lab.Sockaddr(to)); err != unix.EINPROGRESS {
 			return os.NewSyscallError("connect", err)
 		}
 		return nil
 	})
-}
-
-func sockaddrOf(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is6() {
-		return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
-	}
-	return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
 }
 
 // halfOpen calls each with every half-open connection to a guarded port.

@@ -45,11 +45,17 @@ func (y *way) routes() bool {
 // guardsBehind reports whether the ports of the machine behind are guarded.
 func (y *way) guardsBehind() bool { return y.fronts || len(y.listed) > 0 }
 
+// ownAddresses are addresses of the gateway besides its first, in its own network.
+var ownAddresses = []string{"gateway's other", "gateway, link-local"}
+
 // lawWays returns all ways.
-func lawWays() []*way {
-	local := []string{"gateway's other", "gateway, link-local"}
+func lawWays() []*way { return slices.Concat(plainWays(), rewrittenWays(), linkWays(), tunnelWays()) }
+
+// plainWays lead to a guarded port unchanged.
+func plainWays() []*way {
+	local := ownAddresses
 	all := []string{"gateway's other", "gateway, link-local", "multicast", "broadcast", "all ones", "loopback"}
-	ways := []*way{
+	return []*way{
 		{name: "delivered", to: all, main: true},
 		{name: "delivered, lax about sources", to: all, build: lax},
 		{name: "delivered, no other firewall", to: local, bare: true, known: unseen},
@@ -72,6 +78,12 @@ func lawWays() []*way {
 		{name: "DNAT of a guarded port to a machine", fronts: true, build: fronts, main: true, known: goesOut},
 		{name: "DNAT of a guarded port to a listed machine", fronts: true, to: []string{"behind"},
 			listed: []string{"behind"}, build: fronts},
+	}
+}
+
+// rewrittenWays lead through another tool's changes: of addresses, ports, marks or tracking.
+func rewrittenWays() []*way {
+	return []*way{
 		{name: "redirect", aliases: true, build: natted("redirect to :%d", "redirect to :%d")},
 		{name: "DNAT to another own address", aliases: true,
 			build: natted("dnat ip to 192.0.2.1:%d", "dnat ip6 to [2001:db8::1]:%d")},
@@ -92,8 +104,15 @@ func lawWays() []*way {
 				router(w)
 				w.rules(setsMarks)
 			}, known: foreignMark},
-		{name: "from the listed machine itself", to: local, listed: []string{"behind"}, build: fromBehind},
+		{name: "from the listed machine itself", to: ownAddresses, listed: []string{"behind"}, build: fromBehind},
 		{name: "untracked by another tool", build: untracked, known: unseen},
+	}
+}
+
+// linkWays lead through links of other kinds.
+func linkWays() []*way {
+	local := ownAddresses
+	return []*way{
 		{name: "macvlan", to: local, first: macvlan},
 		{name: "ipvlan", to: local, first: ipvlan},
 		{name: "VRF", to: local, first: vrf},
@@ -101,6 +120,11 @@ func lawWays() []*way {
 		{name: "segment routing", to: local, build: segments},
 		{name: "ingress redirected to ifb", to: local, first: ifb},
 	}
+}
+
+// tunnelWays lead through tunnels.
+func tunnelWays() []*way {
+	var ways []*way
 	for _, t := range []struct {
 		name string
 		make func(*world) netlink.Link
@@ -109,7 +133,7 @@ func lawWays() []*way {
 		{"VXLAN", vxlan, inVXLAN}, {"Geneve", geneve, inGeneve}, {"ipip", ipip, inIPIP}, {"sit", sit, inIPIP},
 		{"GRE", gre, inGRE},
 	} {
-		ways = append(ways, &way{name: t.name + " tunnel", to: local, flat: t.name != "VXLAN" && t.name != "Geneve",
+		ways = append(ways, &way{name: t.name + " tunnel", to: ownAddresses, flat: t.name != "VXLAN" && t.name != "Geneve",
 			only4: t.name == "ipip", only6: t.name == "sit", first: tunnel(t.make), build: func(w *world) {
 				o := w.outlet(w.evil, "ev", "ve")
 				o.wrap = t.wrap(w.outlet(w.evil, "ev", w.dev))
@@ -147,7 +171,7 @@ func handedBefore(_ kind, s *lawState, c *lawCase, _ sign) string {
 // foreignMark is known of a tool that sets our bit while the guard is away.
 func foreignMark(_ kind, s *lawState, _ *lawCase, _ sign) string {
 	if s.away || s.ex || !s.loaded {
-		return "another tool sets the mark of flows that the guard has not admitted, or admits no more"
+		return "another tool sets the mark of flows that the guard has not admitted, or no longer admits"
 	}
 	return ""
 }
@@ -158,7 +182,7 @@ func goesOut(k kind, s *lawState, c *lawCase, got sign) string {
 	published := strings.HasSuffix(c.steps[0].door.name, publishedPort)
 	if got == signLeft && k.programs != "" && published && !c.steps[0].after &&
 		(s.away || c.cut && s.ex && s.end != endCut) {
-		return "by iptables the machine behind still speaks in a session that is let in no more"
+		return "by iptables the machine behind still speaks in a session that is no longer let in"
 	}
 	return ""
 }

@@ -125,7 +125,7 @@ func TestFlushUnderSiege(t *testing.T) {
 			}
 			siege := s.besiege()
 			for range 20 {
-				siege.meanwhile(s.flushRuleset)
+				siege.during(s.flushRuleset)
 			}
 			siege.lift()
 		})
@@ -183,7 +183,7 @@ func TestTakeover(t *testing.T) {
 			s.grant("alice", "192.0.2.2", long)
 			siege := s.besiege()
 			for range 5 {
-				siege.meanwhile(func() {
+				siege.during(func() {
 					test.from(&s.config)
 					s.open() // closes the one before
 					s.load(0)

@@ -127,7 +127,7 @@ func (f *Firewall) carryNew(c *Config, now time.Time) (state, error) {
 // reheld records what rehold did, for undo.
 type reheld struct {
 	before  *ledger.Book
-	leaving []*ledger.Holding // holdings of before; their slots stay taken until the batch succeeds
+	leaving []*ledger.Holding // earlier holdings; their slots stay taken until the batch succeeds
 	changes []ledger.Change
 }
 

@@ -263,7 +263,7 @@ func TestReconfigureOnTrial(t *testing.T) {
 func TestReconfigureUnderSiege(t *testing.T) {
 	s := ownedGuard(t, nil)
 	siege := s.besiege()
-	siege.meanwhile(func() {
+	siege.during(func() {
 		for i := range 100 {
 			s.becomes(guards([]string{"tcp/1", "tcp/80", "udp/53"}[i%3], "udp/5000", "tcp/22", "tcp/8000-8010"))
 		}

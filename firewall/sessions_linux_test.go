@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -55,29 +54,21 @@ func (s *site) push(addr string) {
 		l, err = net.Listen("tcp", addr)
 		return err
 	}))
-	s.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				tick := time.NewTicker(5 * time.Millisecond)
-				defer tick.Stop()
-				for range tick.C {
-					if _, err := io.WriteString(c, "news"); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
+	lab.Serve(s, l, lab.Push)
 }
 
 func hears(c net.Conn, within time.Duration) bool {
 	return reads(c, make([]byte, len("news")), len("news"), within) == len("news")
+}
+
+// keepsHearing fails unless the server goes on sending, for longer than what it sent before can last.
+func keepsHearing(t *testing.T, c net.Conn) {
+	t.Helper()
+	for range 50 {
+		if !hears(c, lab.Patience) {
+			t.Fatal("the client no longer hears its server")
+		}
+	}
 }
 
 // fallsSilent reports whether the connection becomes silent once data in flight has arrived.
@@ -181,11 +172,7 @@ func TestPushingServerIsHeardThroughAGrant(t *testing.T) {
 				c := lab.Value(s.dial(f.alice, f.gateway, "2300"))(s)
 				defer c.Close()
 				s.load(0)
-				for range 20 {
-					if !hears(c, lab.Patience) {
-						t.Fatal("a granted client no longer hears its server")
-					}
-				}
+				keepsHearing(t, c)
 			})
 		}
 	})

@@ -93,8 +93,8 @@ func (g *siege) lift() {
 	}
 }
 
-// meanwhile does something under siege: alice, who has a grant, keeps it and her session.
-func (g *siege) meanwhile(do func()) {
+// during does something under siege: alice, who has a grant, keeps it and her session.
+func (g *siege) during(do func()) {
 	g.Helper()
 	session := g.connect("192.0.2.2", "192.0.2.1", "22")
 	g.goesOn()

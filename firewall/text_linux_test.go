@@ -2,8 +2,6 @@ package firewall
 
 import (
 	"net/netip"
-	"os/exec"
-	"strings"
 	"testing"
 
 	"sallyport/spa/lab"
@@ -22,15 +20,7 @@ func full(c *Config) {
 // listing returns what nft prints of our table.
 func (s *site) listing() string {
 	s.Helper()
-	path := lab.NeedProgram(s, "nft", "apt-get install nftables")
-	cmd := exec.Command(path, "-nn", "-s", "list", "table", "inet", "spa")
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
-	s.must(s.gw.Start(cmd))
-	if err := cmd.Wait(); err != nil {
-		s.Fatalf("nft: %v: %s", err, out.String())
-	}
-	return out.String()
+	return s.runNFT("", "-nn", "-s", "list", "table", "inet", "spa")
 }
 
 // TestText: nft makes the same table from the text as the daemon.

@@ -82,7 +82,7 @@ func TestChangeKeepsWhatPeopleWrote(t *testing.T) {
 	}
 }
 
-// TestChangeOfUnusualFiles: a file whose lines cannot be replaced is written anew, with the same meaning.
+// TestChangeOfUnusualFiles: a file whose lines cannot be replaced is rewritten, with the same meaning.
 func TestChangeOfUnusualFiles(t *testing.T) {
 	const key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 	for name, text := range map[string]string{

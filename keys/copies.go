@@ -116,7 +116,7 @@ func (r *Registry) replace(name string, c, mistaken *Client) ([]Change, map[stri
 	return r.changes(name, before, group, why), why
 }
 
-// changes compares the clients of a group with those of before.
+// changes compares the clients of a group with the earlier ones.
 func (r *Registry) changes(name string, before, group map[string]*Client, why map[string]error) []Change {
 	var list []Change
 	if was, is := before[name], r.byName[name]; was != nil || is != nil {

@@ -46,7 +46,7 @@ type Key struct {
 // material is behind two pointers. In an unexported field of another package's struct, fmt does not call Format but
 // prints what it sees, which is then an address. One pointer is not enough: for "%s" fmt follows it.
 type material struct {
-	// What opening a packet needs is in one cache line, what sealing a receipt needs in the next.
+	// The keys for opening a packet are in one cache line, those for sealing a receipt in the next.
 	requestMAC, requestCipher, receiptMAC, receiptCipher, hedge, master [Size]byte
 }
 

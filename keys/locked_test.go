@@ -53,7 +53,7 @@ func TestReplaceStored(t *testing.T) {
 	}
 	lab.Must(t, os.Remove(path))
 	if err := ReplaceStored(dir, before, before); !errors.Is(err, ErrChanged) {
-		t.Errorf("forgotten meanwhile: got %v, want ErrChanged", err)
+		t.Errorf("forgotten while asked: got %v, want ErrChanged", err)
 	}
 	lab.OnlyFiles(t, dir)
 }

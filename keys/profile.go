@@ -27,6 +27,20 @@ type Profile struct {
 	Source     string              // "" (auto), "observed", an address, or "stun:HOST"
 }
 
+// Ports returns a service's ports as far as the profile knows them.
+func (p *Profile) Ports(s service.Service) []service.Ports {
+	if s.Name == "" {
+		return []service.Ports{{Proto: s.Proto, Low: s.Port, High: s.Port}}
+	}
+	var list []service.Ports
+	for _, text := range p.Services[s.Name] {
+		if ports, err := service.ParsePorts(text); err == nil {
+			list = append(list, ports)
+		}
+	}
+	return list
+}
+
 // The limits of a profile. A token has single bytes for these numbers.
 const (
 	MaxKnockPorts   = 32

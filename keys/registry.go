@@ -217,7 +217,7 @@ func (r *Registry) Shut(name string, why error) []Change {
 	return changes
 }
 
-// Close closes the directory. What was read stays.
+// Close closes the directory. The clients stay loaded.
 func (r *Registry) Close() error {
 	if r.folder.Root == nil {
 		return nil

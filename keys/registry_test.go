@@ -111,39 +111,42 @@ func TestLoadRegistryTellsAndGoesOn(t *testing.T) {
 	}
 }
 
+// wantReload reads a client's file again and fails unless that changes its id like this, with an error that contains
+// want.
+func wantReload(t *testing.T, r *Registry, name string, before, after ID, want string) {
+	t.Helper()
+	b, _ := r.Client(name)
+	changes, err := r.Reload(name)
+	a, _ := r.Client(name)
+	if len(changes) > 0 && changes[0] != (Change{b, a}) || len(changes) > 1 || err == nil && len(changes) == 0 {
+		t.Fatalf("%s: changes %v", name, changes)
+	}
+	if idOf(b) != before || idOf(a) != after || (err == nil) != (want == "") ||
+		err != nil && !strings.Contains(err.Error(), want) {
+		t.Fatalf("got %v, %v, %v, want %v, %v, %q", idOf(b), idOf(a), err, before, after, want)
+	}
+}
+
 func TestReload(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, client("alice", 1))
 	r := load(t, dir)
-	reload := func(name string, before, after ID, want string) {
-		t.Helper()
-		b, _ := r.Client(name)
-		changes, err := r.Reload(name)
-		a, _ := r.Client(name)
-		if len(changes) > 0 && changes[0] != (Change{b, a}) || len(changes) > 1 || err == nil && len(changes) == 0 {
-			t.Fatalf("%s: changes %v", name, changes)
-		}
-		if idOf(b) != before || idOf(a) != after || (err == nil) != (want == "") ||
-			err != nil && !strings.Contains(err.Error(), want) {
-			t.Fatalf("got %v, %v, %v, want %v, %v, %q", idOf(b), idOf(a), err, before, after, want)
-		}
-	}
 	put(t, dir, client("bob", 2))
-	reload("bob", 0, 2, "")
+	wantReload(t, r, "bob", 0, 2, "")
 	rotated := client("alice", 3)
 	rotated.Previous = &Previous{ID: 1, Key: NewKey(), Until: time.Unix(9, 0)}
 	put(t, dir, rotated)
-	reload("alice", 1, 3, "")
+	wantReload(t, r, "alice", 1, 3, "")
 	if c, ok := r.Lookup(1); !ok || !c.Key.Equal(rotated.Previous.Key) {
 		t.Error("the previous key is not found")
 	}
 	put(t, dir, client("alice", 3))
-	reload("alice", 3, 3, "")
+	wantReload(t, r, "alice", 3, 3, "")
 	if _, ok := r.Lookup(1); ok {
 		t.Error("the id of the previous key is found after it has gone")
 	}
 	lab.Must(t, os.WriteFile(filepath.Join(dir, "alice.toml"), []byte("version = 1\nx = 1\n"), 0o600))
-	reload("alice", 3, 3, "alice.toml:2: x: unknown key")
+	wantReload(t, r, "alice", 3, 3, "alice.toml:2: x: unknown key")
 	if _, ok := r.Lookup(3); !ok || r.Len() != 2 {
 		t.Error("a bad file changed something")
 	}
@@ -156,12 +159,12 @@ func TestReload(t *testing.T) {
 		t.Error("a client that is shut out is found")
 	}
 	put(t, dir, client("alice", 3))
-	reload("alice", 0, 3, "")
+	wantReload(t, r, "alice", 0, 3, "")
 	if len(r.Bad()) > 0 {
 		t.Errorf("mended, and %v is bad", r.Bad())
 	}
 	lab.Must(t, os.Remove(filepath.Join(dir, "alice.toml")))
-	reload("alice", 3, 3, "no such file")
+	wantReload(t, r, "alice", 3, 3, "no such file")
 	_, gone := r.Reload("alice")
 	if c := r.Shut("alice", gone); len(c) != 1 || idOf(c[0].Before) != 3 || r.Len() != 1 || len(r.Bad()) > 0 {
 		t.Errorf("removed %v, and %v is bad", c, r.Bad())
@@ -170,7 +173,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("removed %v twice", c)
 	}
 	put(t, filepath.Dir(dir), client("mallory", 66))
-	reload("../mallory", 0, 0, "a name may contain")
+	wantReload(t, r, "../mallory", 0, 0, "a name may contain")
 }
 
 func idOf(c *Client) ID {

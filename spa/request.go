@@ -209,7 +209,7 @@ func parseAddr(b []byte) (netip.Addr, bool) {
 	return a, !a.IsUnspecified()
 }
 
-// parseRequest parses a request from requestMax bytes of a decrypted body. What follows the request is padding. Every
+// parseRequest parses a request from requestMax bytes of a decrypted body. The rest is padding. Every
 // error wraps ErrMalformed.
 func parseRequest(b []byte) (Request, error) {
 	if len(b) < fixedLen {

@@ -141,7 +141,7 @@ func (s *source) statements(list []ast.Stmt) {
 
 var locking = map[string]bool{"Lock": true, "Unlock": true, "RLock": true, "RUnlock": true}
 
-// unlock takes out a lock of a function, wherever that unlocks it. What another function unlocks stays.
+// unlock takes out a lock of a function, wherever that unlocks it, but not what another function unlocks.
 func (s *source) unlock() {
 	for _, name := range slices.Sorted(maps.Keys(s.locks)) {
 		if len(s.locks[name]) > 1 {

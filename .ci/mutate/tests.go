@@ -211,8 +211,8 @@ func (s *suite) kill(m mutant, tests []*test, spent *time.Duration) (red, why st
 // complaint is the first thing that a red test says.
 var complaint = regexp.MustCompile(`\w+_test\.go:\d+: .*`)
 
-// test runs one test in a network and process namespace of its own: what a mutant does or leaves there
-// reaches nobody else, and ends with it.
+// test runs one test in a network and process namespace of its own: whatever a mutant does or leaves there
+// stays there, and ends with it.
 func (s *suite) test(name string, patience time.Duration) (green bool, out []byte) {
 	tmp, err := os.MkdirTemp(s.p.work, "t")
 	if err != nil {

@@ -83,7 +83,7 @@ func TestAskShowsNothing(t *testing.T) {
 				}
 			}
 			if !echoes(t, terminal) {
-				t.Error("the terminal goes on hiding")
+				t.Error("the terminal still hides input")
 			}
 		})
 	}
@@ -108,7 +108,7 @@ func TestAskEnds(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if !echoes(t, terminal) {
-		t.Error("the terminal goes on hiding")
+		t.Error("the terminal still hides input")
 	}
 }
 

@@ -77,7 +77,7 @@ func TestPasteLeavesNoKey(t *testing.T) {
 				t.Errorf("%d characters are left for what reads next, want %d", n, c.left)
 			}
 			if !echoes(t, a.terminal) {
-				t.Error("the terminal goes on hiding")
+				t.Error("the terminal still hides input")
 			}
 		})
 	}
@@ -100,7 +100,7 @@ func TestAskQuit(t *testing.T) {
 				t.Errorf("got %v, want to end with %d and without a word", err, want)
 			}
 			if !echoes(t, a.terminal) {
-				t.Error("the terminal goes on hiding")
+				t.Error("the terminal still hides input")
 			}
 		})
 	}

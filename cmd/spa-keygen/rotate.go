@@ -125,8 +125,8 @@ func (r *rotation) apply(c *keys.Client, clients string, now time.Time) error {
 	return nil
 }
 
-// onlyFile returns an error if another file has an id of the client: its key would count again once the client's own
-// file has it no more.
+// onlyFile returns an error if another file has an id of the client: its key would count again once the
+// client's own file no longer has it.
 func onlyFile(c *keys.Client, clients, outcome string) error {
 	copies, err := keys.Copies(clients, c)
 	if err != nil || len(copies) == 0 {

@@ -36,8 +36,8 @@ func (g *gateway) acts() []string {
 	return list
 }
 
-// TestActs: what an administrator does is in the audit log, once, whether the server runs or not. No key and no token
-// is.
+// TestActs: the audit log has each act of an administrator once, whether the server runs or not, and neither keys nor
+// tokens.
 func TestActs(t *testing.T) {
 	lab.NeedRoot(t)
 	t.Setenv("SUDO_USER", "carol")
@@ -68,10 +68,7 @@ func TestActs(t *testing.T) {
 			if got := g.acts(); !slices.Equal(got, want) {
 				t.Errorf("got  %q\nwant %q", got, want)
 			}
-			data, err := os.ReadFile(filepath.Join(g.dir, "audit.jsonl"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			data := lab.Value(os.ReadFile(filepath.Join(g.dir, "audit.jsonl")))(t)
 			for _, token := range tokens[:2] {
 				if strings.Contains(string(data), token) || !strings.HasPrefix(token, "spa1") {
 					t.Errorf("a token is in the log")
@@ -84,7 +81,7 @@ func TestActs(t *testing.T) {
 	}
 }
 
-// TestActsNeverFail: where the line cannot be written, the act is done, and a warning is printed.
+// TestActsNeverFail: an act whose line cannot be written is carried out anyway, with a warning.
 func TestActsNeverFail(t *testing.T) {
 	g := newGateway(t)
 	g.set("audit", "file", `"gone/audit.jsonl"`)
@@ -97,7 +94,7 @@ func TestActsNeverFail(t *testing.T) {
 	}
 }
 
-// TestServerWritesAfterActs: a log that spa-keygen has made is the server's, too.
+// TestServerWritesAfterActs: the server can write to a log that spa-keygen created.
 func TestServerWritesAfterActs(t *testing.T) {
 	lab.NeedRoot(t)
 	g := newGateway(t)
@@ -105,20 +102,14 @@ func TestServerWritesAfterActs(t *testing.T) {
 	g.give(state)
 	g.rewrite("server.toml", `file = "audit.jsonl"`, `file = "`+filepath.Join(state, "audit.jsonl")+`"`)
 	g.must("spa-keygen", "rotate", "alice", "--config", g.dir)
-	dir, err := os.Stat(state)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, err := os.Stat(filepath.Join(state, "audit.jsonl"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := lab.Value(os.Stat(state))(t)
+	file := lab.Value(os.Stat(filepath.Join(state, "audit.jsonl")))(t)
 	if got, want := file.Sys().(*syscall.Stat_t).Uid, dir.Sys().(*syscall.Stat_t).Uid; got != want {
 		t.Errorf("the log belongs to user %d, and its directory to %d", got, want)
 	}
 }
 
-// TestActsInTheJournal: they go where the decisions go, too.
+// TestActsInTheJournal: acts go to the journal like decisions.
 func TestActsInTheJournal(t *testing.T) {
 	g := newGateway(t)
 	journal, run := newFakeJournal(t)
@@ -132,29 +123,17 @@ func TestActsInTheJournal(t *testing.T) {
 		"SPA_GATEWAY=gw", "SPA_UID=0")
 }
 
-// TestOlderServerObeys: after an upgrade of the programs the old server still runs, and does not know who may ask. It
-// is asked as before.
+// TestOlderServerObeys: after an upgrade of the programs, commands still work with an old server, which does not know
+// their new fields.
 func TestOlderServerObeys(t *testing.T) {
 	g := newGateway(t)
-	l, err := net.Listen("unix", filepath.Join(g.dir, "control.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			answer := `{"revoked":{"ended":[],"sessions":1}}` + "\n" + `{"done":true}` + "\n"
-			if line, _ := bufio.NewReader(conn).ReadString('\n'); strings.Contains(line, `"by"`) {
-				answer = `{"done":true,"error":"unknown request: is spa-server older than this client?"}` + "\n"
-			}
-			fmt.Fprint(conn, answer)
-			conn.Close()
+	lab.ServeUnix(t, filepath.Join(g.dir, "control.sock"), func(conn net.Conn) {
+		answer := `{"revoked":{"ended":[],"sessions":1}}` + "\n" + `{"done":true}` + "\n"
+		if line, _ := bufio.NewReader(conn).ReadString('\n'); strings.Contains(line, `"by"`) {
+			answer = `{"done":true,"error":"unknown request: is spa-server older than this client?"}` + "\n"
 		}
-	}()
+		fmt.Fprint(conn, answer)
+	})
 	if out := g.must("spa-server", "revoke", "alice", "--cut", "--config", g.dir); !strings.Contains(out,
 		"sessions cut: 1") {
 		t.Errorf("got %s", out)

@@ -71,6 +71,6 @@ func TestStatusOfMany(t *testing.T) {
 	wantSaid(t, out.String(), "bob: ", "uses its old key", "carol: clock 20 s behind",
 		"dave: 43 s ahead: 3 refused as stale", "erin: ", "uses the old gate key", "and 85 more")
 	if n := strings.Count(out.String(), "clock right"); n != 22 {
-		t.Errorf("%d clients are told of that have nothing to see to, want 20 and two with old keys\n%s", n, out.String())
+		t.Errorf("%d clients without a problem are listed, want 20 and two with old keys\n%s", n, out.String())
 	}
 }

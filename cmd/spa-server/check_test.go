@@ -127,7 +127,7 @@ func TestCheckHost(t *testing.T) {
 		found, got := c.check(0)
 		if severity == "" {
 			if got != code || len(found) != 0 {
-				t.Errorf("nothing is the matter: exit %d and %+v", got, found)
+				t.Errorf("on a clean host: exit %d and %+v", got, found)
 			}
 			return
 		}
@@ -189,7 +189,7 @@ func TestCheckWithoutRoot(t *testing.T) {
 	found, _ := c.check(spaID + 1)
 	var unseen []string
 	for _, f := range found {
-		if f.Subject == "not looked at" {
+		if f.Subject == "not inspected" {
 			unseen = append(unseen, f.Text)
 		}
 	}
@@ -197,7 +197,7 @@ func TestCheckWithoutRoot(t *testing.T) {
 		if !slices.ContainsFunc(unseen, func(text string) bool {
 			return strings.Contains(text, what) && strings.Contains(text, "that needs root")
 		}) {
-			t.Errorf("got %q, want it to say that it could not look at the %s", unseen, what)
+			t.Errorf("got %q, want it to say that it could not inspect the %s", unseen, what)
 		}
 	}
 }

@@ -51,7 +51,7 @@ func TestNarrowedWhileRunning(t *testing.T) {
 			r.Time = time.Now().Add(ahead)
 			if receipt := g.exchange("192.0.2.2", g.seal(r, alice), alice, silence); receipt != nil &&
 				receipt.Status == spa.Granted {
-				t.Error("a retry is told that it is open")
+				t.Error("the answer to a retry says that the port is open")
 			}
 		})
 	}

@@ -54,32 +54,17 @@ func (g *gateway) seen(client string) control.Seen {
 	return control.Seen{}
 }
 
-// TestStatus: the status is true.
+// TestStatus: the status agrees with what happened.
 func TestStatus(t *testing.T) {
 	g := newGateway(t)
 	bob := sender(g.enrol("bob", "ssh"))
 	before := time.Now()
 	g.start()
-	st := g.status()
-	if st.Since.Before(before) || st.Since.After(time.Now()) || st.PID != g.server.cmd.Process.Pid || st.Name != "gw" ||
-		st.Protocol != 1 {
-		t.Errorf("since %v, process %d, %q, protocol %d", st.Since, st.PID, st.Name, st.Protocol)
-	}
-	if !st.All || !slices.Equal(st.Interfaces, []string{"vs"}) || !slices.Equal(st.KnockPorts, []string{"udp/62201"}) ||
-		!slices.Equal(st.Guards, []string{"ssh=tcp/22", "web=tcp/80"}) {
-		t.Errorf("interfaces %v (all: %v), knocks %v, guards %v", st.Interfaces, st.All, st.KnockPorts, st.Guards)
-	}
-	if st.Firewall.Backend != "nftables" || st.Firewall.Sentence == "" || st.Gate.Previous || st.Clients != 2 ||
-		st.Grants != 0 || st.LastGrant != nil || st.Floor != nil {
-		t.Errorf("got %+v", st)
-	}
-	if st.Rights.Capabilities != "CAP_NET_ADMIN" || !st.Rights.NoNewPrivs || st.Rights.User == "" {
-		t.Errorf("privileges: %+v", st.Rights)
-	}
+	g.wantNew(g.status(), before)
 
 	alice := sender(g.profile())
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
-	st = g.status()
+	st := g.status()
 	last := st.LastGrant
 	if st.Grants != 1 || last == nil || last.Client != "alice" || last.Service != "ssh" || last.Source != lab2 ||
 		last.Since.Before(before) {
@@ -88,37 +73,63 @@ func TestStatus(t *testing.T) {
 	if st.Capture.Received == 0 || st.Capture.Passed == 0 || st.Journal.Live != 1 {
 		t.Errorf("packets %+v, journal %+v", st.Capture, st.Journal)
 	}
-
-	ahead := request()
-	ahead.Time = time.Now().Add(9 * time.Second)
-	g.wantReceipt("192.0.2.3", g.seal(ahead, alice), alice, spa.Granted)
-	alices := g.seen("alice")
-	if !stamped(alices.Ahead, ahead, alices.Last) || alices.Last.Before(last.Since) ||
-		alices.From.String() != "192.0.2.3" || alices.Stale != nil {
-		t.Errorf("alice, 9 s ahead: %+v", alices)
-	}
-	behind := request()
-	behind.Time = time.Now().Add(-43 * time.Second)
-	g.send("192.0.2.4", g.seal(behind, bob))
-	lab.Eventually(t, "bob's clock to be known", func() bool { return g.seen("bob").Stale != nil })
-	stale := g.seen("bob").Stale
-	if stale.Packets != 1 || !stamped(stale.Ahead, behind, stale.Last) || stale.Last.Before(alices.Last) ||
-		stale.From.String() != "192.0.2.4" {
-		t.Errorf("bob, 43 s behind: %+v", stale)
-	}
-	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "bob: "+offset(stale.Ahead),
-		"alice: clock "+offset(alices.Ahead), "udp/62201 on all interfaces, now vs", "the last at")
-	right := request()
-	g.wantReceipt("192.0.2.4", g.seal(right, bob), bob, spa.Granted)
-	if seen := g.seen("bob"); seen.Stale != nil || !stamped(seen.Ahead, right, seen.Last) {
-		t.Errorf("bob, his clock put right: %+v", seen)
-	}
+	g.wantClocks(alice, bob, last.Since)
 
 	g.server.stop(syscall.SIGTERM)
 	lab.Must(t, os.Remove(filepath.Join(g.dir, "journal")))
 	g.start()
 	if floor := g.status().Floor; floor == nil || !strings.Contains(floor.Reason, "no journal") {
 		t.Errorf("after the journal was lost: floor %+v", floor)
+	}
+}
+
+// wantNew fails unless the status is that of a server started after before that has received nothing.
+func (g *gateway) wantNew(st control.Status, before time.Time) {
+	g.t.Helper()
+	if st.Since.Before(before) || st.Since.After(time.Now()) || st.PID != g.server.cmd.Process.Pid || st.Name != "gw" ||
+		st.Protocol != 1 {
+		g.t.Errorf("since %v, process %d, %q, protocol %d", st.Since, st.PID, st.Name, st.Protocol)
+	}
+	if !st.All || !slices.Equal(st.Interfaces, []string{"vs"}) || !slices.Equal(st.KnockPorts, []string{"udp/62201"}) ||
+		!slices.Equal(st.Guards, []string{"ssh=tcp/22", "web=tcp/80"}) {
+		g.t.Errorf("interfaces %v (all: %v), knocks %v, guards %v", st.Interfaces, st.All, st.KnockPorts, st.Guards)
+	}
+	if st.Firewall.Backend != "nftables" || st.Firewall.Sentence == "" || st.Gate.Previous || st.Clients != 2 ||
+		st.Grants != 0 || st.LastGrant != nil || st.Floor != nil {
+		g.t.Errorf("got %+v", st)
+	}
+	if st.Rights.Capabilities != "CAP_NET_ADMIN" || !st.Rights.NoNewPrivs || st.Rights.User == "" {
+		g.t.Errorf("privileges: %+v", st.Rights)
+	}
+}
+
+// wantClocks fails unless the status shows by how much clients' clocks differ: alice's by her last knock, after since,
+// and bob's by a stale one, until his clock is right.
+func (g *gateway) wantClocks(alice, bob spa.Sender, since time.Time) {
+	g.t.Helper()
+	ahead := request()
+	ahead.Time = time.Now().Add(9 * time.Second)
+	g.wantReceipt("192.0.2.3", g.seal(ahead, alice), alice, spa.Granted)
+	alices := g.seen("alice")
+	if !stamped(alices.Ahead, ahead, alices.Last) || alices.Last.Before(since) ||
+		alices.From.String() != "192.0.2.3" || alices.Stale != nil {
+		g.t.Errorf("alice, 9 s ahead: %+v", alices)
+	}
+	behind := request()
+	behind.Time = time.Now().Add(-43 * time.Second)
+	g.send("192.0.2.4", g.seal(behind, bob))
+	lab.Eventually(g.t, "bob's clock to be known", func() bool { return g.seen("bob").Stale != nil })
+	stale := g.seen("bob").Stale
+	if stale.Packets != 1 || !stamped(stale.Ahead, behind, stale.Last) || stale.Last.Before(alices.Last) ||
+		stale.From.String() != "192.0.2.4" {
+		g.t.Errorf("bob, 43 s behind: %+v", stale)
+	}
+	wantSaid(g.t, g.must("spa-server", "status", "--config", g.dir), "bob: "+offset(stale.Ahead),
+		"alice: clock "+offset(alices.Ahead), "udp/62201 on all interfaces, now vs", "the last at")
+	right := request()
+	g.wantReceipt("192.0.2.4", g.seal(right, bob), bob, spa.Granted)
+	if seen := g.seen("bob"); seen.Stale != nil || !stamped(seen.Ahead, right, seen.Last) {
+		g.t.Errorf("bob, with the right clock: %+v", seen)
 	}
 }
 

@@ -18,25 +18,7 @@ func (g *gateway) pusher(addr string) {
 		l, err = net.Listen("tcp", addr)
 		return err
 	}))
-	g.t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				tick := time.NewTicker(5 * time.Millisecond)
-				defer tick.Stop()
-				for range tick.C {
-					if _, err := conn.Write([]byte("on and on\n")); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
+	lab.Serve(g.t, l, lab.Push)
 }
 
 // pushed starts a session in which only the server sends, on an open port.

@@ -42,15 +42,15 @@ func (g *gateway) reachesWithin(from, to string, within time.Duration) bool {
 // end.
 func accepts(from *lab.Host, local netip.Addr, to netip.AddrPort, within time.Duration) (accepted bool, err error) {
 	err = from.Do(func() error {
-		fd, err := unix.Socket(family(to), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		fd, err := unix.Socket(lab.Family(to), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
-		if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(local, 0))); err != nil {
+		if err := unix.Bind(fd, lab.Sockaddr(netip.AddrPortFrom(local, 0))); err != nil {
 			return err
 		}
-		err = unix.Connect(fd, sockaddr(to))
+		err = unix.Connect(fd, lab.Sockaddr(to))
 		if errors.Is(err, unix.EINPROGRESS) {
 			accepted, err = decided(fd, within)
 			return err
@@ -72,20 +72,6 @@ func decided(fd int, within time.Duration) (bool, error) {
 		}
 		return fds[0].Revents&unix.POLLOUT != 0 && fds[0].Revents&unix.POLLERR == 0, err
 	}
-}
-
-func family(to netip.AddrPort) int {
-	if to.Addr().Is6() {
-		return unix.AF_INET6
-	}
-	return unix.AF_INET
-}
-
-func sockaddr(ap netip.AddrPort) unix.Sockaddr {
-	if ap.Addr().Is6() {
-		return &unix.SockaddrInet6{Addr: ap.Addr().As16(), Port: int(ap.Port())}
-	}
-	return &unix.SockaddrInet4{Addr: ap.Addr().As4(), Port: int(ap.Port())}
 }
 
 func (g *gateway) wantDark(from, to, when string) {

@@ -46,7 +46,7 @@ func TestForgottenSession(t *testing.T) {
 			lab.Must(t, g.host.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }))
 			for from, conn := range sessions {
 				if lab.Echoes(conn, "forgotten", silence) == nil {
-					t.Errorf("the session from %s goes on, though nothing knows that it was granted", from)
+					t.Errorf("the session from %s continues, although nothing knows of its grant", from)
 				}
 			}
 			knock(spa.TypeOpen, spa.Granted)

@@ -223,7 +223,7 @@ func TestInspectLeavesNothing(t *testing.T) {
 	defer out.Close()
 	cmd.Stdout = out
 	if err := cmd.Run(); err == nil {
-		t.Error("it succeeded, and nobody has read what it said")
+		t.Error("it succeeded, although nobody read its output")
 	}
 	if left, err := os.ReadDir(scratch); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)

@@ -12,21 +12,19 @@ import (
 	"sallyport/spa/lab"
 )
 
-// fakeJournal takes messages in place of systemd-journald.
+// fakeJournal receives messages in place of systemd-journald.
 type fakeJournal struct {
 	t    *testing.T
 	path string
 	conn *net.UnixConn
 }
 
-// newFakeJournal returns a journal that takes messages, and the directory that a program must see as /run.
+// newFakeJournal returns a journal that receives messages, and the directory that a program must see as /run.
 func newFakeJournal(t *testing.T) (j *fakeJournal, run string) {
 	t.Helper()
 	run = t.TempDir()
 	dir := filepath.Join(run, "systemd", "journal")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.MkdirAll(dir, 0o755))
 	j = &fakeJournal{t: t, path: filepath.Join(dir, "socket")}
 	j.start()
 	t.Cleanup(func() { j.conn.Close() })
@@ -71,7 +69,7 @@ func (j *fakeJournal) wantMessage(fields ...string) {
 	}
 }
 
-// TestAuditJournal: decisions are in the journal of systemd, also after that was restarted with a new socket.
+// TestAuditJournal: decisions are in systemd's journal, even after the journal was restarted with a new socket.
 func TestAuditJournal(t *testing.T) {
 	g := newGateway(t)
 	journal, run := newFakeJournal(t)
@@ -88,24 +86,24 @@ func TestAuditJournal(t *testing.T) {
 	g.wantReceipt("192.0.2.2", g.seal(web, alice), alice, spa.ReasonNotAllowed)
 	journal.wantMessage("SPA_VERDICT=denied", "PRIORITY=4", "SPA_SERVICE=web")
 	journal.stop()
-	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted) // nobody waits for it
+	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted) // the line does not wait for the journal
 	journal.start()
 	journal.wantMessage("SPA_VERDICT=granted")
 	if status := g.status(); status.Audit.File != "journal" || status.Audit.Lost > 0 {
 		t.Errorf("got %+v", status.Audit)
 	}
 	if _, err := os.Stat(filepath.Join(g.dir, "audit.jsonl")); err == nil {
-		t.Error("there is a file, too")
+		t.Error("a file was written too")
 	}
 }
 
-// TestNoJournal: where systemd has no journal the server guards and grants, says so, and counts the lines.
+// TestNoJournal: if systemd has no journal, the server still guards and grants, reports it, and counts the lost lines.
 func TestNoJournal(t *testing.T) {
 	g := newGateway(t)
 	g.rewrite("server.toml", `file = "audit.jsonl"`, `file = "journal"`)
 	g.launch(lab.See(g.command("spa-server", "run", "--config", g.dir), map[string]string{"/run": t.TempDir()}))
 	lab.Eventually(t, "the server to be ready", func() bool { return strings.Contains(g.server.log(), "msg=ready") })
-	wantSaid(t, g.server.log(), "nobody takes messages there")
+	wantSaid(t, g.server.log(), "systemd's journal does not accept messages")
 	g.mustOpen()
 	lab.Eventually(t, "the lost line to be counted", func() bool { return g.status().Audit.Lost > 0 })
 }

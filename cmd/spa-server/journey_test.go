@@ -117,11 +117,7 @@ func TestExitCodes(t *testing.T) {
 
 // TestReplay: a spent packet stays spent: from any address, across kill -9.
 func TestReplay(t *testing.T) {
-	g := newGateway(t)
-	g.keepFresh()
-	g.serve(":22")
-	g.start()
-	alice := sender(g.profile())
+	g, alice := freshGateway(t)
 	r := request()
 	r.For = time.Second
 	packet := g.seal(r, alice)
@@ -268,7 +264,7 @@ func (g *gateway) confirmedTrial() time.Time {
 			return end
 		}
 	}
-	g.t.Fatalf("somebody got in, and the guard was not confirmed:\n%s", g.server.log())
+	g.t.Fatalf("someone got in, but the guard was not confirmed:\n%s", g.server.log())
 	return time.Time{}
 }
 

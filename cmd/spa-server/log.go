@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"sallyport/keys/quote"
+	"sallyport/spa/audit"
 )
 
 // newLog returns the log for the administrator. The systemd journal stamps lines itself, and takes their priority from
@@ -62,7 +63,7 @@ func (j *journal) Handle(ctx context.Context, r slog.Record) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	_, err := fmt.Fprintf(j.w, "<%d>%s\n", priority(r.Level), quote.Printable(text))
+	_, err := fmt.Fprintf(j.w, "<%d>%s\n", audit.Priority(r.Level), quote.Printable(text))
 	return err
 }
 
@@ -72,14 +73,3 @@ func (j *journal) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 // WithGroup omits the group's name.
 func (j *journal) WithGroup(string) slog.Handler { return j }
-
-// priority returns the level's priority of syslog(3).
-func priority(level slog.Level) int {
-	switch {
-	case level >= slog.LevelError:
-		return 3
-	case level >= slog.LevelWarn:
-		return 4
-	}
-	return 6
-}

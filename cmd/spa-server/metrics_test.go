@@ -97,10 +97,7 @@ func TestMetrics(t *testing.T) {
 			g.enrol("bob", "web")
 			g.start()
 			for i := range 50 {
-				conn, err := g.dial("tcp", page)
-				if err != nil {
-					t.Fatal(err)
-				}
+				conn := lab.Value(g.dial("tcp", page))(t)
 				defer conn.Close()
 				if i%2 == 0 {
 					fmt.Fprint(conn, "GET /metrics HTTP/1.1\r\nHost: gateway\r\n\r\n")
@@ -174,9 +171,7 @@ func TestMetricsSocket(t *testing.T) {
 	lab.NeedRoot(t)
 	g := newGateway(t)
 	dir := t.TempDir()
-	if err := errors.Join(os.Chown(dir, 0, 4321), os.Chmod(dir, 0o750)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Chown(dir, 0, 4321), os.Chmod(dir, 0o750)))
 	path := filepath.Join(dir, "metrics.sock")
 	g.measure(`listen = "unix:` + path + `"`)
 	g.start()
@@ -187,10 +182,7 @@ func TestMetricsSocket(t *testing.T) {
 	g.start()
 	g.knocks()
 	g.wantMetrics("unix", path)
-	info, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	info := lab.Value(os.Stat(path))(t)
 	if gid := info.Sys().(*syscall.Stat_t).Gid; gid != 4321 || info.Mode().Perm() != 0o660 {
 		t.Errorf("the socket is %v of group %d", info.Mode(), gid)
 	}
@@ -212,9 +204,7 @@ func TestMetricsByClient(t *testing.T) {
 			t.Errorf("%s is %v, want %v", name, series[name], want)
 		}
 	}
-	if err := os.Remove(filepath.Join(g.dir, "clients", "alice.toml")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Remove(filepath.Join(g.dir, "clients", "alice.toml")))
 	lab.Eventually(t, "alice to be gone from the page", func() bool {
 		for name := range g.scrape("tcp", page) {
 			if strings.Contains(name, "alice") {

@@ -237,7 +237,7 @@ func TestStatusOfDryRun(t *testing.T) {
 	out := g.fails(0, "status", "--config", g.dir)
 	wantSaid(t, out, "none: a dry run")
 	if strings.Contains(out, "in place") {
-		t.Errorf("a dry run is told of as a guard\n%s", out)
+		t.Errorf("a dry run is reported as a guard\n%s", out)
 	}
 	wantSaid(t, g.must("spa-server", "reload", "--json", "--config", g.dir),
 		`"added":[],"changed":[],"removed":[],"ended":[]`)
@@ -311,7 +311,7 @@ func TestSettingsAreRoots(t *testing.T) {
 		g.server.stop(syscall.SIGKILL)
 		g.fails(0, "teardown", "--config", g.dir)
 		wantSaid(t, g.fails(0, "guard", "--config", g.dir), "surprise", "last good version", "the guard is in place")
-		g.wantDark("192.0.2.3", "192.0.2.1:22", name+": made anew")
+		g.wantDark("192.0.2.3", "192.0.2.1:22", name+": created again")
 		os.Remove(copied + ".too")
 	}
 }

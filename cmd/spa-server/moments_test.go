@@ -42,6 +42,16 @@ func (g *gateway) keepFresh() {
 	g.set("", "window", `"5m"`)
 }
 
+// freshGateway returns a running gateway that keeps packets fresh and serves ssh, and alice.
+func freshGateway(t *testing.T) (*gateway, spa.Sender) {
+	t.Helper()
+	g := newGateway(t)
+	g.keepFresh()
+	g.serve(":22")
+	g.start()
+	return g, sender(g.profile())
+}
+
 // latest is a request of the fastest clock that is accepted, with keepFresh: by any clock, it was not made before what
 // happened a moment ago.
 func latest() spa.Request {

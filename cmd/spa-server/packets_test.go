@@ -14,17 +14,14 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestRefusedInSilence sends packets that must not open, spend, answer or record anything.
-func TestRefusedInSilence(t *testing.T) {
-	g := newGateway(t)
-	bob := sender(g.enrol("bob", "web"))
-	carol := sender(g.enrol("carol", "ssh"))
-	g.must("spa-keygen", "revoke", "carol", "--config", g.dir)
-	g.serve(":22")
-	g.start()
-	alice := sender(g.profile())
+// silentTest is a packet that must not be answered.
+type silentTest struct {
+	name    string
+	packet  func() []byte // made when it is sent: a packet refused for another reason must not be stale
+	counted string        // its name in the summary, if it authenticates
+}
 
-	// Each is made when it is sent: a packet to be refused for another reason must not be stale.
+func (g *gateway) silentTests(alice, bob, carol spa.Sender) []silentTest {
 	good := func() []byte { return g.seal(request(), alice) }
 	fixed := func(packet []byte) func() []byte { return func() []byte { return packet } }
 	flipped := func(i int) func() []byte { return func() []byte { return flip(good(), i) } }
@@ -36,12 +33,7 @@ func TestRefusedInSilence(t *testing.T) {
 	}
 	noise := make([]byte, 200)
 	rand.Read(noise)
-
-	tests := []struct {
-		name    string
-		packet  func() []byte
-		counted string // its name in the summary, if it authenticates
-	}{
+	return []silentTest{
 		{"empty", fixed(nil), ""},
 		{"one byte", fixed([]byte{1}), ""},
 		{"truncated by a byte", func() []byte { return good()[:167] }, ""},
@@ -60,6 +52,19 @@ func TestRefusedInSilence(t *testing.T) {
 		{"stale", at(-31 * time.Second), "× stale packet"},
 		{"from the future", at(90 * time.Second), "× stale packet"},
 	}
+}
+
+// TestRefusedInSilence sends packets that must not open, spend, answer or record anything.
+func TestRefusedInSilence(t *testing.T) {
+	g := newGateway(t)
+	bob := sender(g.enrol("bob", "web"))
+	carol := sender(g.enrol("carol", "ssh"))
+	g.must("spa-keygen", "revoke", "carol", "--config", g.dir)
+	g.serve(":22")
+	g.start()
+	alice := sender(g.profile())
+
+	tests := g.silentTests(alice, bob, carol)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			conn := g.send("192.0.2.2", test.packet())
@@ -76,7 +81,7 @@ func TestRefusedInSilence(t *testing.T) {
 		if test.counted == "" {
 			continue
 		}
-		lab.Eventually(t, "a summary to tell of "+test.name, func() bool {
+		lab.Eventually(t, "a summary to report "+test.name, func() bool {
 			return strings.Contains(g.server.log(), test.counted)
 		})
 	}
@@ -146,11 +151,7 @@ func (g *gateway) edit(client, lines string) {
 
 // TestSourceOfAnother: a packet from another address than it states is not spent: it stays valid for its owner.
 func TestSourceOfAnother(t *testing.T) {
-	g := newGateway(t)
-	g.keepFresh()
-	g.serve(":22")
-	g.start()
-	alice := sender(g.profile())
+	g, alice := freshGateway(t)
 	r := request()
 	r.Source = lab2
 	packet := g.seal(r, alice)
@@ -184,11 +185,7 @@ func TestFromAndDeny(t *testing.T) {
 
 // TestRetry: packets of one command have one outcome, and act once.
 func TestRetry(t *testing.T) {
-	g := newGateway(t)
-	g.keepFresh() // a retry counts as one while a packet is fresh
-	g.serve(":22")
-	g.start()
-	alice := sender(g.profile())
+	g, alice := freshGateway(t) // a retry counts as one while a packet is fresh
 	r := request()
 	r.For = 5 * time.Minute
 	first := g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
@@ -224,7 +221,7 @@ func TestRetry(t *testing.T) {
 		short.Time = time.Now()
 		late := g.wantReceipt("192.0.2.3", g.seal(short, alice), alice, spa.Granted)
 		if late.Services[0].For != 0 {
-			t.Errorf("the retry is told that it is open for %v", late.Services[0].For)
+			t.Errorf("the answer to the retry says that it is open for %v", late.Services[0].For)
 		}
 		g.wantDark("192.0.2.3", "192.0.2.1:22", "after a retry that came when the grant was over")
 	})
@@ -232,11 +229,7 @@ func TestRetry(t *testing.T) {
 
 // TestDelayedOpen: a packet that was held back does not reopen a closed service.
 func TestDelayedOpen(t *testing.T) {
-	g := newGateway(t)
-	g.keepFresh()
-	g.serve(":22")
-	g.start()
-	alice := sender(g.profile())
+	g, alice := freshGateway(t)
 	heldBack := g.seal(request(), alice)
 	opened := request()
 	g.wantReceipt("192.0.2.2", g.seal(opened, alice), alice, spa.Granted)
@@ -256,5 +249,5 @@ func TestDelayedOpen(t *testing.T) {
 	g.wantReceipt("192.0.2.2", g.seal(opened, alice), alice, spa.ReasonSuperseded)
 
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
-	g.wantOpen("192.0.2.2", "192.0.2.1:22", "opened anew")
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "opened again")
 }

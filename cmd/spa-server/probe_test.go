@@ -15,59 +15,61 @@ import (
 	"sallyport/spa/lab"
 )
 
+var probeTests = []struct {
+	name  string
+	wrong func(*gateway) // with the server running
+	code  int
+	step  string // that is not ok; empty: all are
+	text  string
+}{
+	{"well", func(*gateway) {}, 0, "", "shut, opened by a knock in "},
+	{"server dead", func(g *gateway) { g.server.stop(syscall.SIGKILL) }, 2, "knock", "no answer from 192.0.2.1"},
+	{"server and guard gone", (*gateway).tornDown, 2, "before", "accepts connections without a knock"},
+	{"own grant", func(g *gateway) { g.mustOpen() }, 1, "before", "until this client's own grant was ended"},
+	{"another's grant", func(g *gateway) {
+		bob := sender(g.enrol("bob", "ssh"))
+		g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
+	}, 2, "before", "or another client has a grant for this address"},
+	{"knock port blocked", func(g *gateway) {
+		g.nft(g.host, `table netdev n { chain c { type filter hook ingress device "vs" priority 0; `+
+			`udp dport 62201 drop; }; }`)
+	}, 2, "knock", "no answer from 192.0.2.1"},
+	{"receipts lost", func(g *gateway) {
+		g.nft(g.client, `table ip n { chain c { type filter hook input priority 0; udp sport 62201 drop; }; }`)
+	}, 2, "knock", "no answer, but the port opened"},
+	{"clock a little wrong", func(g *gateway) {
+		g.server.stop(syscall.SIGTERM)
+		g.startAhead(20 * time.Second)
+	}, 1, "knock", "granted, but the clocks differ by "},
+	{"clock wrong", func(g *gateway) {
+		g.server.stop(syscall.SIGTERM)
+		g.startAhead(2 * time.Minute)
+	}, 2, "knock", "no answer"},
+	{"sshd dead", func(*gateway) {}, 2, "open", "refuses connections: nothing listens there"},
+	{"another firewall", func(g *gateway) {
+		g.nft(g.host, `table inet n { chain c { type filter hook input priority 10; tcp dport 22 drop; }; }`)
+	}, 2, "open", "was granted but does not answer"},
+	{"refused", func(g *gateway) {
+		g.rewrite("clients/alice.toml", `allow = .*`, `allow = ["web"]`)
+		g.reread()
+	}, 2, "knock", "the gateway refuses ssh"},
+	{"nothing can be sent", func(g *gateway) {
+		g.nft(g.client, `table ip n { chain c { type filter hook output priority 0; udp dport 62201 drop; }; }`)
+	}, 3, "knock", "sending to 192.0.2.1:62201"},
+	{"no name", func(g *gateway) {
+		g.readdress(func(p *keys.Profile) { p.Address = "gw.invalid" })
+	}, 3, "", "gw.invalid"},
+	{"no receipts", func(g *gateway) {
+		g.server.stop(syscall.SIGTERM)
+		g.rewrite("server.toml", `(?m)^receipts = true`, "receipts = false")
+		g.start()
+		g.readdress(func(p *keys.Profile) { p.Receipts = false })
+	}, 0, "", "shut, opened by a knock in "},
+}
+
 // TestProbe: the exit status and the first line name the step that went wrong, and no grant is left.
 func TestProbe(t *testing.T) {
-	for _, test := range []struct {
-		name  string
-		wrong func(*gateway) // with the server running
-		code  int
-		step  string // that is not ok; empty: all are
-		text  string
-	}{
-		{"well", func(*gateway) {}, 0, "", "shut, opened by a knock in "},
-		{"server dead", func(g *gateway) { g.server.stop(syscall.SIGKILL) }, 2, "knock", "no answer from 192.0.2.1"},
-		{"server and guard gone", (*gateway).tornDown, 2, "before", "accepts connections without a knock"},
-		{"own grant", func(g *gateway) { g.mustOpen() }, 1, "before", "until this client's own grant was ended"},
-		{"another's grant", func(g *gateway) {
-			bob := sender(g.enrol("bob", "ssh"))
-			g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
-		}, 2, "before", "or another client has a grant for this address"},
-		{"knock port blocked", func(g *gateway) {
-			g.nft(g.host, `table netdev n { chain c { type filter hook ingress device "vs" priority 0; `+
-				`udp dport 62201 drop; }; }`)
-		}, 2, "knock", "no answer from 192.0.2.1"},
-		{"receipts lost", func(g *gateway) {
-			g.nft(g.client, `table ip n { chain c { type filter hook input priority 0; udp sport 62201 drop; }; }`)
-		}, 2, "knock", "no answer, but the port opened"},
-		{"clock a little wrong", func(g *gateway) {
-			g.server.stop(syscall.SIGTERM)
-			g.startAhead(20 * time.Second)
-		}, 1, "knock", "granted, but the clocks differ by "},
-		{"clock wrong", func(g *gateway) {
-			g.server.stop(syscall.SIGTERM)
-			g.startAhead(2 * time.Minute)
-		}, 2, "knock", "no answer"},
-		{"sshd dead", func(*gateway) {}, 2, "open", "refuses connections: nothing listens there"},
-		{"another firewall", func(g *gateway) {
-			g.nft(g.host, `table inet n { chain c { type filter hook input priority 10; tcp dport 22 drop; }; }`)
-		}, 2, "open", "was granted but does not answer"},
-		{"refused", func(g *gateway) {
-			g.rewrite("clients/alice.toml", `allow = .*`, `allow = ["web"]`)
-			g.reread()
-		}, 2, "knock", "the gateway refuses ssh"},
-		{"nothing can be sent", func(g *gateway) {
-			g.nft(g.client, `table ip n { chain c { type filter hook output priority 0; udp dport 62201 drop; }; }`)
-		}, 3, "knock", "sending to 192.0.2.1:62201"},
-		{"no name", func(g *gateway) {
-			g.readdress(func(p *keys.Profile) { p.Address = "gw.invalid" })
-		}, 3, "", "gw.invalid"},
-		{"no receipts", func(g *gateway) {
-			g.server.stop(syscall.SIGTERM)
-			g.rewrite("server.toml", `(?m)^receipts = true`, "receipts = false")
-			g.start()
-			g.readdress(func(p *keys.Profile) { p.Receipts = false })
-		}, 0, "", "shut, opened by a knock in "},
-	} {
+	for _, test := range probeTests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			g := newGateway(t)

@@ -183,7 +183,7 @@ func TestReloadServices(t *testing.T) {
 		t.Errorf("ended %+v, want bob's web", r.Ended)
 	}
 	g.wantDark("192.0.2.9", "192.0.2.1:3306", "guarded now")
-	g.wantOpen("192.0.2.9", "192.0.2.1:80", "guarded no more")
+	g.wantOpen("192.0.2.9", "192.0.2.1:80", "no longer guarded")
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "alice's ssh")
 	g.wantOpen("192.0.2.3", "192.0.2.1:22", "bob's ssh")
 	if err := lab.Echoes(session, "still here", lab.Patience); err != nil {
@@ -205,7 +205,7 @@ func TestReloadServices(t *testing.T) {
 
 	g.rewrite("server.toml", `(?s)\[service.db\].*`, "")
 	g.wantReloaded("service.db (gone)")
-	g.wantOpen("192.0.2.9", "192.0.2.1:3306", "guarded no more")
+	g.wantOpen("192.0.2.9", "192.0.2.1:3306", "no longer guarded")
 	stop()
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted")
 }
@@ -284,6 +284,12 @@ func TestReloadSettings(t *testing.T) {
 	g.wantReceipt("192.0.2.3", g.seal(request(), bob), bob, spa.Granted)
 	g.wantReceipt("192.0.2.4", g.seal(request(), bob), bob, spa.ReasonTooManyGrants)
 
+	g.reloadsFirewall()
+}
+
+// reloadsFirewall changes settings of the guard, and the address, and expects each to take effect.
+func (g *gateway) reloadsFirewall() {
+	g.t.Helper()
 	g.rewrite("server.toml", `trusted_interfaces = \[\]`, `trusted_interfaces = ["vs"]`)
 	g.wantReloaded("firewall.trusted_interfaces")
 	g.wantOpen("192.0.2.9", "192.0.2.1:22", "by a trusted interface")
@@ -293,10 +299,10 @@ func TestReloadSettings(t *testing.T) {
 	g.wantReloaded("address", "firewall.closed", "firewall.trusted_interfaces")
 	if _, err := lab.Dial(g.client, "192.0.2.9", "192.0.2.1:22", lab.Patience); err == nil ||
 		!strings.Contains(err.Error(), "refused") {
-		t.Errorf(`a stranger with closed = "reject": %v, want refused`, err)
+		g.t.Errorf(`a stranger with closed = "reject": %v, want refused`, err)
 	}
 	if st := g.status(); st.Address != "192.0.2.77" || st.Window != "30s" {
-		t.Errorf("status says address %s, window %s", st.Address, st.Window)
+		g.t.Errorf("status says address %s, window %s", st.Address, st.Window)
 	}
 }
 
@@ -347,7 +353,7 @@ func TestReloadClientsAndGate(t *testing.T) {
 	}
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 	if !g.seen("alice").OldGate {
-		t.Error("alice uses the old gate key, and nobody is told")
+		t.Error("alice uses the old gate key, and nothing reports it")
 	}
 	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "clients that used it last: 1",
 		"alice: ", "uses the old gate key")
@@ -355,7 +361,7 @@ func TestReloadClientsAndGate(t *testing.T) {
 	alice.Gate = gates.Current
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 	if g.seen("alice").OldGate {
-		t.Error("alice uses the new gate key, and the old one is told of")
+		t.Error("alice uses the new gate key, and the old one is reported")
 	}
 
 	g.rewrite("server.toml", `max_for = "10m"`, `max_for = "9m"`)
@@ -381,7 +387,7 @@ func TestOldKeysAreNamed(t *testing.T) {
 	alice := sender(profile)
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 	if g.seen("alice").OldKey {
-		t.Error("alice uses her new key, and the old one is told of")
+		t.Error("alice uses her new key, and the old one is reported")
 	}
 }
 
@@ -448,9 +454,7 @@ func TestHangup(t *testing.T) {
 	g.start()
 	g.mustOpen()
 	log := filepath.Join(g.dir, "audit.jsonl")
-	if err := os.Rename(log, log+".1"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Rename(log, log+".1"))
 	g.rewrite("server.toml", "(?s).*", "a mistake")
 	g.server.cmd.Process.Signal(syscall.SIGHUP)
 	lab.Eventually(t, "the new log", func() bool { _, err := os.Stat(log); return err == nil })

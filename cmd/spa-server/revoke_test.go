@@ -65,11 +65,7 @@ func TestRevokeClient(t *testing.T) {
 
 // TestRevokeUnheld: a packet on its way opens nothing, even if there was no grant to end, and even after kill -9.
 func TestRevokeUnheld(t *testing.T) {
-	g := newGateway(t)
-	g.keepFresh()
-	g.serve(":22")
-	g.start()
-	alice := sender(g.profile())
+	g, alice := freshGateway(t)
 	fast := request() // with a clock that is ahead
 	fast.Time = time.Now().Add(4 * time.Minute)
 	heldBack := g.seal(fast, alice)
@@ -128,7 +124,7 @@ func TestRevokeAddress(t *testing.T) {
 	g.wantReceipt("192.0.2.2", heldBack, bob, spa.ReasonSuperseded)
 	for _, client := range []string{"alice", "bob"} {
 		if d := w.wantShown(t, "revoked", client); d.Source != lab2 {
-			t.Errorf("watchers are told %+v", d)
+			t.Errorf("watchers see %+v", d)
 		}
 	}
 	wantSaid(t, g.fails(1, "revoke", "192.0.2.2", "--config", g.dir), "nothing is open for 192.0.2.2")

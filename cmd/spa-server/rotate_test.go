@@ -128,7 +128,7 @@ func TestRotateAtOnce(t *testing.T) {
 	current := sender(g.rotate("--overlap", "0"))
 	g.knockedBy(current, request())
 	if receipt := g.exchange("192.0.2.2", heldBack, old, silence); receipt != nil {
-		t.Errorf("a packet of before the rotation is answered: %v", receipt.Status)
+		t.Errorf("a packet from before the rotation is answered: %v", receipt.Status)
 	}
 	g.wantSilence(old, "the old key")
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "opened before the rotation")
@@ -141,11 +141,7 @@ func TestRotateAtOnce(t *testing.T) {
 // TestReplayAcrossRotation: packets spent with the old key stay spent, a command continues with the key that it began
 // with, and closing counts for both keys.
 func TestReplayAcrossRotation(t *testing.T) {
-	g := newGateway(t)
-	g.keepFresh()
-	g.serve(":22")
-	g.start()
-	old := sender(g.profile())
+	g, old := freshGateway(t)
 	r := request()
 	r.For = 10 * time.Minute
 	spent, heldBack := g.seal(r, old), g.seal(request(), old)
@@ -216,7 +212,7 @@ func TestRotateKilled(t *testing.T) {
 		}
 		if after.ID != before.ID && (after.Previous == nil || after.Previous.ID != before.ID ||
 			!after.Previous.Key.Equal(before.Key)) {
-			t.Fatalf("killed after %d ms: neither the keys of before nor of after", i)
+			t.Fatalf("killed after %d ms: the file has keys from neither before nor after", i)
 		}
 	}
 	left := lab.Value(keys.ReadClient(path))(t)
@@ -225,7 +221,7 @@ func TestRotateKilled(t *testing.T) {
 	g.knockedBy(s, request())
 }
 
-// TestRotateGate: two gate keys for a while, then one. What is reported about a packet stays the same.
+// TestRotateGate: two gate keys for a while, then one. Reports about a packet do not change.
 func TestRotateGate(t *testing.T) {
 	g := opened(t)
 	alice := sender(g.profile())

@@ -45,13 +45,10 @@ func (g *gateway) wantSandboxed(st control.Status, processes ...string) {
 		})
 	}
 	if want := append([]string{"spa-server"}, processes...); !slices.Equal(names, want) {
-		g.t.Errorf("status tells of %v, want %v", names, want)
+		g.t.Errorf("status reports %v, want %v", names, want)
 	}
 	// The files of an undumpable process belong to root, even if the process does not (proc(5)).
-	info, err := os.Stat(fmt.Sprintf("/proc/%d/fd", st.PID))
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	info := lab.Value(os.Stat(fmt.Sprintf("/proc/%d/fd", st.PID)))(g.t)
 	if info.Sys().(*syscall.Stat_t).Uid != 0 && st.Rights.UID != 0 {
 		g.t.Error("the server is dumpable")
 	}
@@ -117,9 +114,7 @@ func TestKilledKeeper(t *testing.T) {
 		}
 	}
 	quiet("with its keeper")
-	if err := syscall.Kill(g.status().Processes[0].PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, syscall.Kill(g.status().Processes[0].PID, syscall.SIGKILL))
 	lab.Eventually(t, "the log to say it", func() bool { return strings.Contains(g.server.log(), said) })
 	if !g.status().Firewall.Unkept {
 		t.Error("status --json does not say it")
@@ -198,10 +193,7 @@ func TestFilesOfTheSandbox(t *testing.T) {
 
 func wantLines(t *testing.T, path string, want int) {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := lab.Value(os.ReadFile(path))(t)
 	if got := strings.Count(string(text), `"verdict":`); got != want {
 		t.Errorf("%s has %d decisions, want %d:\n%s", path, got, want, text)
 	}
@@ -238,6 +230,6 @@ func TestPoorKernel(t *testing.T) {
 	lab.Eventually(t, "the end of the check", g.server.done)
 	wantSaid(t, g.server.log(), "warning: sandbox: files", "warning: sandbox: system calls")
 	if lacks := sandbox.Lacks(); len(lacks) != 0 {
-		t.Errorf("here it is said too, and this kernel has all: %v", lacks)
+		t.Errorf("reported on a kernel that lacks nothing: %v", lacks)
 	}
 }

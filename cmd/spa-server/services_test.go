@@ -49,7 +49,7 @@ func TestRanges(t *testing.T) {
 	r.Services = []service.Service{{Name: "mosh"}}
 	receipt := g.wantReceipt("192.0.2.2", g.seal(r, bob), bob, spa.Granted)
 	if got := fmt.Sprint(receipt.Services[0].Ports); got != "[tcp/60000-60010 tcp/60020 udp/60000-61000]" {
-		t.Errorf("the receipt tells of %s", got)
+		t.Errorf("the receipt lists %s", got)
 	}
 	for _, to := range shut[:4] {
 		g.wantOpen("192.0.2.2", to, "granted")

@@ -65,16 +65,7 @@ func (g *gateway) serveTransparent(addr string) {
 		if err != nil {
 			return err
 		}
-		g.t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				conn.Close()
-			}
-		}()
+		lab.Serve(g.t, l, func(net.Conn) {})
 		return nil
 	}))
 }

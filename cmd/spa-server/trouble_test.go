@@ -267,7 +267,7 @@ func TestReadiness(t *testing.T) {
 		var buf [256]byte
 		n, err := conn.Read(buf[:])
 		if err != nil || string(buf[:n]) != state {
-			t.Errorf("systemd is told %q (%v), want %q", buf[:n], err, state)
+			t.Errorf("systemd was notified %q (%v), want %q", buf[:n], err, state)
 		}
 	}
 	want("READY=1")

@@ -79,7 +79,18 @@ func TestWatch(t *testing.T) {
 	g.start()
 	alice := sender(g.profile())
 	w := g.watch()
+	begun := time.Now()
+	g.wantDecisionsShown(w, alice, bob)
+	g.wantSilentShown(w, alice, carol)
+	g.wantSummedUp(w, begun)
+	w.kill()
+	lab.Eventually(t, "the watcher to be forgotten", func() bool { return g.status().Watchers == 0 })
+}
 
+// wantDecisionsShown makes grants, ends them and has one refused: the watcher sees each.
+func (g *gateway) wantDecisionsShown(w *watching, alice, bob spa.Sender) {
+	t := g.t
+	t.Helper()
 	r := request()
 	r.For = time.Second
 	g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
@@ -105,6 +116,12 @@ func TestWatch(t *testing.T) {
 	if d := w.wantShown(t, "denied", "bob"); !strings.Contains(d.Reason, "not allowed") {
 		t.Errorf("denied: %+v", d)
 	}
+}
+
+// wantSilentShown sends stale packets of carol's key, a copy of a packet of alice's and noise, none of them answered.
+func (g *gateway) wantSilentShown(w *watching, alice, carol spa.Sender) {
+	t := g.t
+	t.Helper()
 	behind, begun := request(), time.Now()
 	behind.Time = begun.Add(-43 * time.Second)
 	stale := g.seal(behind, carol)
@@ -124,6 +141,13 @@ func TestWatch(t *testing.T) {
 	for range 200 {
 		g.send("192.0.2.6", make([]byte, 200))
 	}
+}
+
+// wantSummedUp: since begun, carol's 50 packets and the noise have at most a line a second each, and noise has no
+// address.
+func (g *gateway) wantSummedUp(w *watching, begun time.Time) {
+	t := g.t
+	t.Helper()
 	// Silent refusals are summed up each second in no particular order: wait for all of them.
 	lab.Eventually(t, "all that came in silence to be summed up", func() bool {
 		noise, stale := uint64(0), uint64(0)
@@ -154,14 +178,12 @@ func TestWatch(t *testing.T) {
 		}
 	}
 	if others := len(all) - shown - noise; shown > most || noise > most || others != 8 {
-		t.Errorf("50 stale packets in %d lines, noise in %d, want %d at the most; %d other lines, want 8",
+		t.Errorf("50 stale packets in %d lines, noise in %d, want at most %d; %d other lines, want 8",
 			shown, noise, most, others)
 	}
 	if ended != 2 {
-		t.Errorf("%d grants are said to have ended, want the two that were not closed before", ended)
+		t.Errorf("%d grants are reported as ended, want the two that were not closed before", ended)
 	}
-	w.kill()
-	lab.Eventually(t, "the watcher to be forgotten", func() bool { return g.status().Watchers == 0 })
 }
 
 // TestWatchText: the lines are sentences, and the end of the server is reported.
@@ -169,7 +191,7 @@ func TestWatchText(t *testing.T) {
 	g := newGateway(t)
 	g.start()
 	cmd := g.command("spa-server", "watch", "--config", g.dir)
-	var out, errs safeBuffer
+	var out, errs lab.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	lab.Must(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill() })
@@ -188,22 +210,4 @@ func TestWatchText(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(errs.String(), "hung up") {
 		t.Errorf("when the server ends: exit %d\n%s", code, errs.String())
 	}
-}
-
-// safeBuffer is a command's output that a test reads at the same time.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

@@ -98,7 +98,7 @@ func TestInterrupted(t *testing.T) {
 			}
 		}
 		if strings.HasPrefix(told.Text(), "5. ") {
-			t.Error("goes on with the next step")
+			t.Error("it continues with the next step")
 		}
 	}
 	var exit *exec.ExitError
@@ -167,8 +167,8 @@ func TestImpostors(t *testing.T) {
 	for _, want := range []string{
 		"BAD  alice    connects to 192.0.2.1:22",
 		"demo: error: step 3 (The server starts, and the port goes dark): alice at 192.0.2.1:22: connected to a " +
-			"port that was to be dark",
-		"stranger at 192.0.2.1:22: connected to a port that was to be dark",
+			"port that must be dark",
+		"stranger at 192.0.2.1:22: connected to a port that must be dark",
 		"the server said:\nall is well",
 	} {
 		if !strings.Contains(string(out), want) {

@@ -107,11 +107,11 @@ func judge(want promise, err error) (how string, broken error) {
 	case err == nil && want == open:
 		return "connected", nil
 	case err == nil:
-		return "connected", errors.New("connected to a port that was to be dark")
+		return "connected", errors.New("connected to a port that must be dark")
 	case errors.As(err, &late) && late.Timeout() && want == dark:
 		return "no answer", nil
 	case errors.As(err, &late) && late.Timeout():
-		return "no answer", errors.New("no answer from a port that was to be open")
+		return "no answer", errors.New("no answer from a port that must be open")
 	}
 	return err.Error(), fmt.Errorf("an answer that was not promised: %w", err)
 }

@@ -62,7 +62,7 @@ func TestFollowStopsWhenInterrupted(t *testing.T) {
 	var out strings.Builder
 	err := (&teller{w: &out}).follow(ctx, []step{
 		{"one", func(context.Context) error { cancel(); return nil }},
-		{"two", func(context.Context) error { t.Error("goes on"); return nil }},
+		{"two", func(context.Context) error { t.Error("it continues"); return nil }},
 	})
 	if err == nil || err.Error() != "step 1 (one): interrupted" {
 		t.Errorf("got %v, want interrupted", err)

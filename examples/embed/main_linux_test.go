@@ -75,16 +75,7 @@ func serveSSH(t *testing.T, h *lab.Host) (key, known string) {
 		return nil, nil
 	}}
 	config.AddHostKey(host.signer)
-	l := listen(t, h, "22")
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go answer(conn, config)
-		}
-	}()
+	lab.Serve(t, listen(t, h, "22"), func(conn net.Conn) { answer(conn, config) })
 	key, known = filepath.Join(t.TempDir(), "key"), filepath.Join(t.TempDir(), "known")
 	write(t, key, pem.EncodeToMemory(own.block))
 	write(t, known, []byte(knownhosts.Line([]string{"192.0.2.1"}, host.signer.PublicKey())+"\n"))
@@ -93,7 +84,6 @@ func serveSSH(t *testing.T, h *lab.Host) (key, known string) {
 
 // answer serves a session in which each command succeeds.
 func answer(conn net.Conn, config *ssh.ServerConfig) {
-	defer conn.Close()
 	session, channels, requests, err := ssh.NewServerConn(conn, config)
 	if err != nil {
 		return

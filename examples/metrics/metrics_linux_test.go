@@ -23,10 +23,7 @@ func TestMain(m *testing.M) { lab.Main(m) }
 
 func read(t *testing.T, name string) string {
 	t.Helper()
-	text, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := lab.Value(os.ReadFile(name))(t)
 	return string(text)
 }
 
@@ -85,9 +82,7 @@ func newGateway(t *testing.T) *gateway {
 	path := filepath.Join(g.Config, "server.toml")
 	settings := regexp.MustCompile("(?s)```toml\n(.*?)```").FindStringSubmatch(read(t, "README.md"))[1]
 	text := strings.Replace(read(t, path), "\n[limits]", "\n"+settings+"\n[limits]", 1)
-	if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(path, []byte(text), 0o640))
 	g.Start()
 	return g
 }
@@ -114,20 +109,13 @@ func (g *gateway) prometheus() {
 	config := strings.Replace(read(g.t, "prometheus.yml"), "scrape_interval: 15s",
 		"scrape_interval: 1s\n  evaluation_interval: 1s", 1)
 	for name, text := range map[string]string{"prometheus.yml": config, "rules.yml": read(g.t, "rules.yml")} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			g.t.Fatal(err)
-		}
+		lab.Must(g.t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
 	cmd := exec.Command(program, "--config.file="+filepath.Join(dir, "prometheus.yml"),
 		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:9090")
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	log := lab.Value(os.Create(filepath.Join(dir, "log")))(g.t)
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := g.Host.Start(cmd); err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Must(g.t, g.Host.Start(cmd))
 	g.t.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
@@ -188,9 +176,7 @@ func queries(t *testing.T) []string {
 	var board struct {
 		Panels []struct{ Targets []struct{ Expr string } }
 	}
-	if err := json.Unmarshal([]byte(read(t, "dashboard.json")), &board); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, json.Unmarshal([]byte(read(t, "dashboard.json")), &board))
 	var list []string
 	for _, p := range board.Panels {
 		for _, target := range p.Targets {
@@ -220,6 +206,14 @@ func TestAgainstTheRealThing(t *testing.T) {
 	if out, err := check.CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("promtool check metrics: %v\n%s", err, out)
 	}
+	wantNamesOn(t, page)
+	g.wantData()
+	g.wantRules()
+}
+
+// wantNamesOn fails if the files of this directory name metrics or values that the page does not have.
+func wantNamesOn(t *testing.T, page string) {
+	t.Helper()
 	for _, text := range append(queries(t), read(t, "rules.yml"), read(t, "rules_test.yml"), read(t, "README.md")) {
 		for _, name := range metric.FindAllString(text, -1) {
 			if !strings.Contains(page, "\n"+name+"{") && !strings.Contains(page, "\n"+name+" ") {
@@ -236,6 +230,12 @@ func TestAgainstTheRealThing(t *testing.T) {
 			}
 		}
 	}
+}
+
+// wantData waits until Prometheus has data for each query of the dashboard.
+func (g *gateway) wantData() {
+	t := g.t
+	t.Helper()
 	for _, query := range queries(t) {
 		knocked := false
 		lab.Eventually(t, "data for "+query, func() bool {
@@ -249,12 +249,18 @@ func TestAgainstTheRealThing(t *testing.T) {
 			return false
 		})
 	}
+}
+
+// wantRules fails unless Prometheus evaluates all rules, and none of them raises an alert.
+func (g *gateway) wantRules() {
+	t := g.t
+	t.Helper()
 	if n := g.query(`up{job="spa"} == 1`); n != 1 {
 		t.Errorf("%d targets are up", n)
 	}
 	for _, alert := range alerts(t) {
 		if n := g.query(fmt.Sprintf(`ALERTS{alertname=%q}`, alert)); n > 0 {
-			t.Errorf("a gateway that is well raises %s", alert)
+			t.Errorf("a healthy gateway raises %s", alert)
 		}
 	}
 	var rules struct {
@@ -264,9 +270,7 @@ func TestAgainstTheRealThing(t *testing.T) {
 			}
 		}
 	}
-	if err := json.Unmarshal([]byte(g.get("http://127.0.0.1:9090/api/v1/rules")), &rules); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, json.Unmarshal([]byte(g.get("http://127.0.0.1:9090/api/v1/rules")), &rules))
 	var known []string
 	for _, rule := range rules.Data.Groups[0].Rules {
 		known = append(known, rule.Name)

@@ -2,7 +2,7 @@ package survey
 
 import "net/netip"
 
-// What rules do to a packet besides letting it pass or dropping it.
+// How rules change a packet, besides accepting or dropping it.
 
 func (p *passage) leaveUntracked(sure truth) {
 	if sure = sure.and(p.reached); sure > p.untracked {

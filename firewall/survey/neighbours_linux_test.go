@@ -10,87 +10,92 @@ import (
 // rules is a rule set and the program that loads it.
 type rules struct{ program, text string }
 
-// TestNeighbours: rule sets like those that other tools write, and what happens to a stranger's packet.
-func TestNeighbours(t *testing.T) {
-	ufw := []rules{{"iptables-nft-restore", "ufw.rules"}, {"ip6tables-nft-restore", "ufw6.rules"}}
-	legacyUFW := []rules{{"iptables-legacy-restore", "ufw.rules"}, {"ip6tables-legacy-restore", "ufw6.rules"}}
-	firewalld := []rules{{"nft", "firewalld.nft"}}
-	leadsOn := rules{"nft", "table inet nat { chain pre { type nat hook prerouting priority -100; tcp dport " +
+var (
+	ufwRules       = []rules{{"iptables-nft-restore", "ufw.rules"}, {"ip6tables-nft-restore", "ufw6.rules"}}
+	legacyRules    = []rules{{"iptables-legacy-restore", "ufw.rules"}, {"ip6tables-legacy-restore", "ufw6.rules"}}
+	firewalldRules = []rules{{"nft", "firewalld.nft"}}
+	leadsOn        = rules{"nft", "table inet nat { chain pre { type nat hook prerouting priority -100; tcp dport " +
 		"2201 redirect to :22; " +
 		"tcp dport 2200 dnat ip to 198.51.100.2:22; tcp dport 2200 dnat ip6 to [2001:db8:1::2]:22; }\n}"}
-	for _, test := range []struct {
-		name     string
-		rules    []rules
-		port, to string
-		want     Verdict
-		says     []string // in place and advice
-		sources  bool
-		answer   Answer
-	}{
-		{name: "no rules", port: "tcp/22", to: over4},
-		{name: "ufw drops", rules: ufw, port: "tcp/22", to: over4, want: Drops,
-			says: []string{"iptables table filter, chain INPUT, policy drop", "ufw allow 22/tcp"}},
-		{name: "ufw drops IPv6", rules: ufw, port: "tcp/22", to: over6, want: Drops,
-			says: []string{"ip6tables table filter", "ufw allow 22/tcp"}},
-		{name: "ufw drops UDP", rules: ufw, port: "udp/137", to: over4, want: Drops,
-			says: []string{"chain ufw-skip-to-policy-input, rule -A ufw-skip-to-policy-input -j DROP", "ufw allow 137/udp"}},
-		{name: "ufw allows", rules: ufw, port: "tcp/80", to: over4},
-		{name: "ufw allows IPv6", rules: ufw, port: "tcp/80", to: over6},
-		{name: "ufw limits", rules: ufw, port: "tcp/2222", to: over4},
-		{name: "ufw allows an office", rules: ufw, port: "tcp/5432", to: over4, want: Drops, sources: true,
-			says: []string{"ufw allow 5432/tcp"}},
-		{name: "legacy ufw drops", rules: legacyUFW, port: "tcp/22", to: over4, want: Drops,
-			says: []string{"iptables-legacy table filter", "ufw allow"}},
-		{name: "legacy ufw drops IPv6", rules: legacyUFW, port: "tcp/22", to: over6, want: Drops,
-			says: []string{"ip6tables-legacy table filter"}},
-		{name: "legacy ufw allows", rules: legacyUFW, port: "tcp/80", to: over4},
-		{name: "firewalld drops", rules: firewalld, port: "tcp/22", to: over4, want: Drops, sources: true,
-			answer: Unreachable,
-			says: []string{"table inet firewalld, chain filter_IN_public, rule handle",
-				"firewall-cmd --zone=public --add-port=22/tcp"}},
-		{name: "firewalld drops IPv6", rules: firewalld, port: "tcp/22", to: over6, want: Drops, answer: Unreachable},
-		{name: "firewalld allows", rules: firewalld, port: "tcp/80", to: over6},
-		{name: "firewalld allows UDP", rules: firewalld, port: "udp/60010", to: over4, sources: true},
-		{name: "docker leads on", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/8080", to: over4},
-		{name: "docker leads where forward drops", rules: []rules{{"iptables-nft-restore", "docker.rules"}},
-			port: "tcp/8081", to: over4, want: Drops,
-			says: []string{"chain FORWARD, policy drop", "iptables -I FORWARD -d 198.51.100.3 -p tcp --dport 80 -j ACCEPT"}},
-		{name: "docker leaves the host alone", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/22",
-			to: over4},
-		{name: "legacy docker leads on", rules: []rules{{"iptables-legacy-restore", "docker.rules"}}, port: "tcp/8080",
-			to: over4},
-		{name: "one of two drops", rules: []rules{{"nft", inputChain("tcp dport 22 accept")}, ufw[0]}, port: "tcp/22",
-			to: over4, want: Drops, says: []string{"ufw allow"}},
-		{name: "ours by iptables", port: "tcp/22", to: over4, rules: []rules{{"iptables-nft-restore",
-			"*mangle\n:spa-guard - [0:0]\n-A PREROUTING -j spa-guard\n-A spa-guard -j DROP\nCOMMIT\n"}}},
-		{name: "by hand", rules: []rules{{"nft", inputChain("")}}, port: "tcp/22", to: over4, want: Drops,
-			says: []string{"table inet filter, chain input, policy drop",
-				"nft insert rule inet filter input tcp dport 22 accept"}},
-		{name: "ufw drops what DNAT leads on", rules: append(ufw, leadsOn), port: "tcp/2200", to: over4, want: Drops,
-			says: []string{"iptables table filter, chain FORWARD, policy drop",
-				"ufw route allow proto tcp to 198.51.100.2 port 22"}},
-		{name: "ufw drops what DNAT leads on over IPv6", rules: append(ufw, leadsOn), port: "tcp/2200", to: over6,
-			want: Drops,
-			says: []string{"ip6tables table filter, chain FORWARD, policy drop",
-				"ufw route allow proto tcp to 2001:db8:1::2 port 22"}},
-		{name: "ufw drops what DNAT leads to another port here", rules: append(ufw, leadsOn), port: "tcp/2201",
-			to: over4, want: Drops, says: []string{"ufw allow 22/tcp"}},
-		{name: "nft's own table of a name that iptables has", rules: []rules{
-			{"iptables-nft-restore", "*filter\n:FORWARD DROP\nCOMMIT\n"},
-			{"nft", "table ip nat { chain pre { type nat hook prerouting priority -100; tcp dport 2200 dnat to " +
-				"198.51.100.2:22; }\n}"},
-		}, port: "tcp/2200", to: over4, want: Drops,
-			says: []string{"iptables table filter, chain FORWARD, policy drop",
-				"iptables -I FORWARD -d 198.51.100.2 -p tcp --dport 22 -j ACCEPT"}},
-		{name: "by hand, what DNAT leads on",
-			rules: []rules{leadsOn,
-				{"nft", "table inet filter { chain on { type filter hook forward priority 0; policy drop; }\n}"}},
-			port: "tcp/2200", to: over6, want: Drops,
-			says: []string{"nft insert rule inet filter on ip6 daddr 2001:db8:1::2 tcp dport 22 accept"}},
-		{name: "legacy by hand", port: "tcp/22", to: over4, want: Drops,
-			rules: []rules{{"iptables-legacy-restore", "*mangle\n-A PREROUTING -p tcp -j DROP\nCOMMIT\n"}},
-			says:  []string{"iptables-legacy -t mangle -I PREROUTING -p tcp --dport 22 -j ACCEPT"}},
-	} {
+)
+
+var neighbourTests = []struct {
+	name     string
+	rules    []rules
+	port, to string
+	want     Verdict
+	says     []string // in place and advice
+	sources  bool
+	answer   Answer
+}{
+	{name: "no rules", port: "tcp/22", to: over4},
+	{name: "ufw drops", rules: ufwRules, port: "tcp/22", to: over4, want: Drops,
+		says: []string{"iptables table filter, chain INPUT, policy drop", "ufw allow 22/tcp"}},
+	{name: "ufw drops IPv6", rules: ufwRules, port: "tcp/22", to: over6, want: Drops,
+		says: []string{"ip6tables table filter", "ufw allow 22/tcp"}},
+	{name: "ufw drops UDP", rules: ufwRules, port: "udp/137", to: over4, want: Drops,
+		says: []string{"chain ufw-skip-to-policy-input, rule -A ufw-skip-to-policy-input -j DROP", "ufw allow 137/udp"}},
+	{name: "ufw allows", rules: ufwRules, port: "tcp/80", to: over4},
+	{name: "ufw allows IPv6", rules: ufwRules, port: "tcp/80", to: over6},
+	{name: "ufw limits", rules: ufwRules, port: "tcp/2222", to: over4},
+	{name: "ufw allows an office", rules: ufwRules, port: "tcp/5432", to: over4, want: Drops, sources: true,
+		says: []string{"ufw allow 5432/tcp"}},
+	{name: "legacy ufw drops", rules: legacyRules, port: "tcp/22", to: over4, want: Drops,
+		says: []string{"iptables-legacy table filter", "ufw allow"}},
+	{name: "legacy ufw drops IPv6", rules: legacyRules, port: "tcp/22", to: over6, want: Drops,
+		says: []string{"ip6tables-legacy table filter"}},
+	{name: "legacy ufw allows", rules: legacyRules, port: "tcp/80", to: over4},
+	{name: "firewalld drops", rules: firewalldRules, port: "tcp/22", to: over4, want: Drops, sources: true,
+		answer: Unreachable,
+		says: []string{"table inet firewalld, chain filter_IN_public, rule handle",
+			"firewall-cmd --zone=public --add-port=22/tcp"}},
+	{name: "firewalld drops IPv6", rules: firewalldRules, port: "tcp/22", to: over6, want: Drops, answer: Unreachable},
+	{name: "firewalld allows", rules: firewalldRules, port: "tcp/80", to: over6},
+	{name: "firewalld allows UDP", rules: firewalldRules, port: "udp/60010", to: over4, sources: true},
+	{name: "docker leads on", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/8080", to: over4},
+	{name: "docker leads where forward drops", rules: []rules{{"iptables-nft-restore", "docker.rules"}},
+		port: "tcp/8081", to: over4, want: Drops,
+		says: []string{"chain FORWARD, policy drop", "iptables -I FORWARD -d 198.51.100.3 -p tcp --dport 80 -j ACCEPT"}},
+	{name: "docker leaves the host alone", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/22",
+		to: over4},
+	{name: "legacy docker leads on", rules: []rules{{"iptables-legacy-restore", "docker.rules"}}, port: "tcp/8080",
+		to: over4},
+	{name: "one of two drops", rules: []rules{{"nft", inputChain("tcp dport 22 accept")}, ufwRules[0]}, port: "tcp/22",
+		to: over4, want: Drops, says: []string{"ufw allow"}},
+	{name: "ours by iptables", port: "tcp/22", to: over4, rules: []rules{{"iptables-nft-restore",
+		"*mangle\n:spa-guard - [0:0]\n-A PREROUTING -j spa-guard\n-A spa-guard -j DROP\nCOMMIT\n"}}},
+	{name: "by hand", rules: []rules{{"nft", inputChain("")}}, port: "tcp/22", to: over4, want: Drops,
+		says: []string{"table inet filter, chain input, policy drop",
+			"nft insert rule inet filter input tcp dport 22 accept"}},
+	{name: "ufw drops what DNAT leads on", rules: append(ufwRules, leadsOn), port: "tcp/2200", to: over4, want: Drops,
+		says: []string{"iptables table filter, chain FORWARD, policy drop",
+			"ufw route allow proto tcp to 198.51.100.2 port 22"}},
+	{name: "ufw drops what DNAT leads on over IPv6", rules: append(ufwRules, leadsOn), port: "tcp/2200", to: over6,
+		want: Drops,
+		says: []string{"ip6tables table filter, chain FORWARD, policy drop",
+			"ufw route allow proto tcp to 2001:db8:1::2 port 22"}},
+	{name: "ufw drops what DNAT leads to another port here", rules: append(ufwRules, leadsOn), port: "tcp/2201",
+		to: over4, want: Drops, says: []string{"ufw allow 22/tcp"}},
+	{name: "nft's own table of a name that iptables has", rules: []rules{
+		{"iptables-nft-restore", "*filter\n:FORWARD DROP\nCOMMIT\n"},
+		{"nft", "table ip nat { chain pre { type nat hook prerouting priority -100; tcp dport 2200 dnat to " +
+			"198.51.100.2:22; }\n}"},
+	}, port: "tcp/2200", to: over4, want: Drops,
+		says: []string{"iptables table filter, chain FORWARD, policy drop",
+			"iptables -I FORWARD -d 198.51.100.2 -p tcp --dport 22 -j ACCEPT"}},
+	{name: "by hand, what DNAT leads on",
+		rules: []rules{leadsOn,
+			{"nft", "table inet filter { chain on { type filter hook forward priority 0; policy drop; }\n}"}},
+		port: "tcp/2200", to: over6, want: Drops,
+		says: []string{"nft insert rule inet filter on ip6 daddr 2001:db8:1::2 tcp dport 22 accept"}},
+	{name: "legacy by hand", port: "tcp/22", to: over4, want: Drops,
+		rules: []rules{{"iptables-legacy-restore", "*mangle\n-A PREROUTING -p tcp -j DROP\nCOMMIT\n"}},
+		says:  []string{"iptables-legacy -t mangle -I PREROUTING -p tcp --dport 22 -j ACCEPT"}},
+}
+
+// TestNeighbours: rule sets like those that other tools write, and what happens to a stranger's packet.
+func TestNeighbours(t *testing.T) {
+	for _, test := range neighbourTests {
 		t.Run(test.name, func(t *testing.T) {
 			h := host(t)
 			for _, r := range test.rules {
@@ -111,62 +116,80 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
+func tableOf(chains ...string) string { return "table ip t {\n" + strings.Join(chains, "\n") + "\n}\n" }
+
+func chainOf(name, text string) string { return "chain " + name + " { " + text + "\n}" }
+
+func onInput(rules string) string {
+	return chainOf("in", "type filter hook input priority 0; policy accept; "+rules)
+}
+
+func early(rule string) string {
+	return chainOf("early", "type filter hook prerouting priority -150; "+rule)
+}
+
+func raw(rule string) string {
+	return chainOf("raw", "type filter hook prerouting priority -300; "+rule)
+}
+
+func onNAT(rule string) string {
+	return chainOf("nat", "type nat hook prerouting priority -100; "+rule)
+}
+
+func onForward(rule string) string {
+	return chainOf("on", "type filter hook forward priority 0; policy drop; "+rule)
+}
+
+func onIngress(family, device, rule string) string {
+	return "table " + family + " t { chain c { type filter hook ingress " + device + " priority 0; " + rule + " }\n}"
+}
+
+const meter = "set s { type ipv4_addr; flags dynamic,timeout; timeout 1m; }"
+
+var pathTests = map[string]struct {
+	rules string
+	want  Verdict
+}{
+	"prerouting":   {tableOf(early("tcp dport 22 drop")), Drops},
+	"output":       {tableOf(chainOf("c", "type filter hook output priority 0; policy drop;")), Passes},
+	"other family": {"table ip6 t { chain c { type filter hook input priority 0; policy drop; }\n}", Passes},
+	"netdev":       {onIngress("netdev", "device vs", "tcp dport 22 drop;"), Drops},
+	"netdev many":  {onIngress("netdev", "devices = { in0, vs }", "policy drop;"), Drops},
+	"other device": {onIngress("netdev", "device in0", "policy drop;"), Passes},
+	"inet ingress": {onIngress("inet", "device vs", "policy drop;"), Drops},
+	"jump":         {tableOf(chainOf("d", "drop"), onInput("jump d\naccept")), Drops},
+	"jump returns": {tableOf(chainOf("d", "return\ndrop"), onInput("jump d\ntcp dport 22 accept\ndrop")), Passes},
+	"goto":         {tableOf(chainOf("d", "tcp dport 23 accept"), onInput("goto d\ndrop")), Passes},
+	"goto in jump": {tableOf(chainOf("e", "tcp dport 23 accept"), chainOf("d", "goto e\naccept"),
+		onInput("jump d\ndrop")), Drops},
+	"perhaps jump": {tableOf(chainOf("d", "drop"), onInput("ip ttl 64 jump d")), Perhaps},
+	"both ways":    {tableOf(onInput("ip ttl 64 drop\ndrop")), Drops},
+	"accept once":  {tableOf(onInput("accept")) + strings.Replace(tableOf(onInput("drop")), "ip t", "ip u", 1), Drops},
+	"mark set":     {tableOf(early("meta mark set 7"), onInput("meta mark != 7 drop")), Passes},
+	"before ct":    {tableOf(raw("ct state new drop")), Passes},
+	"invalid raw":  {tableOf(raw("ct state invalid drop")), Drops},
+	"after ct":     {tableOf(early("ct state new drop")), Drops},
+	"redirect":     {tableOf(onNAT("tcp dport 22 redirect to :2222"), onInput("tcp dport 2222 drop")), Drops},
+	"redirected":   {tableOf(onNAT("tcp dport 22 redirect to :2222"), onInput("tcp dport 22 drop")), Passes},
+	"dnat local":   {tableOf(onNAT("tcp dport 22 dnat to 198.51.100.1"), onInput("ct status dnat drop")), Drops},
+	"dnat away": {tableOf(onNAT("tcp dport 22 dnat to 198.51.100.2:23"), onInput("drop"),
+		onForward("oifname in0 ip daddr 198.51.100.2 tcp dport 23 accept")), Passes},
+	"dnat, dropped": {tableOf(onNAT("tcp dport 22 dnat to 198.51.100.2"),
+		onForward("oifname in0 tcp dport 23 accept")), Drops},
+	"dnat perhaps":  {tableOf(onNAT("ip ttl 64 dnat to 198.51.100.2"), onInput("drop")), Perhaps},
+	"limit a meter": {tableOf(meter, onInput("add @s { ip saddr limit rate over 5/minute } drop")), Passes},
+	"within meter":  {tableOf(meter, onInput("add @s { ip saddr limit rate 5/minute } drop")), Drops},
+	"named limit":   {tableOf("limit l { rate 5/second; }", onInput("limit name l accept\ndrop")), Perhaps},
+	"named counter": {tableOf("counter l { }", onInput("counter name l accept\ndrop")), Passes},
+	"blocked": {tableOf("set s { type ipv4_addr; flags interval; elements = { 0.0.0.0/1, 128.0.0.0/1 } }",
+		onInput("ip saddr @s drop")), Passes},
+	"our other one": {strings.Replace(tableOf(onInput("drop")), "ip t", "inet spa-next", 1), Passes},
+	"our own":       {strings.Replace(tableOf(onInput("drop")), "ip t", "inet spa", 1), Passes},
+}
+
 // TestPaths: base chains besides input, and the ways between chains.
 func TestPaths(t *testing.T) {
-	table := func(chains ...string) string { return "table ip t {\n" + strings.Join(chains, "\n") + "\n}\n" }
-	chain := func(name, text string) string { return "chain " + name + " { " + text + "\n}" }
-	in := func(rules string) string {
-		return chain("in", "type filter hook input priority 0; policy accept; "+rules)
-	}
-	early := func(rule string) string { return chain("early", "type filter hook prerouting priority -150; "+rule) }
-	raw := func(rule string) string { return chain("raw", "type filter hook prerouting priority -300; "+rule) }
-	nat := func(rule string) string { return chain("nat", "type nat hook prerouting priority -100; "+rule) }
-	on := func(rule string) string {
-		return chain("on", "type filter hook forward priority 0; policy drop; "+rule)
-	}
-	ingress := func(family, device, rule string) string {
-		return "table " + family + " t { chain c { type filter hook ingress " + device + " priority 0; " + rule + " }\n}"
-	}
-	dropping := "policy drop;"
-	meter := "set s { type ipv4_addr; flags dynamic,timeout; timeout 1m; }"
-	for name, test := range map[string]struct {
-		rules string
-		want  Verdict
-	}{
-		"prerouting":   {table(early("tcp dport 22 drop")), Drops},
-		"output":       {table(chain("c", "type filter hook output priority 0; policy drop;")), Passes},
-		"other family": {"table ip6 t { chain c { type filter hook input priority 0; policy drop; }\n}", Passes},
-		"netdev":       {ingress("netdev", "device vs", "tcp dport 22 drop;"), Drops},
-		"netdev many":  {ingress("netdev", "devices = { in0, vs }", dropping), Drops},
-		"other device": {ingress("netdev", "device in0", dropping), Passes},
-		"inet ingress": {ingress("inet", "device vs", dropping), Drops},
-		"jump":         {table(chain("d", "drop"), in("jump d\naccept")), Drops},
-		"jump returns": {table(chain("d", "return\ndrop"), in("jump d\ntcp dport 22 accept\ndrop")), Passes},
-		"goto":         {table(chain("d", "tcp dport 23 accept"), in("goto d\ndrop")), Passes},
-		"goto in jump": {table(chain("e", "tcp dport 23 accept"), chain("d", "goto e\naccept"), in("jump d\ndrop")), Drops},
-		"perhaps jump": {table(chain("d", "drop"), in("ip ttl 64 jump d")), Perhaps},
-		"both ways":    {table(in("ip ttl 64 drop\ndrop")), Drops},
-		"accept once":  {table(in("accept")) + strings.Replace(table(in("drop")), "ip t", "ip u", 1), Drops},
-		"mark set":     {table(early("meta mark set 7"), in("meta mark != 7 drop")), Passes},
-		"before ct":    {table(raw("ct state new drop")), Passes},
-		"invalid raw":  {table(raw("ct state invalid drop")), Drops},
-		"after ct":     {table(early("ct state new drop")), Drops},
-		"redirect":     {table(nat("tcp dport 22 redirect to :2222"), in("tcp dport 2222 drop")), Drops},
-		"redirected":   {table(nat("tcp dport 22 redirect to :2222"), in("tcp dport 22 drop")), Passes},
-		"dnat local":   {table(nat("tcp dport 22 dnat to 198.51.100.1"), in("ct status dnat drop")), Drops},
-		"dnat away": {table(nat("tcp dport 22 dnat to 198.51.100.2:23"), in("drop"),
-			on("oifname in0 ip daddr 198.51.100.2 tcp dport 23 accept")), Passes},
-		"dnat, dropped": {table(nat("tcp dport 22 dnat to 198.51.100.2"), on("oifname in0 tcp dport 23 accept")), Drops},
-		"dnat perhaps":  {table(nat("ip ttl 64 dnat to 198.51.100.2"), in("drop")), Perhaps},
-		"limit a meter": {table(meter, in("add @s { ip saddr limit rate over 5/minute } drop")), Passes},
-		"within meter":  {table(meter, in("add @s { ip saddr limit rate 5/minute } drop")), Drops},
-		"named limit":   {table("limit l { rate 5/second; }", in("limit name l accept\ndrop")), Perhaps},
-		"named counter": {table("counter l { }", in("counter name l accept\ndrop")), Passes},
-		"blocked": {table("set s { type ipv4_addr; flags interval; elements = { 0.0.0.0/1, 128.0.0.0/1 } }",
-			in("ip saddr @s drop")), Passes},
-		"our other one": {strings.Replace(table(in("drop")), "ip t", "inet spa-next", 1), Passes},
-		"our own":       {strings.Replace(table(in("drop")), "ip t", "inet spa", 1), Passes},
-	} {
+	for name, test := range pathTests {
 		t.Run(name, func(t *testing.T) {
 			h := host(t)
 			load(t, h, "nft", test.rules)

@@ -42,7 +42,7 @@ func TestPrograms(t *testing.T) {
 		{"its own", saver{iptables, "ip", []string{"nft"}, "iptables", ""}, true},
 		{"its own of Debian 11", saver{iptables, "ip", []string{"nft187"}, "iptables", ""}, true},
 		{"others of legacy, of Debian 11", saver{legacy, "ip", []string{"nft187"}, "iptables-legacy", ""}, false},
-		{"its own of before 1.8", saver{legacy, "ip", []string{"old"}, "iptables-legacy", ""}, true},
+		{"its own before 1.8", saver{legacy, "ip", []string{"old"}, "iptables-legacy", ""}, true},
 		{"its own of legacy", saver{legacy, "ip", []string{"legacy"}, "iptables-legacy", ""}, true},
 	} {
 		r := &Ruleset{tables: make(map[tableKey]*table)}

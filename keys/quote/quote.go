@@ -28,7 +28,7 @@ func Lines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Shell quotes a path for a shell if it has to be quoted. The result is printable.
+// Shell quotes a path for a shell if necessary. The result is printable.
 func Shell(s string) string {
 	plain := func(r rune) bool {
 		return r < 0x80 && ('a' <= r && r <= 'z' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' ||

@@ -17,7 +17,7 @@ const dayMinutes = 24 * 60
 // compared with ==. The zero Span is empty: it contains no time, and String returns "".
 type Span struct {
 	First, Last time.Weekday // the days on which it begins; Last may come before First: "sat-mon"
-	From, To    uint16       // minutes since midnight, To 24:00 at the most; below From it ends on the next day
+	From, To    uint16       // minutes since midnight, To at most 24:00; below From it ends on the next day
 }
 
 // weekdays are the names of days in files, in the order of [time.Weekday].

@@ -18,14 +18,14 @@ type Act struct {
 	More    []slog.Attr // further details
 }
 
-// By is who did it: the user is the kernel's word, the rest is claimed.
+// By is who did it: the kernel reports UID, and the program claims the rest.
 type By struct {
 	UID      int
 	LoginUID string // the user that logged in before, by /proc/self/loginuid; empty: unknown
 	SudoUser string // SUDO_USER; empty: none
 }
 
-// levelAct is the level of an act: notable, and no fault. The journal shows it as a notice.
+// levelAct is the level of an act, which is notable but not a fault. The journal shows it as a notice.
 const levelAct = slog.LevelInfo + 1
 
 func (a Act) attrs() []slog.Attr {

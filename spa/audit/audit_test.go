@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -122,30 +121,6 @@ func TestCountersAreBounded(t *testing.T) {
 	}
 }
 
-// lockedBuffer is the operations log, which timers write to.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-func (l *lockedBuffer) Reset() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.b.Reset()
-}
-
 // after waits in a synctest bubble for the time to pass and all messages to be written.
 func after(d time.Duration) {
 	time.Sleep(d)
@@ -159,7 +134,7 @@ func stale(client string) Event {
 // TestSummary: refusals of packets that authenticate are reported a second later, in one line.
 func TestSummary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var ops lockedBuffer
+		var ops lab.Buffer
 		l := newLog(&buffer{room: -1}, slog.New(slog.NewTextHandler(&ops, nil)))
 		for range 10000 {
 			l.Record(stale("alice"))
@@ -200,7 +175,7 @@ func TestSummary(t *testing.T) {
 // causes only an occasional line.
 func TestOldCopiesFillNoLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var ops lockedBuffer
+		var ops lab.Buffer
 		l := newLog(&buffer{room: -1}, slog.New(slog.NewTextHandler(&ops, nil)))
 		for range 3600 {
 			for i := range 20 {
@@ -256,7 +231,7 @@ func (h slowHandler) Handle(ctx context.Context, r slog.Record) error {
 // to it then would be a write to a closed channel.
 func TestCloseWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var ops lockedBuffer
+		var ops lab.Buffer
 		l := newLog(&buffer{room: -1}, slog.New(slowHandler{slog.NewTextHandler(&ops, nil)}))
 		l.Record(stale("alice"))
 		time.Sleep(shortPause + 100*time.Millisecond) // the summary is being written
@@ -277,7 +252,7 @@ func TestQueue(t *testing.T) {
 		for i := range 3000 {
 			fmt.Fprintf(q, "line %d\n", i)
 		}
-		var got lockedBuffer
+		var got lab.Buffer
 		go io.Copy(&got, r)
 		synctest.Wait()
 		q.Close()
@@ -310,7 +285,7 @@ func TestQueueCloses(t *testing.T) {
 		r, w := io.Pipe()
 		q := NewQueue(w)
 		fmt.Fprintln(q, "line")
-		var got lockedBuffer
+		var got lab.Buffer
 		time.AfterFunc(queueWait/2, func() { io.Copy(&got, r) })
 		q.Close()
 		w.Close()
@@ -341,7 +316,7 @@ func TestOpenRefuses(t *testing.T) {
 // TestFullDisk: lost lines are counted and reported, and the next line is complete.
 func TestFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // all in one summary
-		var ops lockedBuffer
+		var ops lab.Buffer
 		file := &buffer{room: 20}
 		l := newLog(file, slog.New(slog.NewTextHandler(&ops, nil)))
 		for range 3 {

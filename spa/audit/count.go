@@ -8,8 +8,8 @@ import (
 	"sallyport/spa"
 )
 
-// counter identifies packets that are counted together: by verdict and, if a verdict has several, by reason. Of those
-// that were refused with an answer the reason is the answer's.
+// counter identifies packets that are counted together: by verdict and, if a verdict has several, by reason. For an
+// answered refusal the reason is the answer's.
 type counter struct {
 	verdict Verdict
 	reason  string
@@ -46,8 +46,8 @@ func (c counter) String() string {
 	return c.verdict.String() + ": " + c.reason
 }
 
-// Counts returns how many packets ended with each verdict and reason since the start. Those that were answered are
-// counted by verdict only.
+// Counts returns how many packets ended with each verdict and reason since the start. Answered packets are counted
+// by verdict only.
 func (l *Log) Counts() map[string]uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()

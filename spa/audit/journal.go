@@ -14,11 +14,10 @@ import (
 	"time"
 )
 
-// JournalSocket is where the journal of systemd takes messages.
+// JournalSocket is where systemd's journal receives messages.
 const JournalSocket = "/run/systemd/journal/socket"
 
-// How many lines wait for the journal, and for how long a line waits for a journal that does not take it or that is
-// being restarted.
+// How many lines wait for the journal, and how long a line waits for a journal that is busy or being restarted.
 const (
 	journalQueue = 4096
 	journalWait  = 2 * time.Second
@@ -27,8 +26,8 @@ const (
 
 var errJournalStalls = errors.New("the journal takes no messages")
 
-// OpenJournal opens the journal of systemd at its socket as an audit log: a message with fields for each line. The
-// socket is looked up again for each message, so that it may be made anew. It need not be there yet.
+// OpenJournal opens systemd's journal at its socket as an audit log: a message with fields for each line. It looks the
+// socket up again for each message: the journal may not have created it yet, and replaces it when it restarts.
 //
 // The line never waits for the journal: a goroutine sends the messages, and those that do not fit into its queue are
 // lost and counted.
@@ -38,7 +37,7 @@ func OpenJournal(socket string, ops *slog.Logger) (*Log, error) {
 		return nil, fmt.Errorf("opening the journal: %w", err)
 	}
 	if _, err := os.Stat(socket); err != nil {
-		ops.Error("the audit log is to go to the journal of systemd, and nobody takes messages there", "error", err)
+		ops.Error("audit.file is \"journal\", but systemd's journal does not accept messages", "error", err)
 	}
 	l := newLog(discard{}, ops)
 	l.startJournal(to)
@@ -59,7 +58,7 @@ func (l *Log) loseOne(err error) {
 	l.lose(1, time.Now(), err)
 }
 
-// AppendJournal writes an act's line to the journal, where no server runs.
+// AppendJournal writes an act's line to the journal while no server runs.
 func AppendJournal(socket, gateway, version string, a Act) error {
 	l, err := OpenJournal(socket, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -68,7 +67,7 @@ func AppendJournal(socket, gateway, version string, a Act) error {
 	return l.last(gateway, version, a)
 }
 
-// sender sends datagrams to a socket, which may be made anew at any time.
+// sender sends datagrams to a socket, which may be replaced at any time.
 type sender interface {
 	send(message []byte) error // errTryAgain: no receiver, or it is busy
 	close() error
@@ -94,7 +93,7 @@ func (j *journal) Handle(_ context.Context, r slog.Record) error {
 	}
 }
 
-// Enabled reports that all levels are.
+// Enabled returns true: all levels are written.
 func (j *journal) Enabled(context.Context, slog.Level) bool { return true }
 
 // WithAttrs and WithGroup are not used.
@@ -103,7 +102,7 @@ func (j *journal) WithAttrs([]slog.Attr) slog.Handler { return j }
 // WithGroup is not used.
 func (j *journal) WithGroup(string) slog.Handler { return j }
 
-// pass sends the queued messages, and reports those that are lost.
+// pass sends the queued messages, and reports lost ones.
 func (j *journal) pass(lost func(error)) {
 	defer close(j.done)
 	for m := range j.messages {
@@ -124,7 +123,7 @@ func (j *journal) deliver(message []byte) error {
 	return errJournalStalls
 }
 
-// close sends what is queued, and waits a moment for that.
+// close waits a moment for the queued messages to be sent.
 func (j *journal) close() {
 	close(j.messages)
 	select {
@@ -146,7 +145,7 @@ func message(r slog.Record) []byte {
 	r.Attrs(func(a slog.Attr) bool {
 		name := "SPA_" + strings.ToUpper(a.Key)
 		switch v := a.Value.Any().(type) {
-		case []string: // a field may be there several times
+		case []string: // a field may occur several times
 			for _, text := range v {
 				b = field(b, strings.TrimSuffix(name, "S"), text)
 			}

@@ -21,7 +21,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// fakeJournal takes messages as systemd-journald does.
+// fakeJournal receives messages as systemd-journald does.
 type fakeJournal struct {
 	*testing.T
 	conn *net.UnixConn
@@ -29,10 +29,7 @@ type fakeJournal struct {
 
 func newFakeJournal(t *testing.T, path string) *fakeJournal {
 	t.Helper()
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := lab.Value(net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path}))(t)
 	t.Cleanup(func() { conn.Close() })
 	return &fakeJournal{t, conn}
 }
@@ -80,10 +77,7 @@ func fieldsOf(b []byte) (map[string][]string, error) {
 
 func openJournal(t *testing.T, path string) *Log {
 	t.Helper()
-	l, err := OpenJournal(path, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(OpenJournal(path, slog.New(slog.DiscardHandler)))(t)
 	t.Cleanup(func() { l.Close() })
 	return l
 }
@@ -133,19 +127,16 @@ func (a *attempts) send(message []byte) error {
 	return a.sender.send(message)
 }
 
-// TestJournalRestarts: the journal's socket is removed and made anew while lines are written, and none is lost.
+// TestJournalRestarts: the journal's socket is removed and replaced while lines are written, and no line is lost.
 func TestJournalRestarts(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
-	to, err := openSender(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	to := lab.Value(openSender(path))(t)
 	tries := &attempts{sender: to}
 	l := newLog(discard{}, slog.New(slog.DiscardHandler))
 	l.startJournal(tries)
 	defer l.Close()
 	for i := range 10 {
-		if i%2 == 0 { // a socket, at which nobody listens any more
+		if i%2 == 0 { // a socket without a listener
 			newFakeJournal(t, path).conn.Close() // which leaves it there
 		}
 		client, before := fmt.Sprint("client-", i), tries.tried.Load()
@@ -164,17 +155,17 @@ func TestJournalRestarts(t *testing.T) {
 	}
 }
 
-// stuck is a journal that takes nothing.
+// stuck is a journal that accepts nothing.
 type stuck struct{ closed bool }
 
 func (s *stuck) send([]byte) error { time.Sleep(100 * time.Millisecond); return errTryAgain }
 func (s *stuck) close() error      { s.closed = true; return nil }
 
-// TestJournalStalls: a journal that takes nothing holds nobody up, and each line is counted as lost and reported, also
-// those that wait when the log is closed.
+// TestJournalStalls: a journal that accepts nothing blocks nothing, and each line is counted as lost and reported,
+// including those that are queued when the log is closed.
 func TestJournalStalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var ops lockedBuffer
+		var ops lab.Buffer
 		l := newLog(discard{}, slog.New(slog.NewTextHandler(&ops, nil)))
 		l.startJournal(&stuck{})
 		const lines = journalQueue + 1000
@@ -186,7 +177,7 @@ func TestJournalStalls(t *testing.T) {
 			t.Errorf("the line waited for %v", waited)
 		}
 		if lost := l.Lost(); lost.Lines < 900 {
-			t.Errorf("%d lines are lost, and there is no room for 1000", lost.Lines)
+			t.Errorf("%d lines are lost, want at least 900: 1000 had no room", lost.Lines)
 		}
 		time.Sleep(10 * time.Second)
 		l.Close()
@@ -197,7 +188,7 @@ func TestJournalStalls(t *testing.T) {
 			t.Errorf("lost %d of %d lines", lost.Lines, lines)
 		}
 		if !strings.Contains(ops.String(), "audit lines lost") {
-			t.Errorf("nothing is said: %s", ops.String())
+			t.Errorf("the loss was not reported: %s", ops.String())
 		}
 	})
 }

@@ -15,30 +15,10 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestRotatedAtFullSpeed: however often the log is rotated while lines are written, and although the disk is full or
-// the new file cannot be opened now and then, each line is in one of the files, or is counted as lost and reported.
-func TestRotatedAtFullSpeed(t *testing.T) {
-	lab.NeedRoot(t)
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
-	path := filepath.Join(dir, "audit.jsonl")
-	var ops lockedBuffer
-	l, err := Open(path, slog.New(slog.NewTextHandler(&ops, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stop atomic.Bool
-	written := make(chan int)
-	go func() {
-		n := 0
-		for ; !stop.Load() && n < 150_000; n++ {
-			l.Record(event(fmt.Sprint("client-", n)).As(Granted, nil))
-		}
-		written <- n
-	}()
+// rotateOften renames and reopens the log 200 times, in ten of them with the disk full and in ten with something else
+// at its path, and returns how often reopening failed.
+func rotateOften(t *testing.T, l *Log, path string) int {
+	t.Helper()
 	failed := 0
 	for turn := range 200 {
 		if err := os.Rename(path, fmt.Sprint(path, ".", turn)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -47,14 +27,10 @@ func TestRotatedAtFullSpeed(t *testing.T) {
 		filled := ""
 		switch turn % 20 {
 		case 7:
-			filled = filepath.Join(dir, "other")
-			if err := lab.FillDisk(filled); err != nil {
-				t.Fatal(err)
-			}
+			filled = filepath.Join(filepath.Dir(path), "other")
+			lab.Must(t, lab.FillDisk(filled))
 		case 13: // the new file cannot be opened: the old one stays in use
-			if err := os.Mkdir(path, 0o700); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.Mkdir(path, 0o700))
 		}
 		if err := l.Reopen(); err != nil {
 			failed++
@@ -66,11 +42,32 @@ func TestRotatedAtFullSpeed(t *testing.T) {
 			os.Remove(filled)
 		}
 	}
+	return failed
+}
+
+// TestRotatedAtFullSpeed: however often the log is rotated while lines are written, and although the disk is full or
+// the new file cannot be opened now and then, each line is in one of the files, or is counted as lost and reported.
+func TestRotatedAtFullSpeed(t *testing.T) {
+	lab.NeedRoot(t)
+	dir := t.TempDir()
+	lab.Must(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"))
+	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	path := filepath.Join(dir, "audit.jsonl")
+	var ops lab.Buffer
+	l := lab.Value(Open(path, slog.New(slog.NewTextHandler(&ops, nil))))(t)
+	var stop atomic.Bool
+	written := make(chan int)
+	go func() {
+		n := 0
+		for ; !stop.Load() && n < 150_000; n++ {
+			l.Record(event(fmt.Sprint("client-", n)).As(Granted, nil))
+		}
+		written <- n
+	}()
+	failed := rotateOften(t, l, path)
 	stop.Store(true)
 	n := <-written
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, l.Close())
 	if failed != 10 {
 		t.Errorf("reopening failed %d times, want 10", failed)
 	}
@@ -94,16 +91,10 @@ func TestRotatedAtFullSpeed(t *testing.T) {
 // count.
 func clientsIn(t *testing.T, dir string) map[string]int {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, "audit.jsonl*"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := lab.Value(filepath.Glob(filepath.Join(dir, "audit.jsonl*")))(t)
 	seen := make(map[string]int)
 	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		data := lab.Value(os.ReadFile(file))(t)
 		for line := range bytes.Lines(data) {
 			var event struct{ Client string }
 			if json.Unmarshal(line, &event) == nil {

@@ -104,6 +104,18 @@ func awaitPacket(t testing.TB, b *Bound, packets chan Packet) Packet {
 	}
 }
 
+// rawSocket opens a socket on the host that sends whole IP packets, from any address.
+func rawSocket(t *testing.T, h *lab.Host, family int) int {
+	t.Helper()
+	var fd int
+	lab.Must(t, h.Do(func() (err error) {
+		fd, err = openRaw(family, 0)
+		return err
+	}))
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
 // TestBoundTakesOnlyCandidates: what passes has a possible length and came from another machine, by a wanted interface.
 // The last packet of each kind passes, so the others have been judged when it arrives.
 func TestBoundTakesOnlyCandidates(t *testing.T) {
@@ -135,17 +147,12 @@ func TestBoundTakesOnlyCandidates(t *testing.T) {
 	}
 	send(client, client4, addrPort("192.0.2.255", 62201), 200)
 	lab.Eventually(t, "the packet to be judged", func() bool { return b.Stats().NotForUs == 1 })
-	// The kernel delivers spoofed packets only if it is told to.
+	// The kernel delivers spoofed packets only with these settings.
 	lab.Must(t, gateway.Sysctl("net.ipv4.conf.all.accept_local", "1"))
 	lab.Must(t, gateway.Sysctl("net.ipv4.conf.vs.accept_local", "1"))
 	lab.Must(t, gateway.Sysctl("net.ipv4.conf.all.rp_filter", "0"))
 	lab.Must(t, gateway.Sysctl("net.ipv4.conf.vs.rp_filter", "0"))
-	var raw int
-	lab.Must(t, client.Do(func() (err error) {
-		raw, err = openRaw(unix.AF_INET, 0)
-		return err
-	}))
-	defer unix.Close(raw)
+	raw := rawSocket(t, client, unix.AF_INET)
 	spoof := func(from string) {
 		lab.Must(t, unix.Sendto(raw, knock(addrPort(from, 4000), gateway4), 0,
 			&unix.SockaddrInet4{Addr: gateway4.Addr().As4()}))
@@ -153,12 +160,7 @@ func TestBoundTakesOnlyCandidates(t *testing.T) {
 	spoof("198.51.100.1")
 	lab.Eventually(t, "the packet to be judged", func() bool { return b.Stats().OwnSource == 2 })
 	spoof("192.0.2.255")
-	var raw6 int
-	lab.Must(t, client.Do(func() (err error) {
-		raw6, err = openRaw(unix.AF_INET6, 0)
-		return err
-	}))
-	defer unix.Close(raw6)
+	raw6 := rawSocket(t, client, unix.AF_INET6)
 	mapped := packet6(netip.AddrPortFrom(netip.MustParseAddr("::ffff:192.0.2.9"), 4000), gateway6, payload(200))
 	lab.Must(t, unix.Sendto(raw6, mapped, 0, &unix.SockaddrInet6{Addr: gateway6.Addr().As16()}))
 	lab.Eventually(t, "the packet to be judged", func() bool { return b.Stats().BadSource == 2 })

@@ -1,7 +1,7 @@
 // Package capture finds candidate packets: UDP datagrams to this host, to a knock port and of a possible length, as
 // they arrive and before a firewall drops them.
 //
-// A [Sniffer] binds no port and answers nothing. What it returns is only a candidate: nothing here authenticates a
+// A [Sniffer] binds no port and answers nothing. It returns only candidates: nothing here authenticates a
 // sender. It checks each packet in this order:
 //
 //	kernel filter   UDP, to a knock port, of a possible length; all else is never queued
@@ -11,8 +11,8 @@
 //	destination     an address of this host, not one that it merely routes to
 //	source          not an address that a stranger's packet cannot come from
 //
-// What fails is counted by kind in [Stats] and forgotten. UDP checksums are not checked: a virtual link hands over
-// packets whose checksum the sender's host never finished, and a packet's own authentication covers far more.
+// Packets that fail are counted by kind in [Stats] and dropped. UDP checksums are not checked: a virtual link hands
+// over packets whose checksum the sender's host never finished, and a packet's own authentication covers far more.
 //
 // A [Responder] sends datagrams from the address and port that were knocked on, without binding that port. A [Bound]
 // does both with bound sockets, where packet sockets are not allowed.

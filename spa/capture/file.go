@@ -31,7 +31,7 @@ type File struct {
 	counts   [verdicts]uint64
 }
 
-// records are the packets of a file. At the end the error is io.EOF. What next returns is valid until the next call.
+// records are the packets of a file. At the end the error is io.EOF. A packet from next is valid until the next call.
 type records interface {
 	next() (record, error)
 }

@@ -134,7 +134,7 @@ func TestStatsAfterCloseAreItsOwn(t *testing.T) {
 	listen(t, gateway, knocks)
 	flood(t, gateway, dialUDP(t, client, client4, gateway4))
 	if n := closed.Stats().KernelDrops; n != 0 {
-		t.Errorf("a closed sniffer tells of %d drops", n)
+		t.Errorf("a closed sniffer reports %d drops", n)
 	}
 }
 
@@ -208,23 +208,10 @@ func TestStatsWhileClosing(t *testing.T) {
 	gateway := lab.New(t, "gateway")[0]
 	s := listen(t, gateway, knocks)
 	var looked atomic.Bool
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				s.Stats()
-				looked.Store(true)
-			}
-		}
-	}()
+	stop := lab.Repeat(func() { s.Stats(); looked.Store(true) })
 	lab.Eventually(t, "Stats", looked.Load)
 	lab.Must(t, s.Close())
-	close(stop)
-	<-stopped
+	stop()
 }
 
 // Noise that has used up its host refreshes is judged by the known state.

@@ -172,7 +172,7 @@ func TestPcapngCutAnywhere(t *testing.T) {
 	}
 }
 
-// TestPcapngMemory: what a file repeats is not collected, whether it is names, options or secrets.
+// TestPcapngMemory: repeated names, options and secrets of a file are not collected.
 func TestPcapngMemory(t *testing.T) {
 	order := binary.LittleEndian
 	ip := fromHex(t, whole4)

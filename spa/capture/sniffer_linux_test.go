@@ -387,18 +387,7 @@ func TestLostNotifications(t *testing.T) {
 func TestFilterComesFirst(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	conn := dialUDP(t, client, client4, addrPort("192.0.2.1", 9))
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				conn.Write(payload(200)) // sometimes refused, because nobody listens there
-			}
-		}
-	}()
+	stop := lab.Repeat(func() { conn.Write(payload(200)) }) // sometimes refused, because nothing listens there
 	for range 10 {
 		s := listen(t, gateway, knocks)
 		seen := lab.Value(unix.GetsockoptTpacketStats(s.rings[0].fd, unix.SOL_PACKET, unix.PACKET_STATISTICS))(t)
@@ -407,8 +396,7 @@ func TestFilterComesFirst(t *testing.T) {
 		}
 		lab.Must(t, s.Close())
 	}
-	close(stop)
-	<-stopped
+	stop()
 }
 
 func TestFilterIsLocked(t *testing.T) {

@@ -3,6 +3,7 @@ package check
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"sallyport/spa/config"
@@ -33,59 +34,64 @@ func also(port string) string {
 }
 
 // detourTests are about ports that lead to a guarded service under another number.
-func detourTests() []hostTest {
-	saved := func(table, rules string) func(*scene) {
-		return func(s *scene) { s.feed("*"+table+"\n"+rules+"\nCOMMIT\n", "iptables-nft-restore") }
-	}
+func detourTests() []hostTest { return slices.Concat(ledTests, publishedTests(), handedTests) }
+
+// ledTests are about redirection and DNAT of another port to a guarded one.
+var ledTests = []hostTest{
+	{name: "redirected to ssh", spoil: beside(leading("tcp dport 2222 redirect to :22")),
+		want: Warning, says: []string{"tcp/2222 table ip nat, chain pre, rule handle", "leads it to the guarded tcp/22",
+			"to everyone without a grant for tcp/22", "nft delete rule ip nat pre handle", `ports = ["tcp/2222"]`}},
+	{name: "redirected to ssh, dropped there", spoil: func(s *scene) {
+		s.nft("table inet filter { chain input { type filter hook input priority 0; policy drop; iif lo accept; ct status " +
+			"dnat drop; tcp dport 22 accept; }\n}\ntable inet spa { chain guard { }\n}\n" +
+			leading("tcp dport 2222 redirect to :22"))
+	}},
+	{name: "redirected to ssh over IPv6 too", spoil: beside("table inet nat { chain pre { type nat hook prerouting " +
+		"priority -100; tcp dport 2222 redirect to :22; }\n}\n"),
+		want: Warning, says: []string{"table inet nat", "leads it to the guarded tcp/22"}},
+	{name: "a range redirected to ssh", spoil: beside(leading("tcp dport 2000-2009 redirect to :22")),
+		want: Warning, says: []string{"tcp/2000-2009 ", "leads it to the guarded tcp/22", `ports = ["tcp/2000-2009"]`}},
+	{name: "redirected to ssh for some", spoil: beside(leading("ip saddr 203.0.113.0/24 tcp dport 2222 redirect to :22")),
+		want: Warning, says: []string{"tcp/2222", "leads some of it to the guarded tcp/22"}},
+	{name: "redirected to ssh on a trusted interface",
+		config: func(c *config.Config) { c.Capture.Interfaces = []string{"vs"} },
+		spoil:  beside(leading("iifname != vs tcp dport 2222 redirect to :22"))},
+	{name: "redirected by a guarded port", config: services("tcp/2222"),
+		spoil: beside(leading("tcp dport 2222 redirect to :22") + also("tcp dport 2222"))},
+	{name: "redirected by iptables", spoil: func(s *scene) {
+		s.feed("*nat\n-A PREROUTING -p tcp --dport 2222 -j REDIRECT --to-ports 22\nCOMMIT\n", "iptables-nft-restore")
+	},
+		want: Warning, says: []string{"tcp/2222 iptables table nat, chain PREROUTING", "leads it to the guarded tcp/22",
+			"iptables -t nat -D PREROUTING -p tcp -m tcp --dport 2222 -j REDIRECT --to-ports 22"}},
+	{name: "led to ssh on loopback", spoil: beside(leading("tcp dport 2222 dnat to 127.0.0.1:22")), want: Warning,
+		says: []string{"tcp/2222", "leads it to the guarded tcp/22"}},
+	{name: "led to ssh by a map",
+		spoil: beside(leading("meta l4proto tcp dnat ip to tcp dport map { 2222 : 192.0.2.1 . 22, 8080 : " +
+			"198.51.100.9 . 80 }")), want: Warning, says: []string{"tcp/2222", "leads it to the guarded tcp/22"}},
+	{name: "led to ssh by firewalld", spoil: func(s *scene) {
+		s.nft(dropping + "table inet spa { chain guard { }\n}\ntable inet firewalld { chain nat_PRE_public_allow { tcp " +
+			"dport 2222 redirect to :22; }\nchain nat_PREROUTING { type nat hook prerouting priority -90; goto " +
+			"nat_PRE_public_allow; }\n}\n")
+	}, want: Warning,
+		says: []string{"tcp/2222", "firewall-cmd --zone=public --remove-forward-port=port=2222:proto=tcp:toport=22"}},
+	{name: "what passes through is redirected to ssh",
+		spoil: beside(leading("fib daddr type != local tcp dport 2222 redirect to :22")),
+		want:  Warning, says: []string{"tcp/2222 to other machines ", "leads it to the guarded tcp/22"}},
+	{name: "redirected to what is not guarded", spoil: beside(leading("tcp dport 2222 redirect to :23"))},
+	{name: "led to another machine", spoil: beside(leading("tcp dport 2222 dnat to 198.51.100.5:22"))},
+	{name: "led to a service behind", config: behind, spoil: beside(leading("tcp dport 2323 dnat to 198.51.100.5:23")),
+		want: Warning, says: []string{"tcp/2323", "leads it to the guarded tcp/23 at 198.51.100.5"}},
+	{name: "admit, redirected", config: admitting, spoil: withRules(admitTable(admits4+admits6+"ct status dnat accept") +
+		leading("tcp dport 2222 redirect to :22")),
+		want: Problem, says: []string{"tcp/2222", "leads it to the guarded tcp/22: strangers get in there"}},
+	{name: "admit, redirected and shut", config: admitting,
+		spoil: withRules(admitTable(admits4+admits6) + leading("tcp dport 2222 redirect to :22"))},
+}
+
+// publishedTests are about two ports that lead to one.
+func publishedTests() []hostTest {
 	web := services("tcp/80")
 	return []hostTest{
-		{name: "redirected to ssh", spoil: beside(leading("tcp dport 2222 redirect to :22")),
-			want: Warning, says: []string{"tcp/2222 table ip nat, chain pre, rule handle", "leads it to the guarded tcp/22",
-				"to everyone without a grant for tcp/22", "nft delete rule ip nat pre handle", `ports = ["tcp/2222"]`}},
-		{name: "redirected to ssh, dropped there", spoil: func(s *scene) {
-			s.nft("table inet filter { chain input { type filter hook input priority 0; policy drop; iif lo accept; ct status " +
-				"dnat drop; tcp dport 22 accept; }\n}\ntable inet spa { chain guard { }\n}\n" +
-				leading("tcp dport 2222 redirect to :22"))
-		}},
-		{name: "redirected to ssh over IPv6 too", spoil: beside("table inet nat { chain pre { type nat hook prerouting " +
-			"priority -100; tcp dport 2222 redirect to :22; }\n}\n"),
-			want: Warning, says: []string{"table inet nat", "leads it to the guarded tcp/22"}},
-		{name: "a range redirected to ssh", spoil: beside(leading("tcp dport 2000-2009 redirect to :22")),
-			want: Warning, says: []string{"tcp/2000-2009 ", "leads it to the guarded tcp/22", `ports = ["tcp/2000-2009"]`}},
-		{name: "redirected to ssh for some", spoil: beside(leading("ip saddr 203.0.113.0/24 tcp dport 2222 redirect to :22")),
-			want: Warning, says: []string{"tcp/2222", "leads some of it to the guarded tcp/22"}},
-		{name: "redirected to ssh on a trusted interface",
-			config: func(c *config.Config) { c.Capture.Interfaces = []string{"vs"} },
-			spoil:  beside(leading("iifname != vs tcp dport 2222 redirect to :22"))},
-		{name: "redirected by a guarded port", config: services("tcp/2222"),
-			spoil: beside(leading("tcp dport 2222 redirect to :22") + also("tcp dport 2222"))},
-		{name: "redirected by iptables", spoil: saved("nat", "-A PREROUTING -p tcp --dport 2222 -j REDIRECT --to-ports 22"),
-			want: Warning, says: []string{"tcp/2222 iptables table nat, chain PREROUTING", "leads it to the guarded tcp/22",
-				"iptables -t nat -D PREROUTING -p tcp -m tcp --dport 2222 -j REDIRECT --to-ports 22"}},
-		{name: "led to ssh on loopback", spoil: beside(leading("tcp dport 2222 dnat to 127.0.0.1:22")), want: Warning,
-			says: []string{"tcp/2222", "leads it to the guarded tcp/22"}},
-		{name: "led to ssh by a map",
-			spoil: beside(leading("meta l4proto tcp dnat ip to tcp dport map { 2222 : 192.0.2.1 . 22, 8080 : " +
-				"198.51.100.9 . 80 }")), want: Warning, says: []string{"tcp/2222", "leads it to the guarded tcp/22"}},
-		{name: "led to ssh by firewalld", spoil: func(s *scene) {
-			s.nft(dropping + "table inet spa { chain guard { }\n}\ntable inet firewalld { chain nat_PRE_public_allow { tcp " +
-				"dport 2222 redirect to :22; }\nchain nat_PREROUTING { type nat hook prerouting priority -90; goto " +
-				"nat_PRE_public_allow; }\n}\n")
-		}, want: Warning,
-			says: []string{"tcp/2222", "firewall-cmd --zone=public --remove-forward-port=port=2222:proto=tcp:toport=22"}},
-		{name: "what passes through is redirected to ssh",
-			spoil: beside(leading("fib daddr type != local tcp dport 2222 redirect to :22")),
-			want:  Warning, says: []string{"tcp/2222 to other machines ", "leads it to the guarded tcp/22"}},
-		{name: "redirected to what is not guarded", spoil: beside(leading("tcp dport 2222 redirect to :23"))},
-		{name: "led to another machine", spoil: beside(leading("tcp dport 2222 dnat to 198.51.100.5:22"))},
-		{name: "led to a service behind", config: behind, spoil: beside(leading("tcp dport 2323 dnat to 198.51.100.5:23")),
-			want: Warning, says: []string{"tcp/2323", "leads it to the guarded tcp/23 at 198.51.100.5"}},
-		{name: "admit, redirected", config: admitting, spoil: withRules(admitTable(admits4+admits6+"ct status dnat accept") +
-			leading("tcp dport 2222 redirect to :22")),
-			want: Problem, says: []string{"tcp/2222", "leads it to the guarded tcp/22: strangers get in there"}},
-		{name: "admit, redirected and shut", config: admitting,
-			spoil: withRules(admitTable(admits4+admits6) + leading("tcp dport 2222 redirect to :22"))},
-
 		{name: "published twice", config: web, spoil: beside(published("{ 80, 8081 }") + also("tcp dport 80")),
 			want: Problem, says: []string{"tcp/8081 ", "leads it to 198.51.100.2:80, where the guarded tcp/80 leads too: " +
 				"strangers get in there", "nft delete rule ip nat pre handle"}},
@@ -109,33 +115,36 @@ func detourTests() []hostTest {
 		}},
 		{name: "led to a port at which nothing listens", config: web,
 			spoil: beside(leading("tcp dport 80 redirect to :8080") + also("tcp dport { 80, 8080 }"))},
-
-		{name: "handed to ssh", spoil: beside(handed("tcp dport 3222 tproxy to :22 accept") + also("tcp dport 3222")),
-			want: Warning, says: []string{"tcp/3222 table inet tp, chain pre, rule handle",
-				"hands it to what listens on tcp/22 (TPROXY): the guard shuts this way", "nft delete rule inet tp pre handle"}},
-		{name: "handed to a proxy", spoil: beside(handed("tcp dport 80 tproxy to :3128 accept") +
-			also("tcp dport { 80, 3128 }")),
-			want: Warning, says: []string{"tcp/80 ", "hands it to what listens on tcp/3128 (TPROXY): the guard shuts this way",
-				"tproxy = true"}},
-		{name: "let pass, handed to ssh", config: passing,
-			spoil: beside(handed("tcp dport 3222 tproxy to :22 accept") + also("tcp dport 3222")),
-			want:  Problem, says: []string{"tcp/3222 table inet tp, chain pre, rule handle",
-				"hands it to what listens on the guarded tcp/22 (TPROXY)", "strangers get in there",
-				"nft delete rule inet tp pre handle"}},
-		{name: "let pass, handed to ssh by iptables", config: passing, spoil: func(s *scene) {
-			s.feed("*mangle\n-A PREROUTING -p tcp --dport 3222 -j TPROXY --on-port 22 --tproxy-mark 1\nCOMMIT\n",
-				"iptables-nft-restore")
-			s.feed(also("tcp dport 3222"), "nft", "-f", "-")
-		}, want: Problem, says: []string{"tcp/3222", "iptables -t mangle -D PREROUTING -p tcp -m tcp " +
-			"--dport 3222 -j TPROXY"}},
-		{name: "let pass, handed to ssh from what passes through", config: passing,
-			spoil: beside(handed("fib daddr type != local tcp dport 80 tproxy to :22 accept") + also("tcp dport 80")),
-			want:  Problem, says: []string{"tcp/80 to other machines ", "hands it to what listens on the guarded tcp/22"}},
-		{name: "let pass, handed to ssh, dropped behind", config: passing,
-			spoil: beside(handed("tcp dport 3222 tproxy to :22 accept"))},
-		{name: "let pass, handed to a proxy", config: passing, spoil: beside(handed("tcp dport 80 tproxy to :3128 accept") +
-			also("tcp dport { 80, 3128 }"))},
 	}
+}
+
+// handedTests are about TPROXY.
+var handedTests = []hostTest{
+	{name: "handed to ssh", spoil: beside(handed("tcp dport 3222 tproxy to :22 accept") + also("tcp dport 3222")),
+		want: Warning, says: []string{"tcp/3222 table inet tp, chain pre, rule handle",
+			"hands it to what listens on tcp/22 (TPROXY): the guard shuts this way", "nft delete rule inet tp pre handle"}},
+	{name: "handed to a proxy", spoil: beside(handed("tcp dport 80 tproxy to :3128 accept") +
+		also("tcp dport { 80, 3128 }")),
+		want: Warning, says: []string{"tcp/80 ", "hands it to what listens on tcp/3128 (TPROXY): the guard shuts this way",
+			"tproxy = true"}},
+	{name: "let pass, handed to ssh", config: passing,
+		spoil: beside(handed("tcp dport 3222 tproxy to :22 accept") + also("tcp dport 3222")),
+		want:  Problem, says: []string{"tcp/3222 table inet tp, chain pre, rule handle",
+			"hands it to what listens on the guarded tcp/22 (TPROXY)", "strangers get in there",
+			"nft delete rule inet tp pre handle"}},
+	{name: "let pass, handed to ssh by iptables", config: passing, spoil: func(s *scene) {
+		s.feed("*mangle\n-A PREROUTING -p tcp --dport 3222 -j TPROXY --on-port 22 --tproxy-mark 1\nCOMMIT\n",
+			"iptables-nft-restore")
+		s.feed(also("tcp dport 3222"), "nft", "-f", "-")
+	}, want: Problem, says: []string{"tcp/3222", "iptables -t mangle -D PREROUTING -p tcp -m tcp " +
+		"--dport 3222 -j TPROXY"}},
+	{name: "let pass, handed to ssh from what passes through", config: passing,
+		spoil: beside(handed("fib daddr type != local tcp dport 80 tproxy to :22 accept") + also("tcp dport 80")),
+		want:  Problem, says: []string{"tcp/80 to other machines ", "hands it to what listens on the guarded tcp/22"}},
+	{name: "let pass, handed to ssh, dropped behind", config: passing,
+		spoil: beside(handed("tcp dport 3222 tproxy to :22 accept"))},
+	{name: "let pass, handed to a proxy", config: passing, spoil: beside(handed("tcp dport 80 tproxy to :3128 accept") +
+		also("tcp dport { 80, 3128 }"))},
 }
 
 // published redirects ports to the port of a container.

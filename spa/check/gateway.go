@@ -41,7 +41,7 @@ func checkUnseen(h *host) []Finding {
 	}
 	for _, u := range h.unseen {
 		found = append(found, Finding{
-			Severity: Notice, Subject: "not looked at",
+			Severity: Notice, Subject: "not inspected",
 			Text:   u.what + ": " + u.why,
 			Advice: advice,
 		})

@@ -112,7 +112,7 @@ func services(list ...string) func(*config.Config) {
 }
 
 func hostTests() []hostTest {
-	return slices.Concat(tableTests(), redirectTests(), socketTests(), machineTests(), flushTests(), fileTests())
+	return slices.Concat(tableTests(), redirectTests(), socketTests(), machineTests, flushTests(), fileTests())
 }
 
 // tableTests are about other tools' rule sets.
@@ -241,119 +241,117 @@ func socketTests() []hostTest {
 }
 
 // machineTests are about interfaces, clock, units and the like.
-func machineTests() []hostTest {
-	return []hostTest{
-		{name: "no such interface", config: func(c *config.Config) { c.Capture.Interfaces = []string{"vs", "wan0"} },
-			want: Notice, says: []string{"capture.interfaces", "wan0"}},
-		{name: "an alternative name", config: func(c *config.Config) { c.Capture.Interfaces = []string{"enp0s5"} },
-			spoil: alsoNamed("enp0s5")},
-		{name: "elsewhere", config: func(c *config.Config) { c.Address = "198.51.100.9" }, want: Notice,
-			says: []string{"address", "198.51.100.9 is not an address of this host"}},
-		{name: "an address that only a local route has", config: func(c *config.Config) { c.Address = "198.51.100.7" },
-			spoil: local("198.51.100.0/24")},
-		{name: "a name that leads elsewhere", config: func(c *config.Config) { c.Address = "gw.example.net" },
-			pretend: func(h *host) {
-				h.resolve = func(context.Context, string) ([]netip.Addr, error) {
-					return []netip.Addr{netip.MustParseAddr("198.51.100.9")}, nil
-				}
-			}, want: Notice, says: []string{"address", "gw.example.net is [198.51.100.9], which is not " +
-				"an address of this host"}},
-		{name: "another port", config: func(c *config.Config) { c.Address += ":5555" }, want: Notice,
-			says: []string{"address", "udp/5555", "knock_ports"}},
-		{name: "the same port", config: func(c *config.Config) { c.Address += ":62201" }},
-		{name: "not to be looked up", config: func(c *config.Config) { c.Address = "gw.example.net" }, want: Notice,
-			says: []string{"address", "gw.example.net", "no such host"}},
-		{name: "no user", pretend: func(h *host) { h.accounts = func(string) (int, int, bool) { return 0, 0, false } },
-			want: Notice, says: []string{"user spa", "useradd"}},
-		{name: "clock on its own", pretend: func(h *host) { h.clock.synced = false }, want: Notice,
-			says: []string{"clock", "timedatectl set-ntp true"}},
-		{name: "clock far off", pretend: func(h *host) { h.clock.within = 20 * time.Second }, want: Notice,
-			says: []string{"clock", "20s"}},
-		{name: "conntrack full", pretend: func(h *host) { h.conntrack = conntrack{count: 900, max: 1000} }, want: Notice,
-			says: []string{"900 of 1000", "nf_conntrack_max=4000"}},
-		{name: "conntrack fine", pretend: func(h *host) { h.conntrack = conntrack{count: 700, max: 1000} }},
-		{name: "cookies always", pretend: func(h *host) { h.around.cookies = 2 }, want: Warning,
-			says: []string{"tcp_syncookies", "without a SYN", "sysctl -w net.ipv4.tcp_syncookies=1"}},
-		{name: "cookies in a flood", pretend: func(h *host) { h.around.cookies = 1 }},
-		{name: "cookies beside a guard that is none", config: func(c *config.Config) { c.Firewall.Backend = "dry-run" },
-			spoil: func(s *scene) { s.nft(dropping) }, pretend: func(h *host) { h.around.cookies = 2 }},
-		{name: "virtual servers", pretend: func(h *host) { h.around.ipvs = true }, want: Notice,
-			says: []string{"ip_vs", "passes the guard", "ipvsadm -Ln"}},
-		{name: "tunnels over UDP", pretend: func(h *host) { h.around.fou = true }, want: Notice,
-			says: []string{"fou", "passes the guard", "ip fou show"}},
-		{name: "sessions forgotten", pretend: func(h *host) { h.conntrack.established = 10 * time.Minute }, want: Notice,
-			says: []string{"nf_conntrack_tcp_timeout_established", "10m0s", "until its client knocks again",
-				"sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000"}},
-		{name: "sessions remembered for long enough", pretend: func(h *host) { h.conntrack.established = 2 * time.Hour }},
-		{name: "sessions forgotten that end with their grant",
-			config:  func(c *config.Config) { c.Services[0].OnExpiry = "cut" },
-			pretend: func(h *host) { h.conntrack.established = time.Minute }},
-		{name: "marks spoiled", spoil: marking("ct mark", "fwmark", "2"), want: Problem,
-			says: []string{"ip rule fwmark 0x2", "table inet marks, chain restore", "0x20000000",
-				"ip rule add priority 100 fwmark 0x2/0xdfffffff lookup 200 && ip rule del priority 100 fwmark 0x2"}},
-		{name: "marks of a rule with more to it", spoil: marking("ct mark", "iif", "vs", "fwmark", "2"), want: Problem,
-			says: []string{"in the rule of priority 100 write fwmark 0x2/0xdfffffff"}},
-		{name: "marks with a mask", spoil: marking("ct mark", "fwmark", "2/0xff")},
-		{name: "marks restored with a mask", spoil: marking("ct mark & 0xff", "fwmark", "2")},
-		{name: "marks that are not restored", spoil: marking("2", "fwmark", "2")},
-		{name: "marks spoiled by iptables", spoil: func(s *scene) {
-			s.feed("*mangle\n-A OUTPUT -j CONNMARK --restore-mark\nCOMMIT\n", "iptables-nft-restore")
-			s.tell("ip", "rule", "add", "priority", "100", "fwmark", "2", "lookup", "200")
-		}, want: Problem, says: []string{"CONNMARK --restore-mark"}},
-		{name: "marks restored by iptables with a mask", spoil: func(s *scene) {
-			s.feed("*mangle\n-A OUTPUT -j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff\nCOMMIT\n", "iptables-nft-restore")
-			s.tell("ip", "rule", "add", "priority", "100", "fwmark", "2", "lookup", "200")
+var machineTests = []hostTest{
+	{name: "no such interface", config: func(c *config.Config) { c.Capture.Interfaces = []string{"vs", "wan0"} },
+		want: Notice, says: []string{"capture.interfaces", "wan0"}},
+	{name: "an alternative name", config: func(c *config.Config) { c.Capture.Interfaces = []string{"enp0s5"} },
+		spoil: alsoNamed("enp0s5")},
+	{name: "elsewhere", config: func(c *config.Config) { c.Address = "198.51.100.9" }, want: Notice,
+		says: []string{"address", "198.51.100.9 is not an address of this host"}},
+	{name: "an address that only a local route has", config: func(c *config.Config) { c.Address = "198.51.100.7" },
+		spoil: local("198.51.100.0/24")},
+	{name: "a name that leads elsewhere", config: func(c *config.Config) { c.Address = "gw.example.net" },
+		pretend: func(h *host) {
+			h.resolve = func(context.Context, string) ([]netip.Addr, error) {
+				return []netip.Addr{netip.MustParseAddr("198.51.100.9")}, nil
+			}
+		}, want: Notice, says: []string{"address", "gw.example.net is [198.51.100.9], which is not " +
+			"an address of this host"}},
+	{name: "another port", config: func(c *config.Config) { c.Address += ":5555" }, want: Notice,
+		says: []string{"address", "udp/5555", "knock_ports"}},
+	{name: "the same port", config: func(c *config.Config) { c.Address += ":62201" }},
+	{name: "not to be looked up", config: func(c *config.Config) { c.Address = "gw.example.net" }, want: Notice,
+		says: []string{"address", "gw.example.net", "no such host"}},
+	{name: "no user", pretend: func(h *host) { h.accounts = func(string) (int, int, bool) { return 0, 0, false } },
+		want: Notice, says: []string{"user spa", "useradd"}},
+	{name: "clock on its own", pretend: func(h *host) { h.clock.synced = false }, want: Notice,
+		says: []string{"clock", "timedatectl set-ntp true"}},
+	{name: "clock far off", pretend: func(h *host) { h.clock.within = 20 * time.Second }, want: Notice,
+		says: []string{"clock", "20s"}},
+	{name: "conntrack full", pretend: func(h *host) { h.conntrack = conntrack{count: 900, max: 1000} }, want: Notice,
+		says: []string{"900 of 1000", "nf_conntrack_max=4000"}},
+	{name: "conntrack fine", pretend: func(h *host) { h.conntrack = conntrack{count: 700, max: 1000} }},
+	{name: "cookies always", pretend: func(h *host) { h.around.cookies = 2 }, want: Warning,
+		says: []string{"tcp_syncookies", "without a SYN", "sysctl -w net.ipv4.tcp_syncookies=1"}},
+	{name: "cookies in a flood", pretend: func(h *host) { h.around.cookies = 1 }},
+	{name: "cookies beside a guard that is none", config: func(c *config.Config) { c.Firewall.Backend = "dry-run" },
+		spoil: func(s *scene) { s.nft(dropping) }, pretend: func(h *host) { h.around.cookies = 2 }},
+	{name: "virtual servers", pretend: func(h *host) { h.around.ipvs = true }, want: Notice,
+		says: []string{"ip_vs", "passes the guard", "ipvsadm -Ln"}},
+	{name: "tunnels over UDP", pretend: func(h *host) { h.around.fou = true }, want: Notice,
+		says: []string{"fou", "passes the guard", "ip fou show"}},
+	{name: "sessions forgotten", pretend: func(h *host) { h.conntrack.established = 10 * time.Minute }, want: Notice,
+		says: []string{"nf_conntrack_tcp_timeout_established", "10m0s", "until its client knocks again",
+			"sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000"}},
+	{name: "sessions remembered for long enough", pretend: func(h *host) { h.conntrack.established = 2 * time.Hour }},
+	{name: "sessions forgotten that end with their grant",
+		config:  func(c *config.Config) { c.Services[0].OnExpiry = "cut" },
+		pretend: func(h *host) { h.conntrack.established = time.Minute }},
+	{name: "marks spoiled", spoil: marking("ct mark", "fwmark", "2"), want: Problem,
+		says: []string{"ip rule fwmark 0x2", "table inet marks, chain restore", "0x20000000",
+			"ip rule add priority 100 fwmark 0x2/0xdfffffff lookup 200 && ip rule del priority 100 fwmark 0x2"}},
+	{name: "marks of a rule with more to it", spoil: marking("ct mark", "iif", "vs", "fwmark", "2"), want: Problem,
+		says: []string{"in the rule of priority 100 write fwmark 0x2/0xdfffffff"}},
+	{name: "marks with a mask", spoil: marking("ct mark", "fwmark", "2/0xff")},
+	{name: "marks restored with a mask", spoil: marking("ct mark & 0xff", "fwmark", "2")},
+	{name: "marks that are not restored", spoil: marking("2", "fwmark", "2")},
+	{name: "marks spoiled by iptables", spoil: func(s *scene) {
+		s.feed("*mangle\n-A OUTPUT -j CONNMARK --restore-mark\nCOMMIT\n", "iptables-nft-restore")
+		s.tell("ip", "rule", "add", "priority", "100", "fwmark", "2", "lookup", "200")
+	}, want: Problem, says: []string{"CONNMARK --restore-mark"}},
+	{name: "marks restored by iptables with a mask", spoil: func(s *scene) {
+		s.feed("*mangle\n-A OUTPUT -j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff\nCOMMIT\n", "iptables-nft-restore")
+		s.tell("ip", "rule", "add", "priority", "100", "fwmark", "2", "lookup", "200")
+	}},
+	{name: "ports of the host's own", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")),
+		want: Warning,
+		says: []string{"service.s32000.ports", "udp/32768-33000", "sysctl -w net.ipv4.ip_local_reserved_ports=32768-33000"}},
+	{name: "some of them reserved", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")),
+		pretend: func(h *host) {
+			h.own.reserved, h.own.text = []service.Ports{{Low: 32700, High: 32900}, {Low: 40000, High: 40000}},
+				"32700-32900,40000"
+		}, want: Warning, says: []string{"udp/32901-33000", "ip_local_reserved_ports=32700-32900,40000,32901-33000"}},
+	{name: "all of them reserved", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")),
+		pretend: func(h *host) {
+			h.own.reserved = []service.Ports{{Low: 32768, High: 33000}}
 		}},
-		{name: "ports of the host's own", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")),
-			want: Warning,
-			says: []string{"service.s32000.ports", "udp/32768-33000", "sysctl -w net.ipv4.ip_local_reserved_ports=32768-33000"}},
-		{name: "some of them reserved", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")),
-			pretend: func(h *host) {
-				h.own.reserved, h.own.text = []service.Ports{{Low: 32700, High: 32900}, {Low: 40000, High: 40000}},
-					"32700-32900,40000"
-			}, want: Warning, says: []string{"udp/32901-33000", "ip_local_reserved_ports=32700-32900,40000,32901-33000"}},
-		{name: "all of them reserved", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")),
-			pretend: func(h *host) {
-				h.own.reserved = []service.Ports{{Low: 32768, High: 33000}}
-			}},
-		{name: "TCP ports of the host's own", config: services("tcp/32000-33000"),
-			spoil: beside(also("tcp dport 32000-33000"))},
-		{name: "a knock port of the host's own",
-			config: func(c *config.Config) { c.KnockPorts = []config.KnockPort{{Port: 40000}} },
-			want:   Notice, says: []string{"knock_ports", "udp/40000", "ip_local_reserved_ports=40000-40000"}},
-		{name: "in memory", pretend: func(h *host) { h.medium = func(string) medium { return inMemory } }, want: Notice,
-			says: []string{"state", "reboot"}},
-		{name: "on a network", pretend: func(h *host) { h.medium = func(string) medium { return onNetwork } }, want: Notice,
-			says: []string{"state", "network file system"}},
-		{name: "not root", pretend: func(h *host) {
-			h.uid, h.rules.Links = 1000, nil
-			h.notSeen("the rule sets of other tools", os.ErrPermission)
-			h.rules = nil
-		}, want: Notice, says: []string{"not looked at", "the rule sets of other tools", "root"}},
-		{name: "no guard", spoil: func(s *scene) { s.nft(dropping) }, want: Problem,
-			says: []string{"guard", "NOT LOADED", "systemctl restart"}},
-		{name: "neither guard nor server", spoil: func(s *scene) { s.nft(dropping); s.saveSettings() },
-			pretend: func(h *host) { h.running = false },
-			want:    Problem, says: []string{"guard", "NOT LOADED", "no server is running"}},
-		{name: "never loaded", spoil: func(s *scene) { s.nft(dropping) }, pretend: func(h *host) { h.running = false },
-			want: Warning, says: []string{"guard", "not loaded yet"}},
-		{name: "guard without server", pretend: func(h *host) { h.running = false }, want: Problem,
-			says: []string{"spa-server", "no client can knock"}},
-		{name: "guard by iptables", spoil: func(s *scene) {
-			s.nft(dropping)
-			s.feed("*mangle\n:spa-guard -\n-A PREROUTING -j spa-guard\nCOMMIT\n", "iptables-nft-restore")
-		}},
-		{name: "open at boot",
-			spoil: func(s *scene) { s.remove("etc/systemd/system/multi-user.target.wants/spa-guard.service") }, want: Warning,
-			says: []string{"spa-guard.service", "systemctl enable"}},
-		{name: "no server at boot",
-			spoil: func(s *scene) { s.remove("etc/systemd/system/multi-user.target.wants/spa-server.service") }, want: Warning,
-			says: []string{"spa-server.service", "systemctl enable"}},
-		{name: "no systemd", spoil: func(s *scene) {
-			s.remove("etc/systemd/system/multi-user.target.wants/spa-guard.service")
-			s.remove("run/systemd/system")
-		}},
-	}
+	{name: "TCP ports of the host's own", config: services("tcp/32000-33000"),
+		spoil: beside(also("tcp dport 32000-33000"))},
+	{name: "a knock port of the host's own",
+		config: func(c *config.Config) { c.KnockPorts = []config.KnockPort{{Port: 40000}} },
+		want:   Notice, says: []string{"knock_ports", "udp/40000", "ip_local_reserved_ports=40000-40000"}},
+	{name: "in memory", pretend: func(h *host) { h.medium = func(string) medium { return inMemory } }, want: Notice,
+		says: []string{"state", "reboot"}},
+	{name: "on a network", pretend: func(h *host) { h.medium = func(string) medium { return onNetwork } }, want: Notice,
+		says: []string{"state", "network file system"}},
+	{name: "not root", pretend: func(h *host) {
+		h.uid, h.rules.Links = 1000, nil
+		h.notSeen("the rule sets of other tools", os.ErrPermission)
+		h.rules = nil
+	}, want: Notice, says: []string{"not inspected", "the rule sets of other tools", "root"}},
+	{name: "no guard", spoil: func(s *scene) { s.nft(dropping) }, want: Problem,
+		says: []string{"guard", "NOT LOADED", "systemctl restart"}},
+	{name: "neither guard nor server", spoil: func(s *scene) { s.nft(dropping); s.saveSettings() },
+		pretend: func(h *host) { h.running = false },
+		want:    Problem, says: []string{"guard", "NOT LOADED", "no server is running"}},
+	{name: "never loaded", spoil: func(s *scene) { s.nft(dropping) }, pretend: func(h *host) { h.running = false },
+		want: Warning, says: []string{"guard", "not loaded yet"}},
+	{name: "guard without server", pretend: func(h *host) { h.running = false }, want: Problem,
+		says: []string{"spa-server", "no client can knock"}},
+	{name: "guard by iptables", spoil: func(s *scene) {
+		s.nft(dropping)
+		s.feed("*mangle\n:spa-guard -\n-A PREROUTING -j spa-guard\nCOMMIT\n", "iptables-nft-restore")
+	}},
+	{name: "open at boot",
+		spoil: func(s *scene) { s.remove("etc/systemd/system/multi-user.target.wants/spa-guard.service") }, want: Warning,
+		says: []string{"spa-guard.service", "systemctl enable"}},
+	{name: "no server at boot",
+		spoil: func(s *scene) { s.remove("etc/systemd/system/multi-user.target.wants/spa-server.service") }, want: Warning,
+		says: []string{"spa-server.service", "systemctl enable"}},
+	{name: "no systemd", spoil: func(s *scene) {
+		s.remove("etc/systemd/system/multi-user.target.wants/spa-guard.service")
+		s.remove("run/systemd/system")
+	}},
 }
 
 // flushTests are about units and files that flush rule sets.

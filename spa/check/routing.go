@@ -12,7 +12,7 @@ import (
 	"sallyport/spa/config"
 )
 
-// What bridges, routing and connection tracking do with packets beside the rules.
+// How bridges, routing and connection tracking treat packets, apart from the rules.
 
 // bridging is which hooks the kernel applies to bridged packets (br_netfilter).
 type bridging struct {

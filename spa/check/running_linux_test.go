@@ -70,7 +70,7 @@ func TestCheckOpenable(t *testing.T) {
 		"another's":                         {fine, touch, owned{mallory, mallory, 0o600}, true},
 		"root's, not to be written":         {fine, touch, owned{0, 0, 0o400}, true},
 		"root's, in the server's directory": {owned{server, server, 0o700}, touch, owned{0, 0, 0o600}, true},
-		"a socket is made anew":             {fine, bind, owned{mallory, mallory, 0o600}, false},
+		"a socket is replaced":              {fine, bind, owned{mallory, mallory, 0o600}, false},
 	} {
 		c := initialised(t, nil, keys.Client{RequireSource: true})
 		h := quietHost()
@@ -95,7 +95,7 @@ func TestCheckOpenable(t *testing.T) {
 		}
 		pasteable(t, found)
 		if h.uid = 1000; len(checkOpenable(c, h)) != 0 {
-			t.Errorf("%s: who is not root is told %+v", name, checkOpenable(c, h))
+			t.Errorf("%s: an ordinary user gets %+v", name, checkOpenable(c, h))
 		}
 	}
 }

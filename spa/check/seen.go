@@ -9,7 +9,7 @@ import (
 	"sallyport/spa/config"
 )
 
-// What a scanner sees of this host.
+// A scanner's view of this host.
 
 // checkIngress looks for rules that drop knocks before the sniffer sees them.
 func checkIngress(c *config.Config, h *host) []Finding {

@@ -9,7 +9,7 @@ import (
 	"sallyport/spa/config"
 )
 
-// What the machine's files say: which units start at boot, and what they do to rule sets. This does not query systemd,
+// The machine's files: which units start at boot, and what they do to rule sets. This does not query systemd,
 // so that it also works if systemd is not running.
 
 // bySystemd reports whether systemd has booted the machine (sd_booted(3)).

@@ -13,41 +13,54 @@ import (
 	"sallyport/spa/lab"
 )
 
+// held spoils a scene by rules and by a process that listens.
+func held(rules, name string, addrs ...string) func(*scene) {
+	return func(s *scene) {
+		beside(rules)(s)
+		s.hold(name, addrs...)
+	}
+}
+
 // besideTests are about a second port of a guarded service.
 func besideTests() []hostTest {
-	web, unit := services("tcp/443"), func(s *scene, name, text string) { s.file("etc/systemd/system/"+name, text) }
+	web := services("tcp/443")
 	open := also("tcp dport { 80, 443 }")
 	return []hostTest{
-		{name: "the same process", config: web, spoil: func(s *scene) {
-			beside(open)(s)
-			s.hold("webd", "0.0.0.0:443", "0.0.0.0:80")
-		}, want: Warning, says: []string{"tcp/80", "webd serves the guarded tcp/443 and listens at [::]:80 too",
-			"strangers reach it", `add "tcp/80" to the ports of service.s443`}},
-		{name: "the same process over IPv6", config: web, spoil: func(s *scene) {
-			beside(open)(s)
-			s.hold("webd", "0.0.0.0:443", "[2001:db8::1]:80")
-		}, want: Warning, says: []string{"tcp/80", "listens at [2001:db8::1]:80 too"}},
-		{name: "the same process, behind the firewall", config: web, spoil: func(s *scene) {
-			beside(also("tcp dport 443"))(s)
-			s.hold("webd", "0.0.0.0:443", "0.0.0.0:80")
-		}},
-		{name: "the same process on loopback", config: web, spoil: func(s *scene) {
-			beside(open)(s)
-			s.hold("webd", "0.0.0.0:443", "127.0.0.1:80")
-		}},
-		{name: "the same process, both guarded", config: services("tcp/443", "tcp/80"), spoil: func(s *scene) {
-			beside(open)(s)
-			s.hold("webd", "0.0.0.0:443", "0.0.0.0:80")
-		}},
+		{name: "the same process", config: web,
+			spoil: held(open, "webd", "0.0.0.0:443", "0.0.0.0:80"),
+			want:  Warning, says: []string{"tcp/80", "webd serves the guarded tcp/443 and listens at [::]:80 too",
+				"strangers reach it", `add "tcp/80" to the ports of service.s443`}},
+		{name: "the same process over IPv6", config: web,
+			spoil: held(open, "webd", "0.0.0.0:443", "[2001:db8::1]:80"),
+			want:  Warning, says: []string{"tcp/80", "listens at [2001:db8::1]:80 too"}},
+		{name: "the same process, behind the firewall", config: web,
+			spoil: held(also("tcp dport 443"), "webd", "0.0.0.0:443", "0.0.0.0:80")},
+		{name: "the same process on loopback", config: web, spoil: held(open, "webd", "0.0.0.0:443", "127.0.0.1:80")},
+		{name: "the same process, both guarded", config: services("tcp/443", "tcp/80"),
+			spoil: held(open, "webd", "0.0.0.0:443", "0.0.0.0:80")},
 		{name: "two processes of one name", config: web, spoil: func(s *scene) {
 			beside(open)(s)
 			s.hold("webd", "0.0.0.0:443")
 			s.hold("webd", "0.0.0.0:80")
 		}},
-		{name: "a process that listens for others", config: web, spoil: func(s *scene) {
-			beside(open)(s)
-			s.hold("inetd", "0.0.0.0:443", "0.0.0.0:80")
+		{name: "a process that listens for others", config: web, spoil: held(open, "inetd", "0.0.0.0:443", "0.0.0.0:80")},
+		{name: "a UDP port of the same process", spoil: func(s *scene) {
+			beside(also("udp dport 5000"))(s)
+			s.listenUDP("0.0.0.0:5000") // by this process, as tcp/22
 		}},
+		{name: "a TCP port of the process of a guarded UDP port", config: services("udp/5000"), spoil: func(s *scene) {
+			beside(also("udp dport 5000") + also("tcp dport 5001"))(s)
+			s.listenUDP("0.0.0.0:5000")
+			s.hold("other", "0.0.0.0:5001")
+		}},
+	}
+}
+
+// unitTests are about sockets that systemd holds for a service.
+func unitTests() []hostTest {
+	web, unit := services("tcp/443"), func(s *scene, name, text string) { s.file("etc/systemd/system/"+name, text) }
+	open := also("tcp dport { 80, 443 }")
+	return []hostTest{
 		{name: "one unit at both", config: web, spoil: func(s *scene) {
 			beside(open)(s)
 			unit(s, "web.socket", "[Socket]\nListenStream=443\nListenStream=[::]:80\n")
@@ -77,15 +90,6 @@ func besideTests() []hostTest {
 			s.file("usr/lib/systemd/system/rescue@.service", "[Service]\nExecStart=-/usr/sbin/sshd -i\n")
 			s.hold("systemd", "0.0.0.0:2222")
 		}, want: Warning, says: []string{"tcp/2222", "by way of systemd's rescue.socket"}},
-		{name: "a UDP port of the same process", spoil: func(s *scene) {
-			beside(also("udp dport 5000"))(s)
-			s.listenUDP("0.0.0.0:5000") // by this process, as tcp/22
-		}},
-		{name: "a TCP port of the process of a guarded UDP port", config: services("udp/5000"), spoil: func(s *scene) {
-			beside(also("udp dport 5000") + also("tcp dport 5001"))(s)
-			s.listenUDP("0.0.0.0:5000")
-			s.hold("other", "0.0.0.0:5001")
-		}},
 	}
 }
 
@@ -227,8 +231,8 @@ func TestBridgeFamilies(t *testing.T) {
 // TestWays: each other way to a service is reported, and nothing else.
 func TestWays(t *testing.T) {
 	lab.NeedProgram(t, "nft", "apt-get install nftables")
-	for name, tests := range map[string][]hostTest{"beside": besideTests(), "knock": knockTests(),
-		"addresses": addressTests(), "bridges": bridgeTests()} {
+	for name, tests := range map[string][]hostTest{"beside": besideTests(), "units": unitTests(),
+		"knock": knockTests(), "addresses": addressTests(), "bridges": bridgeTests()} {
 		for _, test := range tests {
 			t.Run(name+"/"+test.name, test.run)
 		}

@@ -167,8 +167,8 @@ func (k *knocking) postpone(r spa.Receipt) bool {
 // target returns where to send the i-th packet.
 func (k *knocking) target(try int) netip.AddrPort { return k.route.To[try%len(k.route.To)] }
 
-// send seals a new packet and sends it. If the system cannot send it, the error is recorded and the knock goes on: the
-// network may be back for the next packet.
+// send seals a new packet and sends it. If the system cannot send it, the error is recorded and the knock continues:
+// the network may be back for the next packet.
 func (k *knocking) send() error {
 	request := k.plan.request(k.route, time.Now())
 	if first := k.began.Round(0); request.Time.Round(0).Sub(first) > untold { // by the clock that stamps

@@ -184,34 +184,36 @@ func TestNoRoomToGoOn(t *testing.T) {
 	})
 }
 
+var tooEarlyTests = map[string]struct {
+	timeout, patience time.Duration
+	clock             time.Duration // the gateway's, ahead of the client's
+	floor             time.Duration // by the gateway's clock
+	lost              int           // unanswered packets after the floor
+	want              Verdict
+	within            time.Duration
+}{
+	"long timeout":    {timeout: time.Minute, floor: 24 * time.Second, want: Opened, within: 25 * time.Second},
+	"later than 30 s": {timeout: time.Minute, floor: 50 * time.Second, want: Opened, within: 51 * time.Second},
+	"packets are lost then": {timeout: time.Minute, floor: 24 * time.Second, lost: 5, want: Opened,
+		within: 40 * time.Second},
+	"short timeout": {timeout: 10 * time.Second, floor: 24 * time.Second,
+		want: Refused, within: time.Second},
+	"patience": {timeout: 10 * time.Second, patience: time.Minute, floor: 24 * time.Second, lost: 5,
+		want: Opened, within: 34 * time.Second},
+	"patience is over": {timeout: 10 * time.Second, patience: 10 * time.Second, floor: 24 * time.Second,
+		want: Refused, within: time.Second},
+	"silent then": {timeout: 10 * time.Second, patience: time.Minute, floor: 24 * time.Second, lost: 1000,
+		want: Silent, within: 35 * time.Second},
+	"the client's clock is slow": {timeout: time.Minute, clock: 20 * time.Second, floor: 24 * time.Second, want: Opened,
+		within: 45 * time.Second},
+	"the client's clock is fast": {timeout: time.Minute, clock: -20 * time.Second, floor: 24 * time.Second, want: Opened,
+		within: 5 * time.Second},
+}
+
 // A gateway that has just started says when it accepts packets. If the time allowed, or the command's patience, reaches
 // that far, the same request is sent again then, and not earlier.
 func TestTooEarly(t *testing.T) {
-	for name, test := range map[string]struct {
-		timeout, patience time.Duration
-		clock             time.Duration // the gateway's, ahead of the client's
-		floor             time.Duration // by the gateway's clock
-		lost              int           // unanswered packets after the floor
-		want              Verdict
-		within            time.Duration
-	}{
-		"long timeout":    {timeout: time.Minute, floor: 24 * time.Second, want: Opened, within: 25 * time.Second},
-		"later than 30 s": {timeout: time.Minute, floor: 50 * time.Second, want: Opened, within: 51 * time.Second},
-		"packets are lost then": {timeout: time.Minute, floor: 24 * time.Second, lost: 5, want: Opened,
-			within: 40 * time.Second},
-		"short timeout": {timeout: 10 * time.Second, floor: 24 * time.Second,
-			want: Refused, within: time.Second},
-		"patience": {timeout: 10 * time.Second, patience: time.Minute, floor: 24 * time.Second, lost: 5,
-			want: Opened, within: 34 * time.Second},
-		"patience is over": {timeout: 10 * time.Second, patience: 10 * time.Second, floor: 24 * time.Second,
-			want: Refused, within: time.Second},
-		"silent then": {timeout: 10 * time.Second, patience: time.Minute, floor: 24 * time.Second, lost: 1000,
-			want: Silent, within: 35 * time.Second},
-		"the client's clock is slow": {timeout: time.Minute, clock: 20 * time.Second, floor: 24 * time.Second, want: Opened,
-			within: 45 * time.Second},
-		"the client's clock is fast": {timeout: time.Minute, clock: -20 * time.Second, floor: 24 * time.Second, want: Opened,
-			within: 5 * time.Second},
-	} {
+	for name, test := range tooEarlyTests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g, n := fakes(t)

@@ -161,18 +161,7 @@ func (k *knocking) probePorts() []uint16 {
 }
 
 // Ports returns a service's ports as far as the profile knows them.
-func (p *Plan) Ports(s service.Service) []service.Ports {
-	if s.Name == "" {
-		return []service.Ports{{Proto: s.Proto, Low: s.Port, High: s.Port}}
-	}
-	var out []service.Ports
-	for _, text := range p.Profile.Services[s.Name] {
-		if ports, err := service.ParsePorts(text); err == nil {
-			out = append(out, ports)
-		}
-	}
-	return out
-}
+func (p *Plan) Ports(s service.Service) []service.Ports { return p.Profile.Ports(s) }
 
 // FirstTCP returns the first TCP port, and whether there is one.
 func FirstTCP(all []service.Ports) (uint16, bool) {

@@ -46,7 +46,7 @@ func TestProbeInsteadOfReceipts(t *testing.T) {
 			t.Errorf("found the port open after %v", waited)
 		}
 		if knocks, _, _ := g.seen(); len(knocks) < 2 || a.Tries != len(knocks) {
-			t.Errorf("sent %d packets and says %d, want retries meanwhile", len(knocks), a.Tries)
+			t.Errorf("sent %d packets and says %d, want retries in that time", len(knocks), a.Tries)
 		}
 	})
 }

@@ -16,7 +16,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// What the bad network does to each packet in each direction.
+// How the bad network treats each packet in each direction.
 const (
 	lost       = 0.30
 	duplicated = 0.10

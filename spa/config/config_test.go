@@ -38,7 +38,7 @@ func mustPorts(t *testing.T, texts ...string) []service.Ports {
 }
 
 func TestDefaults(t *testing.T) {
-	c := lab.Value(loadText(t, least+"[service.ssh]\nports = [\"tcp/22\"]\n"))(t)
+	c := lab.Value(loadText(t, least+sshService))(t)
 	want := Config{
 		Dir: c.Dir, Name: "gw", Address: "192.0.2.1", ServerID: keys.ServerID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
 			14, 15},
@@ -55,11 +55,10 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-func TestLoadAll(t *testing.T) {
-	c, err := loadText(t, `version = 1
+const everySetting = `version = 1
 name = "office-1"
 address = "[2001:db8::1]:443"
-server_id = "`+serverID+`"
+server_id = "` + serverID + `"
 knock_ports = [ # several
   62201,
   { port = 443, shared = true },
@@ -94,7 +93,10 @@ when = ["mon-fri 08:00-18:00", "fri 22:00-02:00"]
 [service.ssh]
 ports = ["tcp/22", "tcp/60000-60010"]
 max_for = "10s"
-`)
+`
+
+func TestLoadAll(t *testing.T) {
+	c, err := loadText(t, everySetting)
 	lab.Must(t, err)
 	want := Config{
 		Dir: c.Dir, Name: "office-1", Address: "[2001:db8::1]:443", ServerID: c.ServerID,
@@ -129,80 +131,83 @@ max_for = "10s"
 	}
 }
 
+const sshService = "[service.ssh]\nports = [\"tcp/22\"]\n"
+
+var refusedSettings = map[string]string{
+	"windw = '30s'":                            `:5: windw: unknown key (did you mean "window"?)`,
+	"window = 30":                              ":5: window: should be text in quotes",
+	"window = '999ms'":                         ":5: window: a duration is 1s to",
+	"window = '10m1s'":                         ":5: window: must be at most 10m",
+	"receipts = 'no'":                          ":5: receipts: should be true or false",
+	"state = ''":                               ":5: state: should be a path",
+	"knock_ports = []":                         ":5: knock_ports: should be 1 to 32 ports",
+	"knock_ports = 62201":                      ":5: knock_ports: should be a list",
+	"knock_ports = [0]":                        ":5: knock_ports: each entry is a port",
+	"knock_ports = [65536]":                    ":5: knock_ports: each entry is a port",
+	"knock_ports = ['1']":                      ":5: knock_ports: each entry is a port",
+	"knock_ports = [{}]":                       ":5: knock_ports: each entry is a port",
+	"knock_ports = [1, {port = 1}]":            ":5: knock_ports: port 1 is listed twice",
+	"knock_ports = [1,\n{port=2, shred=true}]": `:6: knock_ports.1.shred: unknown key (did you mean "shared"?)`,
+	"knock_ports = [1,\n{port=2, shared=1}]":   ":6: knock_ports.1.shared: should be true or false",
+	"[capture]\nmode = 'tap'":                  `:6: capture.mode: should be "sniff" or "udp"`,
+	"[capture]\ninterfaces = ['']":             ":6: capture.interfaces: entry 1: the name of an interface has",
+	"[capture]\ninterfaces = ['eth0', 'eth0']": ":6: capture.interfaces: entry 2 is listed twice",
+	"[capture]\ninterfaces = ['a/b']":          ":6: capture.interfaces: entry 1: the name of an interface may contain",
+	"[firewall]\nbackend = 'nftable'": `:6: firewall.backend: should be "auto" or "nftables" or "iptables" or ` +
+		`"dry-run" (did you mean "nftables"?)`,
+	"[firewall]\nmode = 'open'":    `:6: firewall.mode: should be "guard" or "admit"`,
+	"[firewall]\npersist = 'yes'":  `:6: firewall.persist: should be "owner" or "file"`,
+	"[firewall]\nclosed = 'dropp'": `:6: firewall.closed: should be "drop" or "reject" (did you mean "drop"?)`,
+	"[firewall]\ntrusted_interfaces = ['sixteen-letters-']": ":6: firewall.trusted_interfaces: entry 1: the name of " +
+		"an interface has",
+	"[firewall]\nmark = 0":                    ":6: firewall.mark: should be one bit",
+	"[firewall]\nmark = 3":                    ":6: firewall.mark: should be one bit",
+	"[firewall]\nmark = 0x100000000":          ":6: firewall.mark: should be one bit",
+	"[firewall]\nmark = -9223372036854775808": ":6: firewall.mark: should be one bit",
+	"[firewall]\nwindow = '30s'": ":6: firewall.window: unknown key here; it belongs " +
+		"above the first [table]",
+	"[audit]\nfile = ''":             ":6: audit.file: should be a path",
+	"[limits]\nlive_nonces = 0":      ":6: limits.live_nonces: should be 1 to 4096",
+	"[limits]\ngrants = 65537":       ":6: limits.grants: should be 1 to 4096",
+	"[limits]\ngrants_per_hour = -1": ":6: limits.grants_per_hour: should be 1 to",
+	"[service.wide]\nports = [\"tcp/1-1000\", \"udp/1-25\"]": ":6: service.wide.ports: has 1025 ports; a service has " +
+		"at most 1024",
+	"[limits]\ngrant = 1":                            `:6: limits.grant: unknown key (did you mean "grants"?)`,
+	"[service.SSH]\nports = ['tcp/22']":              ":5: service.SSH: a name may contain",
+	"[service.ssh]":                                  ":5: service.ssh.ports: should be 1 to 64 ports",
+	"[service.ssh]\nports = []":                      ":6: service.ssh.ports: should be 1 to 64 ports",
+	"[service.ssh]\nports = ['22']":                  ":6: service.ssh.ports: ports \"22\"",
+	"[service.ssh]\nports = ['tcp/20-30', 'tcp/30']": ":6: service.ssh.ports: tcp/20-30 and tcp/30 overlap",
+	"[service.dns]\nports = ['udp/62000-63000']": ":6: service.dns.ports: udp/62201 is a knock port: choose another, " +
+		"or { port = 62201, shared = true }",
+	sshService + "on_expiry = 'kill'": `:7: service.ssh.on_expiry: should be "keep" or "cut"`,
+	sshService + "when = []":          `:7: service.ssh.when: should be 1 to 32 spans: ["mon-fri 08:00-18:00"]`,
+	sshService + "when = ['mon-fri 8:00-18:00']": ":7: service.ssh.when: entry 1: days and hours are written \"mon-fri " +
+		"08:00-18:00\"",
+	sshService + "when = ['sat 09:00-12:00','sat 09:00-12:00']": ":7: service.ssh.when: entry 2 is listed twice",
+	sshService + "[service.a]\nports=['tcp/1-22']\non_expiry='cut'": ":5: service.ssh.on_expiry: a guards the same " +
+		"port and says \"cut\"",
+	"zone = 'Berlin'":                                     `:5: zone: should be the name of a time zone, such as`,
+	"zone = ''":                                           ":5: zone: should be the name of a time zone",
+	"zone = 'Local'":                                      ":5: zone: should be the name of a time zone",
+	"zone = '../zoneinfo/UTC'":                            ":5: zone: should be the name of a time zone",
+	sshService + "for = '0s'":                             ":7: service.ssh.for: a duration is 1s to",
+	sshService + "for = ''":                               ":7: service.ssh.for: a duration is written",
+	sshService + "max_for = '1001h'":                      ":7: service.ssh.max_for: a duration is 1s to",
+	sshService + "for = '2s'\nmax_for = '1s'":             ":7: service.ssh.for: must not be longer than max_for",
+	sshService + "addresses = ['gw']":                     ":7: service.ssh.addresses: entry 1 is not an address",
+	sshService + "addresses = ['192.0.2.0/24']":           ":7: service.ssh.addresses: entry 1 is not an address",
+	sshService + "addresses = ['::ffff:192.0.2.1']":       ":7: service.ssh.addresses: entry 1 is not an address",
+	sshService + "addresses = ['192.0.2.9', '224.0.0.1']": ":7: service.ssh.addresses: entry 2 is a multicast address",
+	sshService + "addresses = ['ff02::1']":                ":7: service.ssh.addresses: entry 1 is a multicast address",
+	sshService + "addresses = ['169.254.1.1']":            ":7: service.ssh.addresses: entry 1 is link-local",
+	sshService + "addresses = ['fe80::1']":                ":7: service.ssh.addresses: entry 1 is link-local",
+	sshService + "addresses = ['::1', '0::1']":            ":7: service.ssh.addresses: entry 2 is listed twice",
+}
+
 // TestLoadRefuses adds text to the least file, which has four lines, and checks the error.
 func TestLoadRefuses(t *testing.T) {
-	const ssh = "[service.ssh]\nports = [\"tcp/22\"]\n"
-	for add, want := range map[string]string{
-		"windw = '30s'":                            `:5: windw: unknown key (did you mean "window"?)`,
-		"window = 30":                              ":5: window: should be text in quotes",
-		"window = '999ms'":                         ":5: window: a duration is 1s to",
-		"window = '10m1s'":                         ":5: window: must be at most 10m",
-		"receipts = 'no'":                          ":5: receipts: should be true or false",
-		"state = ''":                               ":5: state: should be a path",
-		"knock_ports = []":                         ":5: knock_ports: should be 1 to 32 ports",
-		"knock_ports = 62201":                      ":5: knock_ports: should be a list",
-		"knock_ports = [0]":                        ":5: knock_ports: each entry is a port",
-		"knock_ports = [65536]":                    ":5: knock_ports: each entry is a port",
-		"knock_ports = ['1']":                      ":5: knock_ports: each entry is a port",
-		"knock_ports = [{}]":                       ":5: knock_ports: each entry is a port",
-		"knock_ports = [1, {port = 1}]":            ":5: knock_ports: port 1 is listed twice",
-		"knock_ports = [1,\n{port=2, shred=true}]": `:6: knock_ports.1.shred: unknown key (did you mean "shared"?)`,
-		"knock_ports = [1,\n{port=2, shared=1}]":   ":6: knock_ports.1.shared: should be true or false",
-		"[capture]\nmode = 'tap'":                  `:6: capture.mode: should be "sniff" or "udp"`,
-		"[capture]\ninterfaces = ['']":             ":6: capture.interfaces: entry 1: the name of an interface has",
-		"[capture]\ninterfaces = ['eth0', 'eth0']": ":6: capture.interfaces: entry 2 is listed twice",
-		"[capture]\ninterfaces = ['a/b']":          ":6: capture.interfaces: entry 1: the name of an interface may contain",
-		"[firewall]\nbackend = 'nftable'": `:6: firewall.backend: should be "auto" or "nftables" or "iptables" or ` +
-			`"dry-run" (did you mean "nftables"?)`,
-		"[firewall]\nmode = 'open'":    `:6: firewall.mode: should be "guard" or "admit"`,
-		"[firewall]\npersist = 'yes'":  `:6: firewall.persist: should be "owner" or "file"`,
-		"[firewall]\nclosed = 'dropp'": `:6: firewall.closed: should be "drop" or "reject" (did you mean "drop"?)`,
-		"[firewall]\ntrusted_interfaces = ['sixteen-letters-']": ":6: firewall.trusted_interfaces: entry 1: the name of " +
-			"an interface has",
-		"[firewall]\nmark = 0":                    ":6: firewall.mark: should be one bit",
-		"[firewall]\nmark = 3":                    ":6: firewall.mark: should be one bit",
-		"[firewall]\nmark = 0x100000000":          ":6: firewall.mark: should be one bit",
-		"[firewall]\nmark = -9223372036854775808": ":6: firewall.mark: should be one bit",
-		"[firewall]\nwindow = '30s'": ":6: firewall.window: unknown key here; it belongs " +
-			"above the first [table]",
-		"[audit]\nfile = ''":             ":6: audit.file: should be a path",
-		"[limits]\nlive_nonces = 0":      ":6: limits.live_nonces: should be 1 to 4096",
-		"[limits]\ngrants = 65537":       ":6: limits.grants: should be 1 to 4096",
-		"[limits]\ngrants_per_hour = -1": ":6: limits.grants_per_hour: should be 1 to",
-		"[service.wide]\nports = [\"tcp/1-1000\", \"udp/1-25\"]": ":6: service.wide.ports: has 1025 ports; a service has " +
-			"at most 1024",
-		"[limits]\ngrant = 1":                            `:6: limits.grant: unknown key (did you mean "grants"?)`,
-		"[service.SSH]\nports = ['tcp/22']":              ":5: service.SSH: a name may contain",
-		"[service.ssh]":                                  ":5: service.ssh.ports: should be 1 to 64 ports",
-		"[service.ssh]\nports = []":                      ":6: service.ssh.ports: should be 1 to 64 ports",
-		"[service.ssh]\nports = ['22']":                  ":6: service.ssh.ports: ports \"22\"",
-		"[service.ssh]\nports = ['tcp/20-30', 'tcp/30']": ":6: service.ssh.ports: tcp/20-30 and tcp/30 overlap",
-		"[service.dns]\nports = ['udp/62000-63000']": ":6: service.dns.ports: udp/62201 is a knock port: choose another, " +
-			"or { port = 62201, shared = true }",
-		ssh + "on_expiry = 'kill'": `:7: service.ssh.on_expiry: should be "keep" or "cut"`,
-		ssh + "when = []":          `:7: service.ssh.when: should be 1 to 32 spans: ["mon-fri 08:00-18:00"]`,
-		ssh + "when = ['mon-fri 8:00-18:00']": ":7: service.ssh.when: entry 1: days and hours are written \"mon-fri " +
-			"08:00-18:00\"",
-		ssh + "when = ['sat 09:00-12:00','sat 09:00-12:00']": ":7: service.ssh.when: entry 2 is listed twice",
-		ssh + "[service.a]\nports=['tcp/1-22']\non_expiry='cut'": ":5: service.ssh.on_expiry: a guards the same port and " +
-			"says \"cut\"",
-		"zone = 'Berlin'":                              `:5: zone: should be the name of a time zone, such as`,
-		"zone = ''":                                    ":5: zone: should be the name of a time zone",
-		"zone = 'Local'":                               ":5: zone: should be the name of a time zone",
-		"zone = '../zoneinfo/UTC'":                     ":5: zone: should be the name of a time zone",
-		ssh + "for = '0s'":                             ":7: service.ssh.for: a duration is 1s to",
-		ssh + "for = ''":                               ":7: service.ssh.for: a duration is written",
-		ssh + "max_for = '1001h'":                      ":7: service.ssh.max_for: a duration is 1s to",
-		ssh + "for = '2s'\nmax_for = '1s'":             ":7: service.ssh.for: must not be longer than max_for",
-		ssh + "addresses = ['gw']":                     ":7: service.ssh.addresses: entry 1 is not an address",
-		ssh + "addresses = ['192.0.2.0/24']":           ":7: service.ssh.addresses: entry 1 is not an address",
-		ssh + "addresses = ['::ffff:192.0.2.1']":       ":7: service.ssh.addresses: entry 1 is not an address",
-		ssh + "addresses = ['192.0.2.9', '224.0.0.1']": ":7: service.ssh.addresses: entry 2 is a multicast address",
-		ssh + "addresses = ['ff02::1']":                ":7: service.ssh.addresses: entry 1 is a multicast address",
-		ssh + "addresses = ['169.254.1.1']":            ":7: service.ssh.addresses: entry 1 is link-local",
-		ssh + "addresses = ['fe80::1']":                ":7: service.ssh.addresses: entry 1 is link-local",
-		ssh + "addresses = ['::1', '0::1']":            ":7: service.ssh.addresses: entry 2 is listed twice",
-	} {
+	for add, want := range refusedSettings {
 		c, err := loadText(t, least+add)
 		if err == nil || c != nil || !strings.Contains(err.Error(), FileName+want) {
 			t.Errorf("%s:\n got %v\nwant %s", add, err, want)

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// unixPrefix comes before the path of a Unix socket.
+// unixPrefix precedes the path of a Unix socket.
 const unixPrefix = "unix:"
 
 // Socket returns the path of the Unix socket that the page is on; false if it is on a TCP port, or there is none.
@@ -31,8 +31,8 @@ func (l *loader) metrics() {
 // longestSocket is how long the path of a Unix socket can be (unix(7)).
 const longestSocket = 107
 
-// check returns why the page cannot be there. It says who knocks when, and whether the guard is in place: nobody beyond
-// this host may read it without a proxy that asks who they are.
+// check returns why the page cannot be served. The page reveals who knocks when, and whether the guard is in place:
+// other hosts may read it only through a proxy that authenticates them.
 func (m Metrics) check() error {
 	if path, ok := m.Socket(); ok {
 		if !filepath.IsAbs(path) || strings.ContainsRune(path, 0) || strings.HasSuffix(path, "/") {
@@ -48,9 +48,9 @@ func (m Metrics) check() error {
 		return errors.New(`should be a loopback address with a port, "127.0.0.1:9620", or "unix:/run/spa/metrics.sock"`)
 	}
 	if !addr.Addr().IsLoopback() {
-		return fmt.Errorf("%s is not a loopback address, and the page tells whoever reads it when clients knock and "+
-			"whether the guard is in place: listen on 127.0.0.1:%d, and let a reverse proxy on this host, which asks "+
-			"for a password or a certificate, or node_exporter hand it on", addr.Addr(), addr.Port())
+		return fmt.Errorf("%s is not a loopback address, and the page reveals when clients knock and whether "+
+			"the guard is in place: listen on 127.0.0.1:%d, and publish it through node_exporter, or through a reverse "+
+			"proxy on this host that requires a password or a certificate", addr.Addr(), addr.Port())
 	}
 	return nil
 }

@@ -11,7 +11,7 @@ func TestMetricsRefuses(t *testing.T) {
 	const form = ":6: metrics.listen: should be a loopback address with a port"
 	for add, want := range map[string]string{
 		"listen = '0.0.0.0:9620'":       ":6: metrics.listen: 0.0.0.0 is not a loopback address, and the",
-		"listen = '192.0.2.1:9620'":     "listen on 127.0.0.1:9620, and let a reverse proxy",
+		"listen = '192.0.2.1:9620'":     "listen on 127.0.0.1:9620, and publish it through",
 		"listen = '[2001:db8::1]:9620'": ":6: metrics.listen: 2001:db8::1 is not a loopback address",
 		"listen = '[::]:9620'":          ":6: metrics.listen: :: is not a loopback address",
 		"listen = '[::1%lo]:9620'":      form,

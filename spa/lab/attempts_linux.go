@@ -104,11 +104,7 @@ func (a *Attempts) try() error {
 
 // begin sends a SYN.
 func (a *Attempts) begin() error {
-	family := unix.AF_INET
-	if a.to.Addr().Is6() {
-		family = unix.AF_INET6
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(Family(a.to), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
@@ -119,10 +115,10 @@ func (a *Attempts) begin() error {
 	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
 		return err
 	}
-	if err := unix.Bind(fd, sockaddr(a.from)); err != nil {
+	if err := unix.Bind(fd, Sockaddr(a.from)); err != nil {
 		return err
 	}
-	err = unix.Connect(fd, sockaddr(a.to))
+	err = unix.Connect(fd, Sockaddr(a.to))
 	if errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.ECONNREFUSED) {
 		return nil
 	}
@@ -159,7 +155,16 @@ func (a *Attempts) abandon() {
 	}
 }
 
-func sockaddr(ap netip.AddrPort) unix.Sockaddr {
+// Family returns the address family of sockets for an address.
+func Family(ap netip.AddrPort) int {
+	if ap.Addr().Is6() {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
+}
+
+// Sockaddr returns an address as system calls take it.
+func Sockaddr(ap netip.AddrPort) unix.Sockaddr {
 	if ap.Addr().Is6() {
 		return &unix.SockaddrInet6{Addr: ap.Addr().As16(), Port: int(ap.Port())}
 	}

@@ -1,12 +1,10 @@
 package lab
 
 import (
-	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 )
@@ -33,7 +31,7 @@ type Gateway struct {
 
 	t      testing.TB
 	server *exec.Cmd
-	log    *buffer
+	log    *Buffer
 }
 
 // NewGateway initialises a gateway at 192.0.2.1 (and 2001:db8::1) with services such as ssh=tcp/22, and a client alice
@@ -41,7 +39,7 @@ type Gateway struct {
 func NewGateway(t testing.TB, bin string, services ...string) *Gateway {
 	t.Helper()
 	g := &Gateway{t: t, Bin: bin, Config: filepath.Join(t.TempDir(), "etc"), Home: filepath.Join(t.TempDir(), "home"),
-		log: new(buffer)}
+		log: new(Buffer)}
 	g.Client, g.Host = Pair(t)
 	args := []string{"init", "--config", g.Config, "--address", "192.0.2.1"}
 	var names []string
@@ -129,27 +127,9 @@ func (g *Gateway) Command(program string, args ...string) *exec.Cmd {
 // Run runs a command on a host to its end and returns its output on both streams and its exit code.
 func Run(t testing.TB, on *Host, cmd *exec.Cmd) (string, int) {
 	t.Helper()
-	var out buffer
+	var out Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	Must(t, on.Start(cmd))
 	_ = cmd.Wait() // the exit code matters
 	return out.String(), cmd.ProcessState.ExitCode()
-}
-
-// buffer is a bytes.Buffer that can be read while it is written to.
-type buffer struct {
-	mu  sync.Mutex
-	all bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.all.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.all.String()
 }

@@ -18,13 +18,16 @@
 package lab
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -43,7 +46,7 @@ func Eventually(t testing.TB, what string, cond func() bool) {
 func eventually(t testing.TB, within time.Duration, what string, cond func() bool) {
 	t.Helper()
 	if !poll(within, cond) {
-		t.Fatalf("waited %v in vain for %s", within, what)
+		t.Fatalf("waited %v for %s, which did not happen", within, what)
 	}
 }
 
@@ -69,7 +72,12 @@ func poll(within time.Duration, cond func() bool) bool {
 // ServeUnix calls serve for each connection to a socket at a path, and closes the connection afterwards.
 func ServeUnix(t testing.TB, path string, serve func(net.Conn)) {
 	t.Helper()
-	l := Value(net.Listen("unix", path))(t)
+	Serve(t, Value(net.Listen("unix", path))(t), serve)
+}
+
+// Serve calls serve for each connection that l accepts, and closes the connection afterwards. It closes l when the test
+// ends.
+func Serve(t testing.TB, l net.Listener, serve func(net.Conn)) {
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -83,6 +91,61 @@ func ServeUnix(t testing.TB, path string, serve func(net.Conn)) {
 			}()
 		}
 	}()
+}
+
+// Push writes to a connection every 5 ms until that fails, without being asked.
+func Push(conn net.Conn) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for range tick.C {
+		if _, err := io.WriteString(conn, "news"); err != nil {
+			return
+		}
+	}
+}
+
+// Repeat calls do continuously, on another goroutine, until stop is called, which waits for the last call.
+func Repeat(do func()) (stop func()) {
+	ended, ending := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-ending:
+				return
+			default:
+				do()
+			}
+		}
+	}()
+	return func() { close(ending); <-ended }
+}
+
+// Buffer is a bytes.Buffer that can be read while it is written to.
+type Buffer struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+// Write appends to the buffer.
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.Write(p)
+}
+
+// String returns everything written so far.
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.String()
+}
+
+// Reset empties the buffer.
+func (b *Buffer) Reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.all.Reset()
 }
 
 // NeedProgram returns the path of a program that the test runs. Without it the test is skipped, or fails if CI is set.

@@ -32,6 +32,6 @@ func TestSee(t *testing.T) {
 	}
 	out, err = See(exec.Command("cat", place), map[string]string{place: filepath.Join(dir, "nowhere")}).CombinedOutput()
 	if err == nil {
-		t.Errorf("a command that cannot be shown what it is to see runs all the same: %q", out)
+		t.Errorf("a command runs although the files for it could not be mounted: %q", out)
 	}
 }

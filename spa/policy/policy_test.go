@@ -115,56 +115,59 @@ func TestSource(t *testing.T) {
 	}
 }
 
+func raw(proto service.Proto, port uint16) service.Service {
+	return service.Service{Proto: proto, Port: port}
+}
+
+var allowed = keys.Client{Allow: []string{"ssh", "tcp/22"}}
+
+var denialTests = []struct {
+	name   string
+	client keys.Client
+	ask    []service.Service
+	held   held
+	want   spa.Status // zero: granted
+}{
+	{"allowed", allowed, []service.Service{ssh}, held{}, 0},
+	{"allowed by port", allowed, []service.Service{raw(service.TCP, 22)}, held{}, 0},
+	{"expired", keys.Client{Allow: []string{"ssh"}, Expires: now}, []service.Service{ssh}, held{}, spa.ReasonExpired},
+	{"expires later", keys.Client{Allow: []string{"ssh"}, Expires: now.Add(1)}, []service.Service{ssh}, held{}, 0},
+	{"states its source", keys.Client{Name: "stating", Allow: []string{"ssh"}, RequireSource: true},
+		[]service.Service{ssh}, held{}, 0},
+	{"must state its source", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, []service.Service{ssh}, held{},
+		spa.ReasonSourceRequired},
+	{"unknown service", allowed, []service.Service{{Name: "imap"}}, held{}, spa.ReasonNoService},
+	{"not in allow", allowed, []service.Service{mosh}, held{}, spa.ReasonNotAllowed},
+	{"all or none", allowed, []service.Service{ssh, mosh}, held{}, spa.ReasonNotAllowed},
+	{"allowed by a range", keys.Client{Allow: []string{"udp/60000-60005"}}, []service.Service{raw(service.UDP, 60005)},
+		held{}, 0},
+	{"past the allowed range", keys.Client{Allow: []string{"udp/60000-60005"}},
+		[]service.Service{raw(service.UDP, 60006)}, held{}, spa.ReasonNotAllowed},
+	{"a name does not allow the port", keys.Client{Allow: []string{"ssh"}}, []service.Service{raw(service.TCP, 22)},
+		held{}, spa.ReasonNotAllowed},
+	{"a port does not allow the name", keys.Client{Allow: []string{"tcp/22"}}, []service.Service{ssh}, held{},
+		spa.ReasonNotAllowed},
+	{"a port that is not guarded", keys.Client{Allow: []string{"tcp/23"}}, []service.Service{raw(service.TCP, 23)},
+		held{}, spa.ReasonNoService},
+	{"another protocol", keys.Client{Allow: []string{"udp/22"}}, []service.Service{raw(service.UDP, 22)}, held{},
+		spa.ReasonNoService},
+	{"as many grants as may be", allowed, []service.Service{ssh}, holding(3), spa.ReasonTooManyGrants},
+	{"one fewer", allowed, []service.Service{ssh}, holding(2), 0},
+	{"a refresh is not one more", allowed, []service.Service{ssh}, holding(3, "ssh"), 0},
+	{"a refresh of more than may be by now", allowed, []service.Service{ssh}, holding(4, "ssh"), 0},
+	{"a refresh of more ports than may be by now", allowed, []service.Service{ssh},
+		append(wide(9000), holding(1, "ssh")...), 0},
+	{"from elsewhere it is one more", allowed, []service.Service{ssh}, elsewhere(holding(3, "ssh")),
+		spa.ReasonTooManyGrants},
+	{"parts of one grant are one", allowed, []service.Service{ssh}, append(holding(1, "mosh"), holding(2, "mosh")...), 0},
+	{"as many ports as may be", allowed, []service.Service{ssh}, wide(8192), spa.ReasonTooManyPorts},
+	{"one port fewer", allowed, []service.Service{ssh}, wide(8191), 0},
+	{"two more are too many", keys.Client{Allow: []string{"ssh", "mosh"}}, []service.Service{ssh, mosh}, holding(2),
+		spa.ReasonTooManyGrants},
+}
+
 func TestDenials(t *testing.T) {
-	allowed := keys.Client{Allow: []string{"ssh", "tcp/22"}}
-	raw := func(proto service.Proto, port uint16) service.Service {
-		return service.Service{Proto: proto, Port: port}
-	}
-	tests := []struct {
-		name   string
-		client keys.Client
-		ask    []service.Service
-		held   held
-		want   spa.Status // zero: granted
-	}{
-		{"allowed", allowed, []service.Service{ssh}, held{}, 0},
-		{"allowed by port", allowed, []service.Service{raw(service.TCP, 22)}, held{}, 0},
-		{"expired", keys.Client{Allow: []string{"ssh"}, Expires: now}, []service.Service{ssh}, held{}, spa.ReasonExpired},
-		{"expires later", keys.Client{Allow: []string{"ssh"}, Expires: now.Add(1)}, []service.Service{ssh}, held{}, 0},
-		{"states its source", keys.Client{Name: "stating", Allow: []string{"ssh"}, RequireSource: true},
-			[]service.Service{ssh}, held{}, 0},
-		{"must state its source", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, []service.Service{ssh}, held{},
-			spa.ReasonSourceRequired},
-		{"unknown service", allowed, []service.Service{{Name: "imap"}}, held{}, spa.ReasonNoService},
-		{"not in allow", allowed, []service.Service{mosh}, held{}, spa.ReasonNotAllowed},
-		{"all or none", allowed, []service.Service{ssh, mosh}, held{}, spa.ReasonNotAllowed},
-		{"allowed by a range", keys.Client{Allow: []string{"udp/60000-60005"}}, []service.Service{raw(service.UDP, 60005)},
-			held{}, 0},
-		{"past the allowed range", keys.Client{Allow: []string{"udp/60000-60005"}},
-			[]service.Service{raw(service.UDP, 60006)}, held{}, spa.ReasonNotAllowed},
-		{"a name does not allow the port", keys.Client{Allow: []string{"ssh"}}, []service.Service{raw(service.TCP, 22)},
-			held{}, spa.ReasonNotAllowed},
-		{"a port does not allow the name", keys.Client{Allow: []string{"tcp/22"}}, []service.Service{ssh}, held{},
-			spa.ReasonNotAllowed},
-		{"a port that is not guarded", keys.Client{Allow: []string{"tcp/23"}}, []service.Service{raw(service.TCP, 23)},
-			held{}, spa.ReasonNoService},
-		{"another protocol", keys.Client{Allow: []string{"udp/22"}}, []service.Service{raw(service.UDP, 22)}, held{},
-			spa.ReasonNoService},
-		{"as many grants as may be", allowed, []service.Service{ssh}, holding(3), spa.ReasonTooManyGrants},
-		{"one fewer", allowed, []service.Service{ssh}, holding(2), 0},
-		{"a refresh is not one more", allowed, []service.Service{ssh}, holding(3, "ssh"), 0},
-		{"a refresh of more than may be by now", allowed, []service.Service{ssh}, holding(4, "ssh"), 0},
-		{"a refresh of more ports than may be by now", allowed, []service.Service{ssh},
-			append(wide(9000), holding(1, "ssh")...), 0},
-		{"from elsewhere it is one more", allowed, []service.Service{ssh}, elsewhere(holding(3, "ssh")),
-			spa.ReasonTooManyGrants},
-		{"parts of one grant are one", allowed, []service.Service{ssh}, append(holding(1, "mosh"), holding(2, "mosh")...), 0},
-		{"as many ports as may be", allowed, []service.Service{ssh}, wide(8192), spa.ReasonTooManyPorts},
-		{"one port fewer", allowed, []service.Service{ssh}, wide(8191), 0},
-		{"two more are too many", keys.Client{Allow: []string{"ssh", "mosh"}}, []service.Service{ssh, mosh}, holding(2),
-			spa.ReasonTooManyGrants},
-	}
-	for _, test := range tests {
+	for _, test := range denialTests {
 		t.Run(test.name, func(t *testing.T) {
 			k := knock(test.client, test.ask...)
 			if k.Client.Name == "stating" {

@@ -12,7 +12,7 @@ import (
 // back.
 const spread = 30 * time.Second
 
-// What one Admit does for others, so that no call ever sweeps everything.
+// Limits of the clean-up that each Admit does, so that no call ever sweeps everything.
 const (
 	looks  = 8 // slots looked at for expired nonces
 	finds  = 2 // of them acted on

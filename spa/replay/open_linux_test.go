@@ -317,7 +317,7 @@ func TestForeign(t *testing.T) {
 	want("its own", config(), false)
 	want("copied", here, true)
 	mustOpen(t, path, here, start).Close()
-	want("begun anew", here, true)
+	want("new again", here, true)
 	mustOpen(t, path, next, start).Close()
 	want("after a reboot", next, false)
 	if got, err := Foreign(filepath.Join(t.TempDir(), "none"), here); got || err == nil {

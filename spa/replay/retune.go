@@ -6,7 +6,7 @@ import (
 )
 
 // Retune changes window and limit while nonces are remembered, and forgets none. A longer window makes nothing fresh
-// again: what was too old before stays refused, because a request whose first packet is forgotten could act again
+// again: packets that were too old stay refused, because a request whose first packet is forgotten could act again
 // through a later one that was held back. On an error nothing is changed.
 func (j *Journal) Retune(window time.Duration, liveNonces int, now time.Time) error {
 	if window <= 0 || liveNonces < 1 || liveNonces > maxLive {

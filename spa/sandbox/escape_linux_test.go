@@ -125,7 +125,7 @@ func dropForProgramsOf(t *testing.T, attr *syscall.SysProcAttr) {
 		r.State.Landlock == 0 || r.State.Calls == 0 {
 		t.Errorf("got %+v, %s", r.State, r.Err)
 	}
-	// What programs need: to run, map code, read /proc, and use iptables' sockets.
+	// Needed by programs: to run, map code, read /proc, and use iptables' sockets.
 	may := []string{"raise inheritable", "raise ambient", "bounding set", "raw socket", "exec file",
 		"call: start a process", "call: socket",
 		"call: socket of this host", "call: netlink socket", "call: make memory executable", "call: map executable memory",

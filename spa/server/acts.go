@@ -33,7 +33,7 @@ func (s *Server) record(r control.Request) error {
 	return nil
 }
 
-// recordRevoke records a revocation of grants, and why sessions could not be ended. A lost line is counted, for status.
+// recordRevoke records a revocation of grants, and why sessions could not be ended. Status counts a lost line.
 func (s *Server) recordRevoke(r control.Request, grants, sessions int, failed error) {
 	more := []slog.Attr{slog.Int("grants", grants)}
 	if r.Cut {
@@ -42,11 +42,11 @@ func (s *Server) recordRevoke(r control.Request, grants, sessions int, failed er
 	if failed != nil {
 		more = append(more, slog.String("reason", failed.Error()))
 	}
-	_ = s.audit.RecordAct(audit.Act{Time: s.now(), Act: "revoke", Program: "spa-server", Client: r.Client, Source: r.Source,
-		By: acts.Who(r.By, r.UID), More: more})
+	_ = s.audit.RecordAct(audit.Act{Time: s.now(), Act: "revoke", Program: "spa-server", Client: r.Client,
+		Source: r.Source, By: acts.Who(r.By, r.UID), More: more})
 }
 
-// recordReload records what a reload has changed.
+// recordReload records what a reload changed.
 func (s *Server) recordReload(r control.Request, changes *control.Reloaded) {
 	_ = s.audit.RecordAct(audit.Act{Time: s.now(), Act: "reload", Program: "spa-server", By: acts.Who(r.By, r.UID),
 		More: []slog.Attr{slog.Any("settings", changes.Settings), slog.Int("added", len(changes.Added)),

@@ -33,13 +33,8 @@ func TestOnlyActsAreRecorded(t *testing.T) {
 	if err := b.s.record(control.Request{}); err == nil {
 		t.Error("no act: recorded")
 	}
-	if err := b.s.record(control.Request{Act: &good, UID: 7, By: &control.By{SudoUser: "carol"}}); err != nil {
-		t.Fatal(err)
-	}
-	data, err := os.ReadFile(filepath.Join(b.s.config.Dir, "audit"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, b.s.record(control.Request{Act: &good, UID: 7, By: &control.By{SudoUser: "carol"}}))
+	data := lab.Value(os.ReadFile(filepath.Join(b.s.config.Dir, "audit")))(t)
 	var line map[string]any
 	if err := json.Unmarshal(data, &line); err != nil || strings.Count(string(data), "\n") != 1 {
 		t.Fatalf("%v: %q", err, data)
@@ -49,11 +44,12 @@ func TestOnlyActsAreRecorded(t *testing.T) {
 	}
 }
 
-// TestLostActIsReported: the program whose act has no line is told, so that it can write one itself or warn.
+// TestLostActIsReported: a program whose act was not recorded gets an error, so that it can write the line or warn.
 func TestLostActIsReported(t *testing.T) {
 	b := newBench(t)
 	lab.Must(t, b.s.audit.Close()) // its file takes nothing
-	if err := b.s.record(control.Request{Act: &control.Act{Act: "new", Program: "spa-keygen", Client: "bob"}}); err == nil {
+	act := &control.Act{Act: "new", Program: "spa-keygen", Client: "bob"}
+	if err := b.s.record(control.Request{Act: act}); err == nil {
 		t.Error("a lost line is reported as written")
 	}
 }

@@ -23,7 +23,7 @@ import (
 // The list under testdata has the functions of this module that can run on a packet before its MAC has been verified,
 // each with its lines of code. Anyone on the internet can reach this code, so it should grow only on purpose.
 
-var update = flag.Bool("update", false, "write the list of functions that run before the MAC anew")
+var update = flag.Bool("update", false, "rewrite the list of functions that run before the MAC")
 
 const (
 	beforeMAC = "testdata/before_mac.txt"

@@ -179,7 +179,7 @@ func (s *Server) reloadClient(ctx context.Context, name string) error {
 }
 
 // apply ends what clients may no longer hold after these changes, and logs what became of them. Bad are those that were
-// shut out before. It does not log that a client is gone: whoever noticed that does.
+// shut out before. The caller logs that a client is gone.
 func (s *Server) apply(ctx context.Context, changes []keys.Change, bad map[string]error) {
 	for _, c := range changes {
 		if c.After != nil && !c.After.Same(c.Before) {
@@ -250,8 +250,8 @@ func (s *Server) shut(ctx context.Context, before, after *keys.Client) {
 }
 
 // narrow refuses packets on their way that ask for what the client may no longer open. If that includes ports, it
-// refuses every request by port: a request names one, a file may name a range. A client whose file was renamed goes on
-// under the new name.
+// refuses every request by port: a request names one, a file may name a range. A client whose file was renamed
+// continues under the new name.
 func (s *Server) narrow(before, after *keys.Client) {
 	now := s.now()
 	if renamed, ok := s.clients.Lookup(before.ID); after == nil && ok {
@@ -290,8 +290,8 @@ func takenKeys(before, after *keys.Client, now time.Time) []keys.ID {
 	return taken
 }
 
-// rekeyed reports whether the client has lost all its keys, for others or none. Its grants must end then: whoever had
-// the keys may have opened them, and nothing says by which key.
+// rekeyed reports whether the client has lost all its keys, for others or none. Its grants must end then: nothing
+// records which key opened them, so it may have been a stolen one.
 func rekeyed(before, after *keys.Client, now time.Time) bool {
 	had := slices.DeleteFunc(before.Credentials(), func(c keys.Credential) bool { return !c.Good(now) })
 	return len(takenKeys(before, after, now)) >= len(had)
@@ -302,7 +302,7 @@ func narrowed(before, after *keys.Client, now time.Time) bool {
 	ended := func(c *keys.Client) bool {
 		return !c.Revoked.IsZero() || !c.Expires.IsZero() && !now.Before(c.Expires)
 	}
-	// A revocation that is taken back may be from a time when no server ran: what was sent before it stays refused.
+	// A revocation that is taken back may be from a time when no server ran: packets sent before it stay refused.
 	return ended(after) && !ended(before) || !before.Revoked.IsZero() && after.Revoked.IsZero() ||
 		after.RequireSource && !before.RequireSource ||
 		less(before.From, after.From) ||

@@ -176,7 +176,7 @@ func (u unsettled) over() {
 	}
 }
 
-// TestEndThatCannotBe: if the firewall fails to end a grant, the log reports it, and no watcher is told that it ended.
+// TestEndThatCannotBe: if the firewall fails to end a grant, the log reports it, and no watcher sees an end.
 func TestEndThatCannotBe(t *testing.T) {
 	b, said := newBench(t), &lines{}
 	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})

@@ -21,8 +21,8 @@ import (
 // the client's clock is ahead, and if all its packets are held back it seems to be behind. Earlier packets may be
 // stamped up to a window later. The price is that the client is refused until its own clock is past that.
 
-// A floor belongs to a key, not to the name of a client: a file that is renamed keeps it. What a client loses it loses
-// for each of its keys.
+// A floor belongs to a key, not to the name of a client: a renamed file keeps it. A client gets each floor
+// for all its keys.
 
 // Floors of a key that cover more than one name or port. None of them can be a name or a port.
 const (

@@ -47,7 +47,7 @@ func TestFloors(t *testing.T) {
 		b.becomes(func(*keys.Client) {})
 		b.arrive(held)
 		if got := b.event.Receipt.Status; got != spa.ReasonSuperseded {
-			t.Errorf("%s: a packet of before: %v", name, got)
+			t.Errorf("%s: an earlier packet: %v", name, got)
 		}
 	}
 }
@@ -185,7 +185,7 @@ func TestClosedNameStaysClosed(t *testing.T) {
 		c.Services[i].Ports = parsed(t, "tcp/2222")
 	})
 	if got := f.deliver(held, f.at); got != spa.ReasonSuperseded {
-		t.Errorf("a packet of before: %v", got)
+		t.Errorf("an earlier packet: %v", got)
 	}
 }
 

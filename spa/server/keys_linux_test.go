@@ -78,13 +78,13 @@ func TestFloorsAreOfKeys(t *testing.T) {
 			}
 			if how == "while it runs" {
 				b.rename("alice", "al")
-			} else { // only the journal knows of before
+			} else { // only the journal knows it
 				lab.Must(t, os.Rename(filepath.Join(b.s.clientsDir(), "alice.toml"),
 					filepath.Join(b.s.clientsDir(), "al.toml")))
 				b.s.clients, _ = keys.LoadRegistry(b.s.clientsDir())
 			}
 			if b.arrive(late); b.event.Client != "al" || b.event.Receipt.Status != spa.ReasonSuperseded {
-				t.Errorf("%s, renamed %s: a packet of before is %s's: %v, %v", name, how, b.event.Client, b.event.Receipt.Status,
+				t.Errorf("%s, renamed %s: an earlier packet is %s's: %v, %v", name, how, b.event.Client, b.event.Receipt.Status,
 					b.event.Err)
 			}
 		}
@@ -110,7 +110,7 @@ func TestRevokedWhileDown(t *testing.T) {
 	b.write(func(*keys.Client) {})
 	b.sees("alice")
 	if b.arrive(late); b.event.Receipt.Status != spa.ReasonSuperseded {
-		t.Errorf("a packet of before the revocation: %v, %v", b.event.Receipt.Status, b.event.Err)
+		t.Errorf("a packet from before the revocation: %v, %v", b.event.Receipt.Status, b.event.Err)
 	}
 }
 
@@ -144,26 +144,28 @@ func TestCloseOfEachKey(t *testing.T) {
 	}
 }
 
+var keyTakenTests = map[string]struct {
+	before, change func(c *keys.Client, now time.Time)
+	ends           bool
+}{
+	"no overlap":            {nil, func(c *keys.Client, now time.Time) { c.Rotate(now) }, true},
+	"another, nothing left": {nil, func(c *keys.Client, now time.Time) { c.Rotate(now); c.Previous = nil }, true},
+	"the same id":           {nil, func(c *keys.Client, now time.Time) { c.Key = keys.NewKey() }, true},
+	"another id":            {nil, func(c *keys.Client, now time.Time) { c.ID = keys.NewID() }, true},
+	"both":                  {overlapping, func(c *keys.Client, now time.Time) { c.Rotate(now); c.Rotate(now) }, true},
+	"the one that was left": {func(c *keys.Client, now time.Time) { c.Rotate(now) },
+		func(c *keys.Client, now time.Time) { c.Rotate(now) }, true},
+	"overlap":           {nil, overlapping, false},
+	"the previous ends": {overlapping, func(c *keys.Client, now time.Time) { c.Previous.Until = now }, false},
+	"the newer is lost": {overlapping, func(c *keys.Client, now time.Time) { c.ID, c.Key = keys.NewID(), keys.NewKey() },
+		false},
+	"terms": {nil, func(c *keys.Client, now time.Time) { c.MaxFor = time.Hour }, false},
+}
+
 // TestKeyTaken: if a client has lost all its keys, its grants end and older packets open nothing, even if the key is
 // given back. A key with a new id opens at once. While one of its keys is valid, nothing ends.
 func TestKeyTaken(t *testing.T) {
-	for name, test := range map[string]struct {
-		before, change func(c *keys.Client, now time.Time)
-		ends           bool
-	}{
-		"no overlap":            {nil, func(c *keys.Client, now time.Time) { c.Rotate(now) }, true},
-		"another, nothing left": {nil, func(c *keys.Client, now time.Time) { c.Rotate(now); c.Previous = nil }, true},
-		"the same id":           {nil, func(c *keys.Client, now time.Time) { c.Key = keys.NewKey() }, true},
-		"another id":            {nil, func(c *keys.Client, now time.Time) { c.ID = keys.NewID() }, true},
-		"both":                  {overlapping, func(c *keys.Client, now time.Time) { c.Rotate(now); c.Rotate(now) }, true},
-		"the one that was left": {func(c *keys.Client, now time.Time) { c.Rotate(now) },
-			func(c *keys.Client, now time.Time) { c.Rotate(now) }, true},
-		"overlap":           {nil, overlapping, false},
-		"the previous ends": {overlapping, func(c *keys.Client, now time.Time) { c.Previous.Until = now }, false},
-		"the newer is lost": {overlapping, func(c *keys.Client, now time.Time) { c.ID, c.Key = keys.NewID(), keys.NewKey() },
-			false},
-		"terms": {nil, func(c *keys.Client, now time.Time) { c.MaxFor = time.Hour }, false},
-	} {
+	for name, test := range keyTakenTests {
 		for _, reload := range []bool{false, true} {
 			b, _ := newReloaded(t)
 			now := b.at.UTC().Truncate(time.Second)
@@ -202,7 +204,7 @@ func TestKeyTaken(t *testing.T) {
 			}
 			put(c)
 			if b.arrive(late); test.ends && b.event.Receipt.Status != spa.ReasonSuperseded {
-				t.Errorf("%s, reload %v: a packet of before: %v, %v", name, reload, b.event.Receipt.Status, b.event.Err)
+				t.Errorf("%s, reload %v: an earlier packet: %v, %v", name, reload, b.event.Receipt.Status, b.event.Err)
 			}
 		}
 	}
@@ -241,7 +243,7 @@ func TestRevokedBesideACopy(t *testing.T) {
 			os.Remove(filepath.Join(b.s.clientsDir(), revoked+keys.Suffix))
 			b.sees(revoked)
 			if b.arrive(late); b.event.Receipt.Status != spa.ReasonSuperseded {
-				t.Errorf("%s, revoked beside %s, is gone: a packet of before: %v, %v", revoked, name, b.event.Receipt.Status,
+				t.Errorf("%s, revoked beside %s, is gone: an earlier packet: %v, %v", revoked, name, b.event.Receipt.Status,
 					b.event.Err)
 			}
 		}

@@ -97,8 +97,8 @@ var answered = []spa.Status{
 	spa.ReasonOtherFamily,
 }
 
-// outcomes returns every way for a packet to end, with a count of zero: what Prometheus has not seen before it cannot
-// see rising. Faults of the journal, which have the system's reasons, are counted apart.
+// outcomes returns every verdict and reason with a count of zero: Prometheus cannot see a count rise that it has not
+// seen before. Faults of the journal, whose reasons come from the system, are counted separately.
 func outcomes() []audit.Count {
 	var list []audit.Count
 	for _, s := range silent {
@@ -111,7 +111,7 @@ func outcomes() []audit.Count {
 		audit.Count{Verdict: audit.Repeated}, audit.Count{Verdict: audit.Granted}, audit.Count{Verdict: audit.Closed})
 }
 
-// allCounts returns the counts with zeros for what was never counted.
+// allCounts adds a zero for each outcome that has no count yet.
 func allCounts(counted []audit.Count) []audit.Count {
 	for _, o := range outcomes() {
 		known := func(c audit.Count) bool { return c.Verdict == o.Verdict && c.Reason == o.Reason }

@@ -9,7 +9,7 @@ import (
 	"sallyport/spa/audit"
 )
 
-// TestEveryOutcomeIsListed: Prometheus sees every way for a packet to end from the start, and no other.
+// TestEveryOutcomeIsListed: Prometheus sees exactly the possible outcomes of a packet, from the start.
 func TestEveryOutcomeIsListed(t *testing.T) {
 	var want []string
 	note := func(v audit.Verdict, reason string) { want = append(want, fmt.Sprintf("%s: %s", v, reason)) }
@@ -37,8 +37,7 @@ func TestEveryOutcomeIsListed(t *testing.T) {
 	}
 }
 
-// TestEveryOutcomeIsCounted: whatever becomes of a packet, one of the counts that were there rises by one, and status
-// agrees.
+// TestEveryOutcomeIsCounted: each packet raises exactly one existing count by one, and status agrees.
 func TestEveryOutcomeIsCounted(t *testing.T) {
 	for name, refusal := range refusals {
 		b := newBench(t)
@@ -58,8 +57,8 @@ func TestEveryOutcomeIsCounted(t *testing.T) {
 	}
 }
 
-// rises checks that of the counts that this one is one of, it alone has risen since before; nil: all were zero, and
-// other packets came.
+// rises checks that only the wanted count has risen since before. If before is nil, all were zero, and other counts may
+// have risen too.
 func rises(b *bench, name string, before []audit.Count, want audit.Count) {
 	b.Helper()
 	after := allCounts(b.s.audit.Tally())
@@ -75,7 +74,7 @@ func rises(b *bench, name string, before []audit.Count, want audit.Count) {
 		return n
 	}
 	if got := of(after, want) - of(before, want); got != 1 {
-		b.Errorf("%s: its count has risen by %d", name, got)
+		b.Errorf("%s: its count rose by %d", name, got)
 	}
 	for _, c := range after {
 		if before != nil && c.Reason != want.Reason && c.Packets != of(before, c) {

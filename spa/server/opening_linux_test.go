@@ -51,36 +51,39 @@ func descriptors(t *testing.T, c *config.Config) (list []string) {
 	return list
 }
 
+func writeBad(path ...string) error { return os.WriteFile(filepath.Join(path...), []byte("x"), 0o600) }
+
+var openFailures = map[string]struct {
+	spoil func(c *config.Config) error
+	want  string
+}{
+	"the directory": {func(c *config.Config) error { return os.RemoveAll(c.Dir) }, "no such file"},
+	"the client files": {func(c *config.Config) error { return os.RemoveAll(filepath.Join(c.Dir, config.ClientsDir)) },
+		"watching the client files"},
+	"the gate key": {func(c *config.Config) error { return writeBad(c.Dir, config.GateFile) }, config.GateFile},
+	"the journal": {func(c *config.Config) error {
+		path := filepath.Join(c.State, config.JournalFile)
+		return errors.Join(os.Remove(path), os.Mkdir(path, 0o700))
+	}, config.JournalFile},
+	"the audit log": {func(c *config.Config) error {
+		c.Audit.File = filepath.Join(c.State, "gone", "audit")
+		return nil
+	}, "gone/audit"},
+	"the backend": {func(c *config.Config) error { c.Firewall.Backend = "none such"; return nil }, "none such"},
+	"the guard": {func(c *config.Config) error {
+		c.Firewall.TrustedInterfaces = []string{"a-name-that-no-interface-has"}
+		return nil
+	}, "a-name-that-no-interface-has"},
+	"the sockets": {func(c *config.Config) error { c.KnockPorts = make([]config.KnockPort, 1000); return nil }, "ports"},
+	"the control socket": {func(c *config.Config) error {
+		return errors.Join(writeBad(c.State, control.SocketName), writeBad(c.Dir, config.ClientsDir, "bob.toml"))
+	}, control.SocketName},
+}
+
 // TestOpenFails: if anything cannot be opened, the server does not start, names the cause, and leaves nothing open.
 func TestOpenFails(t *testing.T) {
 	lab.NeedRoot(t)
-	bad := func(path ...string) error { return os.WriteFile(filepath.Join(path...), []byte("x"), 0o600) }
-	for name, test := range map[string]struct {
-		spoil func(c *config.Config) error
-		want  string
-	}{
-		"the directory": {func(c *config.Config) error { return os.RemoveAll(c.Dir) }, "no such file"},
-		"the client files": {func(c *config.Config) error { return os.RemoveAll(filepath.Join(c.Dir, config.ClientsDir)) },
-			"watching the client files"},
-		"the gate key": {func(c *config.Config) error { return bad(c.Dir, config.GateFile) }, config.GateFile},
-		"the journal": {func(c *config.Config) error {
-			path := filepath.Join(c.State, config.JournalFile)
-			return errors.Join(os.Remove(path), os.Mkdir(path, 0o700))
-		}, config.JournalFile},
-		"the audit log": {func(c *config.Config) error {
-			c.Audit.File = filepath.Join(c.State, "gone", "audit")
-			return nil
-		}, "gone/audit"},
-		"the backend": {func(c *config.Config) error { c.Firewall.Backend = "none such"; return nil }, "none such"},
-		"the guard": {func(c *config.Config) error {
-			c.Firewall.TrustedInterfaces = []string{"a-name-that-no-interface-has"}
-			return nil
-		}, "a-name-that-no-interface-has"},
-		"the sockets": {func(c *config.Config) error { c.KnockPorts = make([]config.KnockPort, 1000); return nil }, "ports"},
-		"the control socket": {func(c *config.Config) error {
-			return errors.Join(bad(c.State, control.SocketName), bad(c.Dir, config.ClientsDir, "bob.toml"))
-		}, control.SocketName},
-	} {
+	for name, test := range openFailures {
 		t.Run(name, func(t *testing.T) {
 			c := openableSite(t)
 			lab.Must(t, test.spoil(c))

@@ -99,7 +99,7 @@ var rewritings = map[string]rewriting{
 		change: func(b *bench) { b.gate(keys.Gates{Current: keys.NewGateKey()}) },
 		told:   settings, names: config.GateFile,
 	},
-	"the gate key of before is good for less long": {
+	"the previous gate key is valid for a shorter time": {
 		before: func(b *bench) {
 			g := keys.Gates{Current: b.sender.Gate}
 			g.Rotate(b.at.Add(time.Hour).Truncate(time.Second))
@@ -211,7 +211,7 @@ func TestReloadTakesAway(t *testing.T) {
 	b.write(func(*keys.Client) {})
 	b.reloads()
 	if b.arrive(late); b.event.Receipt.Status != spa.ReasonSuperseded {
-		t.Errorf("a packet of before: %v", b.event.Receipt.Status)
+		t.Errorf("an earlier packet: %v", b.event.Receipt.Status)
 	}
 }
 
@@ -233,7 +233,7 @@ func TestReloadTakesAwayUnheld(t *testing.T) {
 		b.write(func(*keys.Client) {})
 		b.reloads()
 		if b.arrive(late); b.event.Receipt.Status != spa.ReasonSuperseded {
-			t.Errorf("%s: a packet of before: %v, %v", name, b.event.Receipt.Status, b.event.Err)
+			t.Errorf("%s: an earlier packet: %v, %v", name, b.event.Receipt.Status, b.event.Err)
 		}
 	}
 }

@@ -63,7 +63,7 @@ func TestRevokeMapped(t *testing.T) {
 	}
 	b.arrive(held)
 	if got := b.event.Receipt.Status; got != spa.ReasonSuperseded {
-		t.Errorf("a packet of before: %v", got)
+		t.Errorf("an earlier packet: %v", got)
 	}
 }
 

@@ -217,7 +217,7 @@ func TestRunEnds(t *testing.T) {
 		t.Error("it keeps running")
 	}
 	if r.said.has("stopped") {
-		t.Error("it reports that it was told to stop")
+		t.Error("it reports that it was asked to stop")
 	}
 }
 

@@ -67,7 +67,7 @@ func TestRepeatAfterClockSetBack(t *testing.T) {
 }
 
 // TestRetryOfUnsettled: if the server was killed between spending a packet and recording its outcome, a retry is
-// decided anew, and opens no longer than the first packet would have.
+// decided again, and opens no longer than the first packet would have.
 func TestRetryOfUnsettled(t *testing.T) {
 	b := newBench(t)
 	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}}

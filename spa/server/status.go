@@ -119,7 +119,7 @@ func (s *sightings) gather(st *control.Status) {
 	st.Seen = make([]control.Seen, 0, len(s.of))
 	for client, w := range s.of {
 		if w.at.IsZero() && w.stale.packets == 0 {
-			continue // it knocked too early, and no more
+			continue // it only knocked too early
 		}
 		st.Seen = append(st.Seen, w.tell(client))
 	}

@@ -16,7 +16,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-var update = flag.Bool("update", false, "write testdata/messages-*.golden anew")
+var update = flag.Bool("update", false, "rewrite testdata/messages-*.golden")
 
 // TestMessages keeps every text that the programs may print in three files, so that they can be read together: every
 // string of several words in their packages, except help texts. After a change: go test ./cmd/internal/cli -run

@@ -110,8 +110,8 @@ func (p *Programs) shut(v6 bool, r *GuardRules, was [2]*saved, wait bool) ([2]*s
 	return p.tablesOf(v6)
 }
 
-// loadFamily retries if another tool interfered: a jump that was to be replaced may be gone. It also retries once if
-// the program had to be killed: each table changes in one transaction, so it is in its old or its new state, and the
+// loadFamily retries if another tool interfered: a jump that it should replace may be gone. It also retries once if
+// the program was killed: each table changes in one transaction, so it is in its old or its new state, and the
 // next attempt starts from what is there.
 func (p *Programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now [2]*saved, err error) {
 	hung := false

@@ -33,7 +33,7 @@ var errForeignChain = errors.New(`iptables chains named "spa-..." exist that are
 
 // Programs is what the helper found. It is its first message to the daemon.
 type Programs struct {
-	Trouble    string // why nothing works; empty: all is well
+	Trouble    string // why nothing works; empty: no problem
 	Legacy     bool   // legacy iptables, which has its own tables in the kernel
 	Version    string
 	NoIPv6     bool   // the kernel has no IPv6

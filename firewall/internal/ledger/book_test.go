@@ -4,10 +4,10 @@ import (
 	"net/netip"
 	"testing"
 	"time"
-	"unsafe"
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // TestManyHoldersOfOneElement: holders that come and go leave no trace in the lists.
@@ -56,23 +56,11 @@ func TestClockIsSetAfterARestart(t *testing.T) {
 				t.Fatal("no grant")
 			}
 			for _, d := range []time.Duration{-time.Hour, time.Hour} {
-				left := got.Until.Sub(setClock(t, now.Add(10*time.Second), d))
+				left := got.Until.Sub(lab.SetClock(t, now.Add(10*time.Second), d))
 				if left != 50*time.Second {
 					t.Errorf("%v are left after the clock was set by %v, want 50s", left, d)
 				}
 			}
 		})
 	}
-}
-
-// setClock returns at as it is after the wall clock was set by d. time.Time has its wall part in the first word, the
-// seconds above 30 bits of nanoseconds.
-func setClock(t *testing.T, at time.Time, d time.Duration) time.Time {
-	t.Helper()
-	set := at
-	*(*uint64)(unsafe.Pointer(&set)) += uint64(d/time.Second) << 30
-	if set.Sub(at) != 0 || set.Round(0).Sub(at.Round(0)) != d {
-		t.Fatalf("got %v, want %v by a clock that was set by %v", set, at, d)
-	}
-	return set
 }

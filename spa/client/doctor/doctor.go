@@ -2,8 +2,8 @@
 //
 // It checks everything between the user and an open port in the order in which a knock passes it: the name, this
 // machine's addresses, the clock, the ports before, each knock port, the receipt, the ports after. A gateway
-// deliberately stays silent about packets that it does not accept, so there are two kinds of finding. What is certain
-// is reported as certain. If there is only silence, the possible causes are ranked by the other findings, each with the
+// deliberately stays silent about packets that it does not accept, so there are two kinds of finding. Facts are
+// reported as certain. If there is only silence, the possible causes are ranked by the other findings, each with the
 // sign that the gateway's administrator will see in "spa-server watch".
 //
 // It opens the services as any knock does, once for each knock port: grants stay open until they end.
@@ -146,7 +146,7 @@ func known(p *keys.Profile) []service.Service {
 func (e *examination) first() service.Service {
 	if !e.profile.Receipts {
 		for _, s := range e.services {
-			if _, ok := client.FirstTCP(e.ports(s)); ok {
+			if _, ok := client.FirstTCP(e.profile.Ports(s)); ok {
 				return s
 			}
 		}

@@ -45,7 +45,7 @@ func (e *examination) before() []Finding {
 	var found []Finding
 	for _, f := range e.families {
 		for _, s := range e.services {
-			if port, ok := client.FirstTCP(e.ports(s)); ok {
+			if port, ok := client.FirstTCP(e.profile.Ports(s)); ok {
 				f.before = append(f.before, touch{service: s, port: port})
 			}
 		}
@@ -121,7 +121,7 @@ func (e *examination) granted(k *knocked) (uint16, bool) {
 	if r := k.answer.Receipt; r != nil && len(r.Services) > 0 {
 		return client.FirstTCP(r.Services[0].Ports)
 	}
-	return client.FirstTCP(e.ports(k.service))
+	return client.FirstTCP(e.profile.Ports(k.service))
 }
 
 func (f *family) describeAfter(t touch) Finding {
@@ -167,20 +167,6 @@ func (e *examination) touchAll(f *family, touches []touch, within time.Duration,
 		all.Go(func() { touches[i].try(ctx, f.addr(), patience) })
 	}
 	all.Wait()
-}
-
-// ports returns a service's ports as far as the profile knows them.
-func (e *examination) ports(s service.Service) []service.Ports {
-	if s.Name == "" {
-		return []service.Ports{{Proto: s.Proto, Low: s.Port, High: s.Port}}
-	}
-	var ports []service.Ports
-	for _, text := range e.profile.Services[s.Name] {
-		if p, err := service.ParsePorts(text); err == nil {
-			ports = append(ports, p)
-		}
-	}
-	return ports
 }
 
 // attempt is how long to wait for one SYN: the system resends a dropped one only after a second.

@@ -117,7 +117,7 @@ type door struct {
 	granted    client.Answer
 }
 
-// try takes the steps in order. A grant is ended even if ctx ends meanwhile.
+// try takes the steps in order. A grant is ended even if ctx is.
 func (d *door) try(ctx context.Context) []Tried {
 	if d.step(ProbeBefore, func() (Health, string) { return d.before(ctx) }) == Critical {
 		return d.steps
@@ -333,7 +333,7 @@ func (t touched) shut() string {
 	return t.name() + " is dark"
 }
 
-// Summary returns the first line of a monitoring plug-in's output: the worst step, or that all is well.
+// Summary returns the first line of a monitoring plug-in's output: the worst step, or success.
 func Summary(steps []Tried, host string, s service.Service) string {
 	worst := Worst(steps)
 	if worst.Health != Well {

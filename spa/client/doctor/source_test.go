@@ -39,7 +39,7 @@ func TestStatedSourceLeavesOut(t *testing.T) {
 				return
 			}
 			if e.address(); !e.over {
-				t.Error("goes on with no family at all")
+				t.Error("continues without any family")
 			}
 		})
 	}

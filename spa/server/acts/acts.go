@@ -1,5 +1,5 @@
-// Package acts puts what administrators do into the audit log: through the gateway's server, which has the log open, or
-// where none runs, into the log itself.
+// Package acts records what administrators do in the audit log: through the gateway's server, which has the log open,
+// or directly if no server runs.
 package acts
 
 import (
@@ -55,7 +55,7 @@ func Of(a control.Act, by *control.By, uid int, now time.Time) audit.Act {
 	return act
 }
 
-// Who returns who did it: the kernel's word, and what the client claims, as far as it is short and printable.
+// Who returns the user behind an act: by the kernel, and as the client claims, shortened and printable.
 func Who(by *control.By, uid int) audit.By {
 	who := audit.By{UID: uid}
 	if by != nil {
@@ -72,7 +72,7 @@ func short(text string) string {
 // noLogin is the loginuid of a process without a login.
 const noLogin = "4294967295"
 
-// By returns what this process can say about who runs it.
+// By returns what this process knows of the user that runs it.
 func By() *control.By {
 	by := &control.By{SudoUser: os.Getenv("SUDO_USER")}
 	if login, err := os.ReadFile("/proc/self/loginuid"); err == nil && string(login) != noLogin {

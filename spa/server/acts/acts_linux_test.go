@@ -26,9 +26,7 @@ func gateway(t *testing.T, audit string) (dir string) {
 	dir = t.TempDir()
 	c := config.Default(dir)
 	c.Name, c.Address, c.ServerID, c.Audit.File = "gw", "192.0.2.1", keys.NewServerID(), audit
-	if err := config.Create(dir, c); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, config.Create(dir, c))
 	return dir
 }
 
@@ -58,9 +56,7 @@ func TestLedAstray(t *testing.T) {
 	}
 	for _, there := range []bool{false, true} {
 		if there {
-			if err := os.WriteFile(victim, []byte("precious\n"), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.WriteFile(victim, []byte("precious\n"), 0o600))
 		}
 		for _, path := range []string{filepath.Join(link, "audit.jsonl"), filepath.Join(own, "link.jsonl")} {
 			if err := Record(context.Background(), gateway(t, path), "1", revoked()); err == nil {
@@ -81,10 +77,7 @@ func TestLedAstray(t *testing.T) {
 func TestOlderServer(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	dir := gateway(t, path)
-	l, err := net.Listen("unix", filepath.Join(dir, control.SocketName))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(net.Listen("unix", filepath.Join(dir, control.SocketName)))(t)
 	defer l.Close()
 	asked := make(chan string, 1)
 	go func() {
@@ -97,16 +90,11 @@ func TestOlderServer(t *testing.T) {
 		asked <- line
 		conn.Write([]byte(`{"done":true,"error":"unknown request: is spa-server older than this client?"}` + "\n"))
 	}()
-	if err := Record(context.Background(), dir, "1.2 (go)", revoked()); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, Record(context.Background(), dir, "1.2 (go)", revoked()))
 	if line := <-asked; !strings.Contains(line, `"command":"record"`) {
 		t.Errorf("the server was asked %s", line)
 	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(path))(t)
 	var line map[string]any
 	if err := json.Unmarshal(data, &line); err != nil {
 		t.Fatalf("%q: %v", data, err)
@@ -116,7 +104,7 @@ func TestOlderServer(t *testing.T) {
 	}
 }
 
-// TestClaims: what is claimed is printable and short.
+// TestClaims: claims are cut short and made printable.
 func TestClaims(t *testing.T) {
 	who := Who(&control.By{SudoUser: "a\x1b[2J\n\u202eb" + strings.Repeat("é", 200), LoginUID: "1000"}, 0)
 	if len(who.SudoUser) > 100 || strings.ContainsAny(who.SudoUser, "\x1b\n\u202e") || who.LoginUID != "1000" {
@@ -131,10 +119,7 @@ func TestClaims(t *testing.T) {
 func TestHungServer(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	dir := gateway(t, path)
-	l, err := net.Listen("unix", filepath.Join(dir, control.SocketName)) // and never accepts
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(net.Listen("unix", filepath.Join(dir, control.SocketName)))(t) // and never accepts
 	defer l.Close()
 	start := time.Now()
 	if err := Record(context.Background(), dir, "1", revoked()); err != nil {

@@ -15,9 +15,9 @@ import (
 // ErrInUse is returned by Bind if a program answers at the socket.
 var ErrInUse = errors.New("another program answers at this socket")
 
-// Bind creates a Unix socket of another kind than the control socket, for a user and for the group of its directory,
-// with mode 0660: the owner of the directory decides by its group who may connect. It replaces a socket at which nobody
-// answers, and which belongs to root or to the user; anything else with its name is left alone.
+// Bind creates a Unix socket with mode 0660 for a user and for the group of its directory: the directory's owner
+// chooses by that group who may connect. It replaces a socket that no process serves if it belongs to root or to the
+// user, and leaves anything else of its name alone.
 func Bind(path string, owner int) (*Listener, error) {
 	l := &Listener{path: path, name: filepath.Base(path), mode: 0o660}
 	dir, err := openDir(filepath.Dir(path))
@@ -48,7 +48,7 @@ func groupOf(dir *os.File) (int, error) {
 	return int(info.Sys().(*syscall.Stat_t).Gid), nil
 }
 
-// errOthers is returned for a socket that this server has not left.
+// errOthers means that another user's socket has the name.
 var errOthers = errors.New("a socket of another user has this name: move it away")
 
 // stale removes the socket of a server that was killed.
@@ -83,7 +83,7 @@ func (l *Listener) stale(owner int) error {
 	return ErrInUse // also if a program listens and does not accept: EAGAIN
 }
 
-// connects returns why nobody answers at a socket that is open with O_PATH, or nil.
+// connects tries to connect to a socket that is open with O_PATH.
 func connects(socket *os.File) error {
 	name := fmt.Sprintf("/proc/self/fd/%d", socket.Fd())
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: name})

@@ -215,35 +215,14 @@ func FuzzAnswer(f *testing.F) {
 // announce listens on a socket and tells each client its path.
 func announce(t *testing.T, path string) {
 	t.Helper()
-	l := lab.Value(net.Listen("unix", path))(t)
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			conn.Write([]byte(path + "\n"))
-			conn.Close()
-		}
-	}()
+	lab.ServeUnix(t, path, func(conn net.Conn) { conn.Write([]byte(path + "\n")) })
 }
 
 // swap exchanges two names continuously until the test ends.
 func swap(t *testing.T, one, other string) {
-	done, swapped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(swapped)
-		for {
-			select {
-			case <-done:
-				return
-			default:
-				unix.Renameat2(unix.AT_FDCWD, one, unix.AT_FDCWD, other, unix.RENAME_EXCHANGE)
-			}
-		}
-	}()
-	t.Cleanup(func() { close(done); <-swapped })
+	t.Cleanup(lab.Repeat(func() {
+		unix.Renameat2(unix.AT_FDCWD, one, unix.AT_FDCWD, other, unix.RENAME_EXCHANGE)
+	}))
 }
 
 // TestSwappedSocket: an attacker who owns the directory cannot mislead root by swapping the socket for a link at the
@@ -291,19 +270,8 @@ func TestPlantedSocket(t *testing.T) {
 	dir := t.TempDir()
 	lab.Must(t, os.Chown(dir, 64123, 64123))
 	victim := filepath.Join(filepath.Dir(dir), "victim")
-	l := lab.Value(net.Listen("unix", victim))(t)
-	defer l.Close()
 	accepted := make(chan struct{}, 10)
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			accepted <- struct{}{}
-			conn.Close()
-		}
-	}()
+	lab.ServeUnix(t, victim, func(net.Conn) { accepted <- struct{}{} })
 	path := filepath.Join(dir, SocketName)
 	for name, plant := range map[string]func() error{
 		"symbolic link": func() error { return os.Symlink(victim, path) },

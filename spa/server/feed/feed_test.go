@@ -178,7 +178,7 @@ func TestNobodyWatches(t *testing.T) {
 		h.mu.Unlock()
 		h.Leave(w)
 		if h.Watched() {
-			t.Error("it says that there is a watcher")
+			t.Error("it reports a watcher")
 		}
 		h.Tell(given())
 		h.Tell(junk())

@@ -1,9 +1,9 @@
 // Package live is the picture that "spa-server watch" draws on a terminal: who is in, from where and for how long, what
 // was decided, how much noise arrives, and whose clock is off.
 //
-// It asks the running server for its status and its grants once a second, and listens to its decisions. A server that
-// stops or hangs is reported in the picture, and asked again. Every text of the server is made printable before it
-// reaches the terminal.
+// It queries the running server for its status and its grants once a second, and listens to its decisions. If the
+// server stops or hangs, the picture says so, and the queries continue. Every text of the server is made printable
+// before it reaches the terminal.
 package live
 
 import (
@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	every = time.Second // between two questions to the server, if it answers quickly
+	every = time.Second // between two queries, if the server answers quickly
 	kept  = 1000        // decisions that can be scrolled to
 )
 
@@ -43,7 +43,7 @@ func Run(ctx context.Context, in io.Reader, out io.Writer, s Server, colours boo
 	return err
 }
 
-// asked is what the server answered to a question, or why it did not.
+// asked is the server's answer to a query, or why there is none.
 type asked struct {
 	at     time.Time // by this process's clock
 	status *control.Status
@@ -57,8 +57,8 @@ type told struct {
 	missed   uint64
 }
 
-// poll asks for status and grants. A server that takes long to answer, such as for a hundred thousand grants, is asked
-// less often.
+// poll asks for status and grants. A server that takes long to answer, such as for a hundred thousand grants, is
+// queried less often.
 func (s Server) poll(ctx context.Context, p *tea.Program) {
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -110,7 +110,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// tick makes the picture's clock go on.
+// tick advances the picture's clock.
 type tick time.Time
 
 func nextTick() tea.Cmd {

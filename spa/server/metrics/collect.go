@@ -8,24 +8,24 @@ import (
 	"sallyport/spa/audit"
 )
 
-// collector asks for a sample and tells it.
+// collector passes a sample to Prometheus.
 type collector struct{ page *Page }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("spa_"+name, help, labels, nil)
 }
 
-// What a sample tells.
+// The metrics of a sample.
 var (
-	packets = describe("packets_total", "Packets that were looked at, by what became of them and why.",
+	packets = describe("packets_total", "Packets examined, by verdict and reason.",
 		"verdict", "reason")
-	received = describe("capture_received_packets_total", "Packets that the capture has seen on the knock ports.")
-	passed   = describe("capture_passed_packets_total", "Packets that the capture has handed on to be decided.")
-	ignored  = describe("capture_ignored_packets_total", "Packets that the capture has not handed on, by reason.",
+	received = describe("capture_received_packets_total", "Packets seen on the knock ports.")
+	passed   = describe("capture_passed_packets_total", "Packets passed on for a decision.")
+	ignored  = describe("capture_ignored_packets_total", "Packets that the capture ignored, by reason.",
 		"reason")
 	dropped = describe("capture_dropped_packets_total", "Packets that the kernel dropped because they arrived faster "+
 		"than they were read. Knocks may be among them.")
-	grants  = describe("grants", "Grants that are live: one for each client, service and address.")
+	grants  = describe("grants", "Live grants: one for each client, service and address.")
 	clients = describe("clients", "Clients with a file, including revoked ones.")
 	leftOut = describe("client_files_ignored", "Client files that are ignored because of a mistake or their mode: these "+
 		"clients cannot knock.")
@@ -46,14 +46,14 @@ var (
 		"go_version", "architecture")
 	start        = describe("start_time_seconds", "When the server started, in seconds since 1970.")
 	clientTotal  = describe("client_packets_total", "Used packets by client and verdict.", "client", "verdict")
-	clientGrants = describe("client_grants", "Grants that are live, by client.", "client")
+	clientGrants = describe("client_grants", "Live grants, by client.", "client")
 )
 
 // Describe sends nothing: the descriptions come with the values, and Register cannot ask for those before the server
 // runs.
 func (collector) Describe(chan<- *prometheus.Desc) {}
 
-// Collect tells a sample.
+// Collect sends the values of a sample.
 func (c collector) Collect(to chan<- prometheus.Metric) {
 	s := c.page.sample()
 	count := func(d *prometheus.Desc, n uint64, labels ...string) {
@@ -90,7 +90,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	if c.page.byClient == nil {
 		return
 	}
-	c.page.byClient.tell(s.Clients, func(client string, v audit.Verdict, n uint64) {
+	c.page.byClient.report(s.Clients, func(client string, v audit.Verdict, n uint64) {
 		count(clientTotal, n, client, v.String())
 	})
 	held := make(map[string]int)

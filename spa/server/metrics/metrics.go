@@ -1,10 +1,10 @@
 // Package metrics is the page that Prometheus reads: what the gateway counted, and how long it took.
 //
-// Where the page is off, nothing of this package runs. Where it is on, a packet that was used costs a few atomic
-// additions (see [Page.Decided]); one that was not used costs nothing here, because the audit log has counted it
-// already. Everything else is asked for when the page is read, from a [Sample].
+// If the page is off, nothing of this package runs. If it is on, a used packet costs a few atomic additions (see
+// [Page.Decided]). Other packets cost nothing here, because the audit log has counted them already. All other values
+// come from a [Sample], taken when the page is read.
 //
-// The page has its own registry, no names of clients unless they are asked for, and nothing secret.
+// The page has its own registry, no client names unless configured, and no secrets.
 package metrics
 
 import (
@@ -25,10 +25,10 @@ import (
 
 // Sample is what the server knows when the page is read.
 type Sample struct {
-	Packets  []audit.Count // by what became of them; those that cannot be counted yet are zero
+	Packets  []audit.Count // by verdict and reason; zero if there were none yet
 	Capture  Capture
 	Live     int      // grants
-	Grants   []string // the client of each; only where clients are counted
+	Grants   []string // the client of each; only if clients are counted
 	Clients  []string // with a file
 	LeftOut  int      // client files that are ignored
 	Floor    time.Duration
@@ -38,7 +38,7 @@ type Sample struct {
 	LogMoved bool   // the audit log continues in a file that was moved away
 }
 
-// Capture is what became of packets before any decision.
+// Capture counts packets before any decision.
 type Capture struct {
 	Received, Passed, Dropped uint64
 	Ignored                   map[string]uint64 // by reason
@@ -47,7 +47,7 @@ type Capture struct {
 // Journal is the replay memory.
 type Journal struct {
 	Live, Records, Room int
-	Damaged             bool   // the one that was found at the start
+	Damaged             bool   // when the server started
 	Faults              uint64 // packets refused because it could not be used
 }
 
@@ -81,7 +81,7 @@ type Options struct {
 	Version string
 	Start   time.Time
 	Clients bool          // count by client
-	Sample  func() Sample // called for each reading, from another goroutine than the line's
+	Sample  func() Sample // called for each reading, not from the line's goroutine
 	Log     *slog.Logger
 }
 
@@ -97,7 +97,7 @@ func newPage(o Options) *Page {
 	p := &Page{log: o.Log, registry: prometheus.NewRegistry(), sample: o.Sample, version: version, start: o.Start}
 	decided := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "spa_decision_duration_seconds", Buckets: latencies,
-		Help: "Time from reading a packet that was used until it was decided, and its grant was in the kernel, by verdict.",
+		Help: "Time from reading a used packet to its decision, with its grant in the kernel, by verdict.",
 	}, []string{"verdict"})
 	kernel := prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "spa_firewall_duration_seconds", Buckets: latencies,
@@ -159,7 +159,7 @@ var format = expfmt.NewFormat(expfmt.TypeTextPlain)
 // tally counts the packets of one client by verdict.
 type tally [audit.Closed + 1]uint64
 
-// byClient counts by client. It has no more clients than have files: see tell.
+// byClient counts by client. report limits it to clients with a file.
 type byClient struct {
 	mu sync.Mutex
 	of map[string]*tally
@@ -176,8 +176,8 @@ func (c *byClient) add(client string, v audit.Verdict) {
 	t[v]++
 }
 
-// tell calls each with each count of a client that has a file, and forgets the others. Clients are sorted.
-func (c *byClient) tell(clients []string, each func(client string, v audit.Verdict, n uint64)) {
+// report calls each with each count of a client that has a file, and forgets other clients. The list is sorted.
+func (c *byClient) report(clients []string, each func(client string, v audit.Verdict, n uint64)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for client, t := range c.of {

@@ -19,7 +19,7 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// Limits for programs that connect and do nothing, or do not read.
+// Limits for clients that send nothing, or do not read.
 const (
 	readWithin  = 5 * time.Second
 	writeWithin = 10 * time.Second
@@ -41,8 +41,8 @@ func (e *InUse) Error() string { return "another program has " + e.Address + ": 
 // Unwrap returns the error of the system.
 func (e *InUse) Unwrap() error { return e.err }
 
-// Open opens the page's address, while that can be done. A Unix socket gets the mode 0660, the user that the server
-// becomes, and the group of its directory.
+// Open listens on the page's address, before privileges are dropped. A Unix socket gets the mode 0660, the user that
+// the server becomes, and the group of its directory.
 func Open(m config.Metrics, owner int, o Options) (*Page, error) {
 	p := newPage(o)
 	var err error
@@ -83,8 +83,8 @@ func listen(m config.Metrics, owner int) (net.Listener, io.Closer, error) {
 	return l, l, nil
 }
 
-// Serve answers until ctx ends. A client that does not ask or read in time loses its connection, and if there are too
-// many, the oldest one does.
+// Serve answers until ctx ends. A client that sends no request or does not read in time is disconnected, and if
+// there are too many, the oldest one.
 func (p *Page) Serve(ctx context.Context) error {
 	open := &conns{}
 	server := &http.Server{
@@ -101,7 +101,7 @@ func (p *Page) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
 	if err := server.Serve(p.listener); !errors.Is(err, http.ErrServerClosed) {
-		p.log.Error("the metrics are served no more", "error", err, "do", "systemctl restart spa-server")
+		p.log.Error("the metrics page is down", "error", err, "do", "systemctl restart spa-server")
 	}
 	<-ctx.Done() // the server works without its page
 	return nil
@@ -124,7 +124,7 @@ func (p *Page) answer(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", string(format))
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Write(page) // an error means that nobody reads it
+	w.Write(page) // an error means that the reader has gone
 }
 
 // conns are the open connections, the oldest first.
@@ -133,7 +133,7 @@ type conns struct {
 	list []net.Conn
 }
 
-// note keeps the list. A new connection ends the oldest if there are too many.
+// note updates the list. A new connection ends the oldest if there are too many.
 func (c *conns) note(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -38,10 +38,7 @@ func open(t *testing.T, m config.Metrics, owner int) (*Page, error) {
 // serving serves a page until the test is over.
 func serving(t *testing.T, m config.Metrics) {
 	t.Helper()
-	p, err := open(t, m, os.Geteuid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := lab.Value(open(t, m, os.Geteuid()))(t)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- p.Serve(ctx) }()
@@ -53,24 +50,15 @@ func serving(t *testing.T, m config.Metrics) {
 	})
 }
 
-// request asks the page at a socket.
+// request sends a request to the page at a socket.
 func request(t *testing.T, path, method, url string) (int, string) {
 	t.Helper()
 	client := http.Client{Timeout: lab.Patience, Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
-	r, err := http.NewRequest(method, "http://gateway"+url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	answer, err := client.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := lab.Value(http.NewRequest(method, "http://gateway"+url, nil))(t)
+	answer := lab.Value(client.Do(r))(t)
 	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	body := lab.Value(io.ReadAll(answer.Body))(t)
 	return answer.StatusCode, string(body)
 }
 
@@ -90,16 +78,13 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// TestNobodyIsHeldUp: whoever connects and asks nothing, or never reads, keeps nobody from the page.
-func TestNobodyIsHeldUp(t *testing.T) {
+// TestIdleClients: clients that send no request, or never read, do not block the page.
+func TestIdleClients(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "metrics.sock")
 	serving(t, at(path))
 	var all []net.Conn
 	for i := range 50 {
-		conn, err := net.Dial("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		conn := lab.Value(net.Dial("unix", path))(t)
 		defer conn.Close()
 		all = append(all, conn)
 		if i%2 == 0 {
@@ -111,7 +96,7 @@ func TestNobodyIsHeldUp(t *testing.T) {
 		t.Errorf("got %d", code)
 	}
 	if waited := time.Since(start); waited >= readWithin {
-		t.Errorf("the page came only when the others had lost their connections, after %v", waited)
+		t.Errorf("the page came only after the idle clients were disconnected, %v later", waited)
 	}
 	left := 0
 	for _, conn := range all {
@@ -121,18 +106,15 @@ func TestNobodyIsHeldUp(t *testing.T) {
 		}
 	}
 	if left > maxConns {
-		t.Errorf("%d connections are open, and %d may be", left, maxConns)
+		t.Errorf("%d connections are open, want at most %d", left, maxConns)
 	}
 }
 
-// TestHugeHeader: a request of any length ends without an answer of any length.
+// TestHugeHeader: an endless request is cut off without the page.
 func TestHugeHeader(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "metrics.sock")
 	serving(t, at(path))
-	conn, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := lab.Value(net.Dial("unix", path))(t)
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(lab.Patience))
 	fmt.Fprint(conn, "GET /metrics HTTP/1.1\r\nHost: gateway\r\nX: ")
@@ -151,17 +133,12 @@ func TestHugeHeader(t *testing.T) {
 func TestSocketMode(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
-	if err := os.Chown(dir, 0, 4321); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Chown(dir, 0, 4321))
 	path := filepath.Join(dir, "metrics.sock")
 	if _, err := open(t, at(path), 1234); err != nil {
 		t.Fatal(err)
 	}
-	info, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	info := lab.Value(os.Stat(path))(t)
 	if s := info.Sys().(*syscall.Stat_t); s.Uid != 1234 || s.Gid != 4321 || info.Mode().Perm() != 0o660 {
 		t.Errorf("%v of %d:%d, want 0660 of 1234:4321", info.Mode(), s.Uid, s.Gid)
 	}
@@ -170,25 +147,20 @@ func TestSocketMode(t *testing.T) {
 // leave leaves a socket as a killed server does.
 func leave(t *testing.T, path string) {
 	t.Helper()
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(net.Listen("unix", path))(t)
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
 }
 
-// TestStaleSocket: a socket is replaced if nobody answers there and it is the server's or root's; anything else with
-// the name stays.
+// TestStaleSocket: a socket that no process serves is replaced if it is the server's or root's; anything else with its
+// name stays.
 func TestStaleSocket(t *testing.T) {
 	lab.NeedRoot(t)
 	path := func() string { return filepath.Join(t.TempDir(), "metrics.sock") }
 	for _, owner := range []int{0, 1234} {
 		stale := path()
 		leave(t, stale)
-		if err := os.Chown(stale, owner, -1); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Chown(stale, owner, -1))
 		if _, err := open(t, at(stale), 1234); err != nil {
 			t.Errorf("left by user %d: %v", owner, err)
 		}
@@ -202,10 +174,7 @@ func TestStaleSocket(t *testing.T) {
 	file, link, hard := path(), path(), path()
 	target := path()
 	leave(t, target)
-	err := errors.Join(os.WriteFile(file, []byte("text"), 0o600), os.Symlink(target, link), os.Link(target, hard))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.WriteFile(file, []byte("text"), 0o600), os.Symlink(target, link), os.Link(target, hard)))
 	for name, at := range map[string]config.Metrics{"a file": at(file), "a link": at(link), "a hard link": at(hard)} {
 		if _, err := open(t, at, 0); err == nil {
 			t.Errorf("%s was replaced", name)
@@ -218,19 +187,15 @@ func TestStaleSocket(t *testing.T) {
 	}
 }
 
-// TestStaleInTheUnit: the systemd unit takes root's right to other users' files, and the server that was killed had
-// given its socket away.
+// TestStaleInTheUnit: a killed server's socket is replaced even under systemd, where root has no right to the files of
+// the user that the socket belongs to.
 func TestStaleInTheUnit(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "metrics.sock")
-	if err := errors.Join(os.Chown(dir, 0, 4321), os.Chmod(dir, 0o750)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Chown(dir, 0, 4321), os.Chmod(dir, 0o750)))
 	leave(t, path)
-	if err := errors.Join(os.Chmod(path, 0o660), os.Chown(path, 1234, 4321)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Chmod(path, 0o660), os.Chown(path, 1234, 4321)))
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends without its capabilities
@@ -244,26 +209,18 @@ func TestStaleInTheUnit(t *testing.T) {
 		}
 		done <- err
 	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, <-done)
 	if info, err := os.Stat(path); err != nil || info.Sys().(*syscall.Stat_t).Uid != 1234 || info.Mode().Perm() != 0o660 {
 		t.Errorf("got %v, %v", info, err)
 	}
 }
 
-// TestInUse: the error says how to find the program that has the address, whatever that program does.
+// TestInUse: the error says how to find the program that has the address, even if it does not respond.
 func TestInUse(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "metrics.sock")
-	l, err := net.Listen("unix", path) // and never accepts
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(net.Listen("unix", path))(t) // never accepts
 	defer l.Close()
-	tcp, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	tcp := lab.Value(net.Listen("tcp", "127.0.0.1:0"))(t)
 	defer tcp.Close()
 	for m, show := range map[config.Metrics]string{
 		at(path):                      "ss -xlp | grep -F " + path,

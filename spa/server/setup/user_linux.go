@@ -56,7 +56,7 @@ func MakeState(path string) string {
 	return command + quote.Shell(path)
 }
 
-// What a user may do to a file or a directory, as three bits of a mode.
+// The rights of a user to a file or a directory, as three bits of a mode.
 const (
 	MayRead   = 0o4
 	MayWrite  = 0o2
