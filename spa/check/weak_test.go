@@ -20,7 +20,8 @@ var weakenings = map[string]struct {
 	subject string
 }{
 	"`require_source` not set for a client": {client: keys.Client{Allow: []string{"ssh"}}, subject: "require_source"},
-	"`window` longer than 30 s":             {config: func(c *config.Config) { c.Window = time.Minute }, subject: "window"},
+	"`window` longer than 30 s": {config: func(c *config.Config) { c.Window = time.Minute },
+		subject: "window"},
 	"`trusted_interfaces`": {config: func(c *config.Config) { c.Firewall.TrustedInterfaces = []string{"eth0"} },
 		subject: "firewall.trusted_interfaces"},
 	"`tproxy = true`":          {config: func(c *config.Config) { c.Firewall.TPROXY = true }, subject: "firewall.tproxy"},
