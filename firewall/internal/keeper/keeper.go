@@ -145,14 +145,20 @@ func watchRemoval(fd int) (events int, err error) {
 	if err := unix.Fstat(fd, &file); err != nil {
 		return 0, err
 	}
+	watch := func() error {
+		_, err := unix.InotifyAddWatch(events, "/proc/self/fd/"+strconv.Itoa(fd), unix.IN_ATTRIB)
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return events, watch()
+	}
 	runtime.LockOSThread() // the file rights of this thread change
 	defer runtime.UnlockOSThread()
 	before, err := unix.SetfsuidRetUid(int(file.Uid))
 	if err != nil {
 		return 0, err
 	}
-	_, err = unix.InotifyAddWatch(events, "/proc/self/fd/"+strconv.Itoa(fd), unix.IN_ATTRIB)
-	return events, errors.Join(err, unix.Setfsuid(before))
+	return events, errors.Join(watch(), unix.Setfsuid(before))
 }
 
 // awaitRemoval returns when the file is removed: without it the keeper could no longer be found, and its table never

@@ -1,0 +1,36 @@
+package firewall
+
+import (
+	"sallyport/firewall/internal/iptables"
+	"sallyport/firewall/internal/keeper"
+	"sallyport/firewall/internal/nftables"
+)
+
+// KeeperFile is the name of the file in the state directory that the guard's keeper locks.
+const KeeperFile = keeper.FileName
+
+// XtablesLock is the lock of the legacy kind of iptables, which programs of all users of the host share.
+const XtablesLock = iptables.LockPath
+
+// EndOwnKeepers ends the keepers that this process's user started, in this network namespace. Root does so before a
+// server starts that may not end a process of root. The guard stays.
+func EndOwnKeepers() error { return keeper.EndAll(nil) }
+
+// MayRunIptables reports whether a backend of the configuration runs the programs of iptables on this host.
+func MayRunIptables(backend string) bool {
+	return backend == BackendIptables || backend == BackendAuto && !nftables.Available()
+}
+
+// SweepIptables removes the guard of iptables if that of nftables is in place: a grant would open nothing if both
+// were. A load does so too, but not every user can see all of it.
+func SweepIptables() error {
+	there, err := nftables.InPlace()
+	if err != nil || !there {
+		return err
+	}
+	kinds, err := iptables.Leftover()
+	if err != nil {
+		return err
+	}
+	return iptables.RemoveLeftover(kinds)
+}
