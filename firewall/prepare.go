@@ -1,6 +1,9 @@
 package firewall
 
 import (
+	"errors"
+	"io/fs"
+
 	"sallyport/firewall/internal/iptables"
 	"sallyport/firewall/internal/keeper"
 	"sallyport/firewall/internal/nftables"
@@ -33,4 +36,18 @@ func SweepIptables() error {
 		return err
 	}
 	return iptables.RemoveLeftover(kinds)
+}
+
+// HasKeeper reports whether a process keeps the guard by the file in a state directory.
+func HasKeeper(state string) (bool, error) {
+	file, err := keeper.OpenFile(state, "", false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	pid, err := keeper.LockHolder(file)
+	return pid != 0, err
 }

@@ -30,6 +30,6 @@ client's single encrypted packet asks for it and the client's key allows it.
 	cli.ConfigFlag(root, &dir, "/etc/spa")
 	root.AddCommand(newInit(&dir), newRun(&dir), newGuard(&dir), newCheck(&dir), newTeardown(&dir),
 		newStatus(&dir), newGrants(&dir), newWatch(&dir), newRevoke(&dir), newReload(&dir), newInspect(&dir),
-		newPrepare(&dir), newRemember(&dir))
+		newMoveState(&dir), newPrepare(&dir), newRemember(&dir))
 	return root
 }
