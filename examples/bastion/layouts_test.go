@@ -72,6 +72,7 @@ func TestLayouts(t *testing.T) {
 		if out := c.refused(); !strings.Contains(out, "closed or revoked") {
 			t.Errorf("%s: after a revocation and a crash: %s", layout.name, out)
 		}
+		c.moves(layout.name)
 		if out, err := c.try("spa-server check"); strings.Contains(out, "problem") {
 			t.Errorf("%s: check: %v\n%s", layout.name, err, out)
 		}
@@ -79,6 +80,27 @@ func TestLayouts(t *testing.T) {
 			t.Fatalf("%s\n%s", layout.name, c.run("ls -la /etc/spa; journalctl -b --no-pager -u spa-server -u spa-guard -u before"))
 		}
 		c.halt()
+	}
+}
+
+// moves moves the state to where new gateways have it: a client that was revoked stays refused, and what is open stays.
+func (c *computer) moves(layout string) {
+	c.t.Helper()
+	before := c.granted()
+	out, err := c.try("systemctl stop spa-server.service; spa-server move-state /var/lib/spa; " +
+		"systemctl start spa-server.service")
+	if err != nil {
+		c.t.Fatalf("%s: %v\n%s\n%s", layout, err, out, c.run("ls -la /etc/spa /var/lib/spa; journalctl -b --no-pager -n 30"))
+	}
+	if after := c.granted(); after != before {
+		c.t.Errorf("%s: moved, the grants were\n%s\nand are\n%s", layout, before, after)
+	}
+	if out := c.refused(); !strings.Contains(out, "closed or revoked") {
+		c.t.Errorf("%s: moved, after a revocation: %s", layout, out)
+	}
+	if left := c.run("stat -c '%n %U %a' /var/lib/spa /var/lib/spa/*; ls /etc/spa"); strings.Contains(left, "journal\n") ||
+		!strings.Contains(left, "/var/lib/spa spa 700\n/var/lib/spa/audit.jsonl spa") && !strings.Contains(layout, "audit") {
+		c.t.Errorf("%s: moved, and there are\n%s", layout, left)
 	}
 }
 
