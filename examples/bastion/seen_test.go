@@ -130,7 +130,7 @@ func (r *runbook) watched(string) {
 		return strings.Contains(r.foreground.said(r.t), "alice")
 	})
 	lab.Eventually(r.t, "a new log", func() bool {
-		data, err := os.ReadFile(r.config("audit.jsonl"))
+		data, err := os.ReadFile(filepath.Join(r.bastion.files["/var/lib"], "spa", "audit.jsonl"))
 		return err == nil && strings.Contains(string(data), `"client":"alice"`)
 	})
 }
