@@ -17,7 +17,7 @@ const XtablesLock = iptables.LockPath
 
 // EndOwnKeepers ends the keepers that this process's user started, in this network namespace. Root does so before a
 // server starts that may not end a process of root. The guard stays.
-func EndOwnKeepers() error { return keeper.EndAll(nil) }
+func EndOwnKeepers() error { return keeper.EndOwn() }
 
 // MayRunIptables reports whether a backend of the configuration runs the programs of iptables on this host.
 func MayRunIptables(backend string) bool {

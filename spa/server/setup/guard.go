@@ -64,6 +64,23 @@ func stopgapState() (string, error) {
 	return dir, os.MkdirAll(dir, 0o700)
 }
 
+// Teardown removes the guard. The server's user may have made the state directory unusable, and must not keep root from
+// that: then it reports what is wrong, and the guard is gone.
+func Teardown(state string) (unusable, err error) {
+	unusable = firewall.Teardown(state)
+	if unusable == nil || errors.Is(unusable, firewall.ErrForeign) || os.Geteuid() != 0 {
+		return nil, unusable
+	}
+	elsewhere, err := stopgapState()
+	if err != nil {
+		return nil, errors.Join(unusable, err)
+	}
+	if err := firewall.Teardown(elsewhere); err != nil {
+		return nil, unusable
+	}
+	return unusable, nil
+}
+
 // starts is how long a running server may take until its guard is in place.
 const starts = 10 * time.Second
 

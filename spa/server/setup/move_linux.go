@@ -287,8 +287,16 @@ func hasRoom(dir string, size int64) error {
 	return nil
 }
 
-// makeStateDir makes a state directory for the server's user alone, if it is missing or empty.
+// makeStateDir makes a state directory for the server's user alone, if it is missing or empty. One of another user than
+// root, the server's and this one is refused.
 func makeStateDir(dir string) error {
+	uid, gid, ok := Account(SystemUser)
+	if info, err := os.Lstat(dir); err == nil {
+		owner := int(info.Sys().(*syscall.Stat_t).Uid)
+		if owner != 0 && owner != os.Geteuid() && (!ok || owner != uid) {
+			return fmt.Errorf("%s belongs to user %d: name another directory", dir, owner)
+		}
+	}
 	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) > 0 {
 		return nil
@@ -299,7 +307,6 @@ func makeStateDir(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	uid, gid, ok := Account(SystemUser)
 	if os.Geteuid() != 0 || !ok {
 		return syncDir(filepath.Dir(dir))
 	}

@@ -155,6 +155,24 @@ func TestMoveHostile(t *testing.T) {
 	}
 }
 
+// TestMoveToAnothersDirectory: another user's directory, or its link to one of root's, gets no state.
+func TestMoveToAnothersDirectory(t *testing.T) {
+	ownDefault(t)
+	mine := t.TempDir()
+	for name, plant := range map[string]func(path string) error{
+		"directory": func(path string) error { return errors.Join(os.Mkdir(path, 0o755), os.Chown(path, 65534, 65534)) },
+		"link":      func(path string) error { return errors.Join(os.Symlink(mine, path), os.Lchown(path, 65534, 65534)) },
+	} {
+		c := filled(t)
+		to := filepath.Join(t.TempDir(), "state")
+		lab.Must(t, plant(to))
+		if err := moveUnlocked(c.Dir, to); err == nil {
+			t.Errorf("a %s of another user got the state", name)
+		}
+		inForce(t, c.Dir, "after a refused move")
+	}
+}
+
 // TestMoveToAnothersState: a directory that has the state of another gateway is left alone.
 func TestMoveToAnothersState(t *testing.T) {
 	ownDefault(t)
