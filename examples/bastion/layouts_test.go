@@ -34,9 +34,11 @@ func TestLayouts(t *testing.T) {
 			writes("/srv/state")},
 		{"state in /var/lib/spa", "install -d -m 750 -g spa /var/lib/spa; rm /etc/spa/journal; " + stateIn("/var/lib/spa")},
 		{"audit log elsewhere", "install -d -m 755 /var/log/spa" + writes("/var/log/spa") +
-			"; sed -i 's|^file = .*|file = \"/var/log/spa/audit.jsonl\"|' /etc/spa/server.toml; grep /var/log /etc/spa/server.toml"},
+			"; sed -i 's|^file = .*|file = \"/var/log/spa/audit.jsonl\"|' /etc/spa/server.toml; " +
+			"grep /var/log /etc/spa/server.toml"},
 	} {
-		c.off("rm -rf /etc/systemd/system/spa-*.service.d /etc/spa /srv/state /var/lib/spa /var/log/spa; cp -a /srv/spa /etc/spa")
+		c.off("rm -rf /etc/systemd/system/spa-*.service.d /etc/spa /srv/state /var/lib/spa /var/log/spa; " +
+			"cp -a /srv/spa /etc/spa")
 		c.off(layout.line)
 		c.up()
 		c.asBefore()
@@ -77,7 +79,8 @@ func TestLayouts(t *testing.T) {
 			t.Errorf("%s: check: %v\n%s", layout.name, err, out)
 		}
 		if t.Failed() {
-			t.Fatalf("%s\n%s", layout.name, c.run("ls -la /etc/spa; journalctl -b --no-pager -u spa-server -u spa-guard -u before"))
+			t.Fatalf("%s\n%s", layout.name,
+				c.run("ls -la /etc/spa; journalctl -b --no-pager -u spa-server -u spa-guard -u before"))
 		}
 		c.halt()
 	}

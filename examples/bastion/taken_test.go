@@ -18,7 +18,8 @@ mkdir /root/dir; cp -a /etc/spa /srv/spa`)
 	c.run("systemctl stop spa-server.service; spa-server teardown")
 	secret := "stat -c '%U:%G %a %s %h %n' /root/secret; cat /root/secret; ls -la --time-style=+ /root/dir"
 	before := c.run(secret)
-	names := "lock grants keeper journal audit.jsonl settings control.sock run moving journal.new grants.new journal.damaged"
+	names := "lock grants keeper journal audit.jsonl settings control.sock run moving journal.new grants.new " +
+		"journal.damaged"
 	for _, plant := range []string{
 		"ln -s /root/secret $name", "mkfifo $name", "mkdir $name", "truncate -s 1T $name",
 	} {

@@ -198,8 +198,8 @@ func (m *move) commit() error {
 	return place.Write(filepath.Join(m.c.Dir, config.FileName), m.text, place.OnlyOver, place.ForReaders)
 }
 
-// removeOld removes the files of the old directory, its lock last. A keeper that holds the guard ends with its file, so that stays
-// until the next server has ended the keeper.
+// removeOld removes the files of the old directory, its lock last. A keeper that holds the guard ends with its file, so
+// that stays until the next server has ended the keeper.
 func (m *move) removeOld() error {
 	names := slices.Concat(m.files(), []string{filepath.Join(control.Beside, control.SocketName), control.Beside,
 		control.SocketName, LockFile})
