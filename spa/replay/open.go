@@ -180,9 +180,6 @@ func open(d disk, c Config, id identity, now time.Time, aside func() string) (*J
 func (j *Journal) load(c Config, id identity, now time.Time) (reason, error) {
 	err := j.store.readHeader()
 	if errors.Is(err, errDamaged) {
-		if size, err := j.store.disk.Size(); err == nil && size == 0 {
-			return missing, nil // root made the file for a server that may not make files there
-		}
 		return damaged, nil
 	}
 	if err != nil {
