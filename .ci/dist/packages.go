@@ -56,7 +56,9 @@ func (r *release) pack(t target, p pack, format string) error {
 	})
 	info.RPM.BuildHost = "localhost"
 	if p.scripts {
-		r.addScripts(info, format)
+		if err := r.addScripts(info, format, stage); err != nil {
+			return err
+		}
 	}
 	if err := nfpm.PrepareForPackager(info, format); err != nil {
 		return err
@@ -72,16 +74,30 @@ func (r *release) pack(t target, p pack, format string) error {
 	return os.WriteFile(filepath.Join(r.out, packager.ConventionalFileName(info)), b.Bytes(), 0o644)
 }
 
-func (r *release) addScripts(info *nfpm.Info, format string) {
-	script := func(name string) string { return filepath.Join(r.root, "examples", "packages", "scripts", name) }
-	info.Scripts = nfpm.Scripts{PreInstall: script("preinst"), PostInstall: script("postinst"),
-		PreRemove: script("prerm"), PostRemove: script("postrm")}
+func (r *release) addScripts(info *nfpm.Info, format, stage string) error {
+	paths := make(map[string]string)
+	for _, name := range []string{"preinst", "postinst", "prerm", "postrm"} {
+		data, err := os.ReadFile(filepath.Join(r.root, "examples", "packages", "scripts", name))
+		if err != nil {
+			return err
+		}
+		paths[name] = filepath.Join(stage, name)
+		if err := os.WriteFile(paths[name], data, programMode); err != nil {
+			return err
+		}
+		if err := os.Chtimes(paths[name], r.time, r.time); err != nil { // an apk has it
+			return err
+		}
+	}
+	info.Scripts = nfpm.Scripts{PreInstall: paths["preinst"], PostInstall: paths["postinst"],
+		PreRemove: paths["prerm"], PostRemove: paths["postrm"]}
 	switch format { // the others call the same scripts for an upgrade
 	case "apk":
-		info.APK.Scripts = nfpm.APKScripts{PreUpgrade: script("preinst"), PostUpgrade: script("postinst")}
+		info.APK.Scripts = nfpm.APKScripts{PreUpgrade: paths["preinst"], PostUpgrade: paths["postinst"]}
 	case "archlinux":
-		info.ArchLinux.Scripts = nfpm.ArchLinuxScripts{PreUpgrade: script("preinst"), PostUpgrade: script("postinst")}
+		info.ArchLinux.Scripts = nfpm.ArchLinuxScripts{PreUpgrade: paths["preinst"], PostUpgrade: paths["postinst"]}
 	}
+	return nil
 }
 
 // contents lists the files of a package, copied into stage.
