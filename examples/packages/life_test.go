@@ -44,6 +44,7 @@ dpkg-deb -Zgzip -z1 -b newer newer.deb`)
 	c.downgrade()
 	c.remove()
 	c.withoutSystemd()
+	c.otherProcessor()
 	c.purge()
 	c.rpm()
 }
@@ -235,6 +236,17 @@ func (c *computer) withoutSystemd() {
 	c.t.Helper()
 	out := c.run("unshare -m sh -ec 'mount -t tmpfs tmpfs /run/systemd; dpkg -i /srv/packages/newer.deb' 2>&1")
 	want(c.t, out, "restart it as you started it")
+}
+
+// otherProcessor: a package for another processor is refused, and the server goes on.
+func (c *computer) otherProcessor() {
+	c.t.Helper()
+	out, err := c.try(`cd /srv/packages; sed -i 's/^Architecture: .*/Architecture: s390x/' newer/DEBIAN/control
+dpkg-deb -Zgzip -z1 -b newer other.deb; dpkg -i other.deb 2>&1`)
+	if err == nil {
+		c.t.Errorf("it is installed:\n%s", out)
+	}
+	c.run("spa-server --version; spa-server status")
 }
 
 // purge takes everything, and leaves the user.

@@ -70,6 +70,7 @@ var needed = []string{
 
 // testContents: all formats have the same files, and scripts that a shell can read.
 func testContents(t *testing.T, dir string) {
+	lab.NeedProgram(t, "dpkg-deb", "apt-get install dpkg")
 	lab.NeedProgram(t, "rpm", "apt-get install rpm")
 	lab.NeedProgram(t, "zstd", "apt-get install zstd")
 	for pattern, list := range map[string]string{
@@ -132,6 +133,37 @@ for pkgname in sallyport-server sallyport-client; do pkgdir=$1/root; cd "$srcdir
 			1), ".gz") // makepkg compresses
 		if _, err := os.Stat(filepath.Join(root, "src", "root", name)); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// TestUserOfAnotherPurpose: a user spa that may be somebody's stops an installation, and no upgrade.
+func TestUserOfAnotherPurpose(t *testing.T) {
+	home := t.TempDir()
+	fake := t.TempDir()
+	lab.Must(t, os.WriteFile(filepath.Join(fake, "getent"), []byte("#!/bin/sh\n[ -n \"$ENTRY\" ] && echo \"$ENTRY\"\n"), 0o755))
+	for _, test := range []struct {
+		entry string
+		ours  bool
+	}{
+		{"", true}, // no user of that name
+		{"spa:x:998:998:Sallyport gateway:/nonexistent:/usr/sbin/nologin", true},
+		{"spa:x:998:998::/home/spa-that-is-not-there:/usr/sbin/nologin", true}, // useradd --system --no-create-home
+		{"spa:x:100:101::/nonexistent:/sbin/nologin", true},                    // BusyBox
+		{"spa:x:998:998::/:/bin/false", true},
+		{"spa:x:998:998::/nonexistent:/bin/bash", false},
+		{"spa:x:998:998::/nonexistent:", false}, // /bin/sh
+		{"spa:x:1000:1000::/nonexistent:/usr/sbin/nologin", false},
+		{"spa:x:0:0::/nonexistent:/usr/sbin/nologin", false},
+		{"spa:x:998:998::" + home + ":/usr/sbin/nologin", false},
+	} {
+		for _, how := range []string{"install", "1", "1.2.3-r0", "upgrade", "2"} {
+			cmd := exec.Command("sh", "scripts/preinst", how)
+			cmd.Env = []string{"PATH=" + fake + ":" + os.Getenv("PATH"), "ENTRY=" + test.entry}
+			out, err := cmd.CombinedOutput()
+			if want := test.ours || how == "upgrade" || how == "2"; (err == nil) != want {
+				t.Errorf("%s, %q: %v\n%s", how, test.entry, err, out)
+			}
 		}
 	}
 }
