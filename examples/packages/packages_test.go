@@ -141,7 +141,8 @@ for pkgname in sallyport-server sallyport-client; do pkgdir=$1/root; cd "$srcdir
 func TestUserOfAnotherPurpose(t *testing.T) {
 	home := t.TempDir()
 	fake := t.TempDir()
-	lab.Must(t, os.WriteFile(filepath.Join(fake, "getent"), []byte("#!/bin/sh\n[ -n \"$ENTRY\" ] && echo \"$ENTRY\"\n"), 0o755))
+	getent := []byte("#!/bin/sh\n[ -n \"$ENTRY\" ] && echo \"$ENTRY\"\n")
+	lab.Must(t, os.WriteFile(filepath.Join(fake, "getent"), getent, 0o755))
 	for _, test := range []struct {
 		entry string
 		ours  bool
