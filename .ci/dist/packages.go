@@ -55,6 +55,9 @@ func (r *release) pack(t target, p pack, format string) error {
 		Overridables: nfpm.Overridables{Contents: contents, Umask: 0o022},
 	})
 	info.RPM.BuildHost = "localhost"
+	if format == "archlinux" && t.pkg == "arm6" {
+		info.Arch = "arm7" // the oldest that there is
+	}
 	if p.scripts {
 		if err := r.addScripts(info, format, stage); err != nil {
 			return err
