@@ -19,14 +19,16 @@ import (
 )
 
 func newInit(dir *string) *cobra.Command {
-	var address, name string
+	var address, name, state string
 	var services []string
 	var resetClock bool
 	cmd := &cobra.Command{
-		Use:   "init --address HOST|IP[:PORT] [--service NAME=PORT[,PORT]]...",
+		Use:   "init --address HOST|IP[:PORT] [--service NAME=PORT[,PORT]]... [--state DIR]",
 		Short: "Write a new gateway's files",
 		Long: `Writes server.toml, gate.key, clients/ and the journal into the configuration
 directory, and changes nothing else: no port is shut before "spa-server run".
+With --state the journal, and later grants and audit log, go into another directory,
+which is for the server's user alone.
 
 --address is where clients find this gateway. Its port is the UDP port for knocks,
 62201 by default.
@@ -34,6 +36,7 @@ directory, and changes nothing else: no port is shut before "spa-server run".
 --reset-clock, alone, is for a gateway whose clock was ahead: it forgets the packets that
 were spent under that clock, so that knocks are accepted again.`,
 		Example: `  spa-server init --address gw.example.net --service ssh=tcp/22
+  spa-server init --address gw.example.net --service ssh=tcp/22 --state /var/lib/spa
   spa-server init --address 192.0.2.1:443 --service ssh=tcp/22 --service web=tcp/80,tcp/443`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -43,7 +46,7 @@ were spent under that clock, so that knocks are accepted again.`,
 			if address == "" {
 				return cli.Misuse(errors.New("--address is missing"), "--address HOST, where clients find this gateway")
 			}
-			c, err := newConfig(*dir, name, address, services)
+			c, err := newConfig(*dir, name, address, state, services)
 			if err != nil {
 				return err
 			}
@@ -64,6 +67,8 @@ next:
 	cmd.Flags().StringVar(&name, "name", "gw", "what clients call this gateway")
 	cmd.Flags().StringArrayVar(&services, "service", nil,
 		"a service to guard, `NAME=PORTS`: ssh=tcp/22, mosh=udp/60000-60010")
+	cmd.Flags().StringVar(&state, "state", "", "where the journal, the grants and the audit log go: "+
+		"`DIR`, such as /var/lib/spa; the configuration directory by default")
 	cmd.Flags().BoolVar(&resetClock, "reset-clock", false, "start a new journal after the clock was ahead")
 	return cmd
 }
@@ -102,12 +107,18 @@ func allowExample(c config.Config) string {
 }
 
 // newConfig makes the configuration from the flags. A wrong flag is misuse.
-func newConfig(dir, name, address string, services []string) (config.Config, error) {
+func newConfig(dir, name, address, state string, services []string) (config.Config, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return config.Config{}, err
 	}
 	c := config.Default(dir)
+	if state != "" {
+		if c.State, err = filepath.Abs(state); err != nil {
+			return c, err
+		}
+		c.Audit.File = "" // in the state directory
+	}
 	c.Name = name
 	c.ServerID = keys.NewServerID()
 	if err := service.ValidName(name); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/firewall"
+	"sallyport/keys/quote"
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/server"
@@ -96,6 +97,10 @@ func onHangup(do func()) (stop func()) {
 func startError(err error, state string) error {
 	if used, ok := errors.AsType[*metrics.InUse](err); ok {
 		return cli.Fail(err, "end that program, or choose another address; this shows which it is: "+used.Show)
+	}
+	if errors.Is(err, syscall.EROFS) {
+		return cli.Fail(err, "if the unit forbids it: systemctl edit spa-guard.service spa-server.service, and add to both: "+
+			"[Service] ReadWritePaths=-"+quote.Shell(state))
 	}
 	if errors.Is(err, setup.ErrNoState) {
 		return cli.Fail(err, setup.MakeState(state))

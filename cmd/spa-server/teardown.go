@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
-	"sallyport/firewall"
 	"sallyport/spa/config"
 	"sallyport/spa/server/acts"
 	"sallyport/spa/server/control"
@@ -28,8 +27,12 @@ It works even if the files have mistakes or are lost.`,
 			if err != nil {
 				return err
 			}
-			if err := firewall.Teardown(state); err != nil {
+			unusable, err := setup.Teardown(state)
+			if err != nil {
 				return cli.AsRoot(err, "spa-server")
+			}
+			if unusable != nil {
+				cli.Warn(cmd, "the state directory is unusable: %v", unusable)
 			}
 			act := control.Act{Act: "teardown", Program: "spa-server"}
 			if err := acts.Record(cmd.Context(), *dir, cli.Version(), act); err != nil {

@@ -29,25 +29,26 @@ type runbook struct {
 
 // after maps commands, by heading, to checks of their effect. Each must run.
 var after = map[string]func(r *runbook, output string){
-	"2. Describe the gateway: spa-server init --address gw.example.net --service ssh=tcp/22": (*runbook).hurry,
-	"4. Try it with a way back: alice$ ssh gw.example.net":                                   (*runbook).confirmed,
-	"5. Make it permanent: systemctl enable --now spa-guard.service spa-server.service":      (*runbook).dark,
-	"5. Make it permanent: alice$ ssh gw true":                                               (*runbook).dark,
-	"Users: spa-keygen list":                         (*runbook).listed,
-	"Users: spa-keygen show bob":                     (*runbook).bob,
-	"Users: spa-keygen revoke bob":                   (*runbook).bobStays,
-	"Users: spa-server revoke bob --cut":             (*runbook).bobIsGone,
-	"New keys: alice$ spa-client open ssh --host gw": (*runbook).open,
-	"Status: alice$ spa-client doctor --host gw":     (*runbook).watched,
-	"I am locked out: spa-server teardown":           (*runbook).everybody,
-	"I am locked out: alice$ ssh gw.example.net":     (*runbook).confirmed,
+	"2. Describe the gateway: spa-server init --address gw.example.net --service ssh=tcp/22 " +
+		"--state /var/lib/spa": (*runbook).hurry,
+	"4. Try it with a way back: alice$ ssh gw.example.net":                              (*runbook).confirmed,
+	"5. Make it permanent: systemctl enable --now spa-guard.service spa-server.service": (*runbook).dark,
+	"5. Make it permanent: alice$ ssh gw true":                                          (*runbook).dark,
+	"Users: spa-keygen list":                                                            (*runbook).listed,
+	"Users: spa-keygen show bob":                                                        (*runbook).bob,
+	"Users: spa-keygen revoke bob":                                                      (*runbook).bobStays,
+	"Users: spa-server revoke bob --cut":                                                (*runbook).bobIsGone,
+	"New keys: alice$ spa-client open ssh --host gw":                                    (*runbook).open,
+	"Status: alice$ spa-client doctor --host gw":                                        (*runbook).watched,
+	"I am locked out: spa-server teardown":                                              (*runbook).everybody,
+	"I am locked out: alice$ ssh gw.example.net":                                        (*runbook).confirmed,
 	"Backup: umask 077; tar -C / -czf spa-backup.tgz etc/spa/server.toml etc/spa/gate.key " +
 		"etc/spa/clients": (*runbook).lost,
 	"Restore: systemctl enable --now spa-guard.service spa-server.service": (*runbook).dark,
 	"Restore: alice$ spa-client open ssh --host gw --timeout 1m":           (*runbook).open,
 	"Upgrade: systemctl restart spa-server.service":                        (*runbook).livedOn,
 	"Uninstall: spa-server teardown":                                       (*runbook).everybody,
-	"Uninstall: rm -r /etc/spa":                                            (*runbook).nothingLeft,
+	"Uninstall: rm -r /etc/spa /var/lib/spa":                               (*runbook).nothingLeft,
 }
 
 // TestRunbook runs every command of README.md in order, as written: on a host with its own sshd, files and users, and

@@ -93,6 +93,11 @@ func TestBootAfterAccident(t *testing.T) {
 		{name: "a damaged ledger", line: `echo damaged > /etc/spa/grants`},
 		{name: "a damaged copy of the settings", line: `printf damaged | dd of=/etc/spa/settings conv=notrunc 2>/dev/null`,
 			in: true},
+		{name: "a mistake in a drop-in", line: `mkdir /etc/systemd/system/spa-guard.service.d
+printf '[Service]\nReadWritePaths=/none\n' > /etc/systemd/system/spa-guard.service.d/none.conf`, in: true,
+			mend: "rm -r /etc/systemd/system/spa-guard.service.d"},
+		{name: "no user spa", line: "cp /etc/passwd /srv/passwd; sed -i /^spa:/d /etc/passwd",
+			mend: "cp /srv/passwd /etc/passwd"},
 		{name: "a full disk, and no state", line: `rm -f /etc/spa/grants /etc/spa/settings /etc/spa/lock /etc/spa/keeper
 mount -t tmpfs -o size=256k tmpfs /etc/spa; cp -a /srv/spa/server.toml /srv/spa/gate.key /srv/spa/clients /etc/spa
 dd if=/dev/zero of=/etc/spa/full bs=4k 2>/dev/null || true`, mend: "umount /etc/spa"},

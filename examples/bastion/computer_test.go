@@ -68,7 +68,7 @@ func (c *computer) install() {
 	if out, err := build.CombinedOutput(); err != nil {
 		c.t.Fatalf("building: %v\n%s", err, out)
 	}
-	for _, unit := range []string{"spa-guard.service", "spa-server.service"} {
+	for _, unit := range []string{"spa-guard.service", "spa-guard-root.service", "spa-server.service"} {
 		lab.Must(c.t, copyFile(unit, c.path("/etc/systemd/system/"+unit)))
 	}
 	c.off("id spa >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin spa")

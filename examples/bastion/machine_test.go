@@ -27,7 +27,9 @@ func newMachine(t *testing.T, host *lab.Host, dir, bin string, etc map[string]st
 	root := t.TempDir()
 	m := &machine{host: host, dir: dir, files: map[string]string{
 		"/etc": filepath.Join(root, "etc"), "/run": filepath.Join(root, "run"), "/usr/local/bin": bin,
+		"/var/lib": filepath.Join(root, "lib"),
 	}}
+	lab.Must(t, os.MkdirAll(m.files["/var/lib"], 0o755))
 	lab.Must(t, os.MkdirAll(filepath.Join(m.files["/etc"], "systemd", "system"), 0o755))
 	lab.Must(t, os.MkdirAll(m.files["/run"], 0o755))
 	for name, text := range etc {

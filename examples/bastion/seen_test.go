@@ -130,7 +130,7 @@ func (r *runbook) watched(string) {
 		return strings.Contains(r.foreground.said(r.t), "alice")
 	})
 	lab.Eventually(r.t, "a new log", func() bool {
-		data, err := os.ReadFile(r.config("audit.jsonl"))
+		data, err := os.ReadFile(filepath.Join(r.bastion.files["/var/lib"], "spa", "audit.jsonl"))
 		return err == nil && strings.Contains(string(data), `"client":"alice"`)
 	})
 }
@@ -143,7 +143,8 @@ func (r *runbook) lost(string) {
 		r.t.Errorf("the backup is readable by others: %v", info.Mode())
 	}
 	r.units.systemctl(r.t, []string{"stop", "spa-server.service"})
-	if out, err := r.bastion.run(r.t, "spa-server teardown; userdel spa; rm -r /etc/spa /etc/systemd/system/spa-* "+
+	if out, err := r.bastion.run(r.t, "spa-server teardown; userdel spa; rm -r /etc/spa /var/lib/spa "+
+		"/etc/systemd/system/spa-* "+
 		"/usr/local/bin/spa-*"); err != nil {
 		r.t.Fatalf("%v\n%s", err, out)
 	}
@@ -162,7 +163,8 @@ func (r *runbook) livedOn(string) {
 
 func (r *runbook) nothingLeft(string) {
 	r.t.Helper()
-	for _, pattern := range []string{"/etc/spa*", "/etc/systemd/system/*", "/usr/local/bin/*", "/run/*spa*"} {
+	for _, pattern := range []string{"/etc/spa*", "/var/lib/*", "/etc/systemd/system/*", "/usr/local/bin/*",
+		"/run/*spa*"} {
 		place, name := filepath.Split(pattern)
 		for seen, real := range r.bastion.files {
 			if rest, ok := strings.CutPrefix(filepath.Clean(place), seen); ok {

@@ -52,7 +52,7 @@ dpkg-deb -Zgzip -z1 -b newer newer.deb`)
 // begin sets a gateway up, by the three commands of the page, and enables it.
 func (c *computer) begin() {
 	c.t.Helper()
-	c.run(`spa-server init --address 192.0.2.1 --service ssh=tcp/22
+	c.run(`spa-server init --address 192.0.2.1 --service ssh=tcp/22 --state /var/lib/spa
 sed -i 's/^window = "30s"/window = "5s"/; s|^file = .*|file = "/var/log/spa/audit.jsonl"|' /etc/spa/server.toml
 rm -f /root/alice.token
 spa-keygen new alice --allow ssh --out /root/alice.token

@@ -176,6 +176,13 @@ func checkAccount(c *config.Config, h *host) []Finding {
 	if _, _, ok := h.accounts(setup.SystemUser); ok {
 		return nil
 	}
+	if readUnit(h.root, "spa-server.service").last("User") == setup.SystemUser {
+		return []Finding{{
+			Severity: Problem, Subject: "user " + setup.SystemUser,
+			Text:   "there is none, and spa-server.service starts the server as that user: it does not start",
+			Advice: setup.MakeUser + " && " + setup.HandOver(setup.SystemUser, c.Dir),
+		}}
+	}
 	return []Finding{{
 		Severity: Notice, Subject: "user " + setup.SystemUser,
 		Text: fmt.Sprintf("there is none: a server started by root becomes the user %d, which has no name",

@@ -50,3 +50,28 @@ func cause(err error) error {
 	}
 	return err
 }
+
+// versionLine matches the setting that every file has.
+var versionLine = regexp.MustCompile(`(?m)^[ \t]*(?:version|"version"|'version')[ \t]*=[^\n]*\n`)
+
+// WithState returns the text of a server.toml with another state directory, an absolute path, and all else as it is. It
+// returns an error if it cannot tell where the setting goes.
+func WithState(dir string, text []byte, state string) ([]byte, error) {
+	value := []byte(quote(state))
+	var changed []byte
+	if at := stateLine.FindSubmatchIndex(text); at != nil {
+		changed = slices.Concat(text[:at[2]], value, text[at[3]:])
+	} else if at := versionLine.FindIndex(text); at != nil {
+		changed = slices.Concat(text[:at[1]], []byte("state = "), value, []byte("\n"), text[at[1]:])
+	}
+	path := filepath.Join(dir, FileName)
+	before, err := Parse(dir, path, text)
+	if err != nil {
+		return nil, err
+	}
+	after, err := Parse(dir, path, changed)
+	if err == nil && after.State == filepath.Clean(state) && after.ServerID == before.ServerID {
+		return changed, nil
+	}
+	return nil, fmt.Errorf("%s: cannot find the setting state: write state = %s into it, below version", path, value)
+}

@@ -171,6 +171,9 @@ func become(who identity, groups []int) ([]int, []string, error) {
 		if alone, err := isAlone(); err != nil || slices.Contains(groups, 0) && !alone {
 			return nil, nil, errors.Join(errors.New("it must not stay in the group of root"), err)
 		}
+		if who.gid != 0 && !slices.ContainsFunc(groups, func(gid int) bool { return gid != who.gid }) {
+			return groups, nil, nil // a service manager lists the user's own group there too
+		}
 		return groups, []string{fmt.Sprintf("the supplementary groups %v stay: "+
 			"this process may not clear them", slices.Compact(slices.Clone(groups)))}, nil
 	}

@@ -13,6 +13,9 @@
 //	files         only the paths of [Files] can be opened (Landlock)
 //	system calls  those of a list; any other fails, and some kill the process (seccomp)
 //
+// A process that was not started as root, as by the systemd units, has no right to clear groups, bounding set and
+// securebits: who starts it sets them, and [State] reports them. After no_new_privs the bounding set gives nothing.
+//
 // Then it reads all of that back from the kernel, thread by thread. Any difference is an error: a server that is not
 // sandboxed does not run. If the kernel lacks Landlock or system call filters, the process runs without them, and
 // [State] and [Lacks] say so.

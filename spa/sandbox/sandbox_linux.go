@@ -150,7 +150,7 @@ func giveUp(who identity, p part, before task) (remains, []string, error) {
 	}
 	if permitted(cap.SETPCAP) {
 		err = shutTheWayBack(&left, p)
-	} else {
+	} else if left.bounding&^setOf(cap.NET_ADMIN, cap.NET_RAW) != 0 {
 		notes = append(notes, "CAP_SETPCAP was not given, so bounding set and securebits stay as they were, "+
 			"and only no_new_privs keeps capabilities from coming back")
 	}

@@ -26,8 +26,8 @@ const (
 	HelperArg = "--run-iptables"
 	// helperSocket is the descriptor of its socket to the daemon.
 	helperSocket = 3
-	// lockPath is the lock that legacy iptables holds while it works.
-	lockPath = "/run/xtables.lock"
+	// LockPath is the lock that legacy iptables holds while it works.
+	LockPath = "/run/xtables.lock"
 	// programPath is where programs are searched, whatever the daemon's environment contains.
 	programPath = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin"
 )

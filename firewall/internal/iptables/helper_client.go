@@ -61,7 +61,7 @@ func startHelper(path, kind, lock string) (*Helper, error) {
 	}
 	h := &Helper{conn: conn, ended: make(chan struct{}), Patience: answerTime, in: gob.NewDecoder(conn),
 		out: gob.NewEncoder(conn)}
-	if err := h.start(theirs, cmp.Or(path, programPath), kind, cmp.Or(lock, lockPath)); err != nil {
+	if err := h.start(theirs, cmp.Or(path, programPath), kind, cmp.Or(lock, LockPath)); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the helper for iptables: %w", err), conn.Close())
 	}
 	if err := h.greet(); err != nil {

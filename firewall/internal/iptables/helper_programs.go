@@ -263,10 +263,11 @@ func (p *Programs) save(v6 bool, t table) (*saved, error) {
 	if p.Legacy {
 		names, err := os.ReadFile(map[bool]string{false: "/proc/self/net/ip_tables_names",
 			true: "/proc/self/net/ip6_tables_names"}[v6])
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		hidden := errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 // then create it: it is about to be used
+		if err != nil && !hidden && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-		if !slices.Contains(strings.Fields(string(names)), t.name) {
+		if !hidden && !slices.Contains(strings.Fields(string(names)), t.name) {
 			return ParseSaved(t, ""), nil
 		}
 	}

@@ -17,6 +17,7 @@ import (
 )
 
 // Leftover returns the kinds of iptables whose tables contain our chains. It runs no program and creates no table.
+// The kernel does not tell users other than root which legacy tables there are: for them that kind is never there.
 func Leftover() ([]string, error) {
 	var kinds []string
 	if there, err := leftInNft(); err != nil {
@@ -66,8 +67,8 @@ func leftInLegacy() (bool, error) {
 			path, domain = "/proc/thread-self/net/ip6_tables_names", unix.AF_INET6
 		}
 		names, err := os.ReadFile(path) // asking for a missing table would create it
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+			continue // only root may read the names
 		}
 		if err != nil {
 			return false, fmt.Errorf("looking for iptables tables: %w", err)

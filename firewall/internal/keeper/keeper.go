@@ -145,14 +145,20 @@ func watchRemoval(fd int) (events int, err error) {
 	if err := unix.Fstat(fd, &file); err != nil {
 		return 0, err
 	}
+	watch := func() error {
+		_, err := unix.InotifyAddWatch(events, "/proc/self/fd/"+strconv.Itoa(fd), unix.IN_ATTRIB)
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return events, watch()
+	}
 	runtime.LockOSThread() // the file rights of this thread change
 	defer runtime.UnlockOSThread()
 	before, err := unix.SetfsuidRetUid(int(file.Uid))
 	if err != nil {
 		return 0, err
 	}
-	_, err = unix.InotifyAddWatch(events, "/proc/self/fd/"+strconv.Itoa(fd), unix.IN_ATTRIB)
-	return events, errors.Join(err, unix.Setfsuid(before))
+	return events, errors.Join(watch(), unix.Setfsuid(before))
 }
 
 // awaitRemoval returns when the file is removed: without it the keeper could no longer be found, and its table never
@@ -186,8 +192,16 @@ func beFound() error {
 	return unix.Listen(fd, 16)
 }
 
-// EndAll ends all keepers in this network namespace except one, whatever their state directories.
+// EndAll ends all keepers in this network namespace except one, whatever their state directories. Root ends those of
+// every user: the server may run as its own.
 func EndAll(but *Keeper) error {
+	return endAll(but, func(uid int) bool { return uid == 0 || os.Geteuid() == 0 || uid == os.Geteuid() })
+}
+
+// EndOwn ends all keepers in this network namespace that this process's user started.
+func EndOwn() error { return endAll(nil, func(uid int) bool { return uid == os.Geteuid() }) }
+
+func endAll(but *Keeper, of func(uid int) bool) error {
 	sockets, err := os.ReadFile("/proc/thread-self/net/unix")
 	if err != nil {
 		return fmt.Errorf("looking for the guard's keepers: %w", err)
@@ -198,19 +212,19 @@ func EndAll(but *Keeper) error {
 			continue
 		}
 		name := fields[len(fields)-1]
-		pid := behind(name)
+		pid := behind(name, of)
 		if pid == 0 || but != nil && pid == but.PID || !isKeeper(pid) {
 			continue
 		}
-		if err := endProcess(pid, func() bool { return behind(name) == pid }); err != nil {
+		if err := endProcess(pid, func() bool { return behind(name, of) == pid }); err != nil {
 			return fmt.Errorf("ending the guard's keeper, process %d: %w", pid, err)
 		}
 	}
 	return nil
 }
 
-// behind returns the process of root or of this user that listens at the name; 0: none.
-func behind(name string) int {
+// behind returns the process that listens at the name, if it is of such a user; 0: none.
+func behind(name string, of func(uid int) bool) int {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return 0
@@ -220,7 +234,7 @@ func behind(name string) int {
 		return 0
 	}
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
-	if err != nil || cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+	if err != nil || !of(int(cred.Uid)) {
 		return 0
 	}
 	return int(cred.Pid)

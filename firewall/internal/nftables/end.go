@@ -80,6 +80,17 @@ func (n *Backend) flushGrants() (stands bool, err error) {
 	return stands, explain("ending grants", n.Conn.Flush())
 }
 
+// Available reports whether the kernel has nf_tables.
+func Available() bool {
+	conn, err := nft.New(nft.AsLasting())
+	if err != nil {
+		return false
+	}
+	defer conn.CloseLasting()
+	_, err = conn.ListTablesOfFamily(nft.TableFamilyINet)
+	return err == nil
+}
+
 // InPlace reports whether our table is in this network namespace.
 func InPlace() (bool, error) {
 	conn, err := nft.New(nft.AsLasting())

@@ -18,6 +18,10 @@ import (
 // SocketName is the socket's name in the state directory.
 const SocketName = "control.sock"
 
+// Beside is the directory in the state directory that has the socket if the server may not make files in that itself:
+// it starts as its own user, and the state directory is root's.
+const Beside = "run"
+
 // Command is the name of a command.
 type Command string
 

@@ -34,8 +34,18 @@ type Client struct {
 
 // Dial connects to the server of a state directory. See ErrNotRunning and ErrRefused.
 func Dial(state string) (*Client, error) {
-	path := filepath.Join(state, SocketName)
-	dir, err := openDir(state)
+	client, err := dialIn(state, state)
+	if errors.Is(err, ErrNotRunning) {
+		if there, failed := dialIn(state, filepath.Join(state, Beside)); !errors.Is(failed, ErrNotRunning) {
+			return there, failed
+		}
+	}
+	return client, err
+}
+
+func dialIn(state, in string) (*Client, error) {
+	path := filepath.Join(in, SocketName)
+	dir, err := openIn(state, in)
 	if err != nil {
 		return nil, unreachable(path, err)
 	}

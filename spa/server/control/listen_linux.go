@@ -24,10 +24,21 @@ type Listener struct {
 }
 
 // Listen creates the socket in the state directory, with mode 0600 and its owner. A stale socket of a killed server is
-// replaced: the caller has the directory's lock. Anything else with its name is left alone.
+// replaced: the caller has the directory's lock. Anything else with its name is left alone. If this user may not make
+// files in the state directory, the socket is in [Beside].
 func Listen(state string, owner int) (*Listener, error) {
-	l := &Listener{path: filepath.Join(state, SocketName)}
-	dir, err := openDir(state)
+	l, err := listenIn(state, state, owner)
+	if errors.Is(err, fs.ErrPermission) {
+		if there, failed := listenIn(state, filepath.Join(state, Beside), owner); failed == nil {
+			return there, nil
+		}
+	}
+	return l, err
+}
+
+func listenIn(state, path string, owner int) (*Listener, error) {
+	l := &Listener{path: filepath.Join(path, SocketName)}
+	dir, err := openIn(state, path)
 	if err != nil {
 		return nil, err
 	}
@@ -41,6 +52,15 @@ func Listen(state string, owner int) (*Listener, error) {
 // openDir opens a directory for access to its files, even without the right to list it.
 func openDir(path string) (*os.File, error) {
 	return os.OpenFile(path, unix.O_PATH|syscall.O_DIRECTORY, 0)
+}
+
+// openIn is openDir for the state directory, or for a directory in it, which must not be a link: the server's user may
+// own the state directory, and must not choose where root looks.
+func openIn(state, path string) (*os.File, error) {
+	if path == state {
+		return openDir(state)
+	}
+	return os.OpenFile(path, unix.O_PATH|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 }
 
 func (l *Listener) file() string { return cmp.Or(l.name, SocketName) }
@@ -93,6 +113,13 @@ func (l *Listener) giveTo(owner, group int) error {
 		if err := os.Chmod(fmt.Sprintf("/proc/self/fd/%d", socket.Fd()), os.FileMode(l.mode)); err != nil {
 			return err
 		}
+	}
+	info, err := socket.Stat()
+	if err != nil {
+		return err
+	}
+	if is := info.Sys().(*syscall.Stat_t); int(is.Uid) == owner && (group < 0 || int(is.Gid) == group) {
+		return nil // in a directory with the set-group-id bit; the unit forbids the call
 	}
 	return unix.Fchownat(int(socket.Fd()), "", owner, group, unix.AT_EMPTY_PATH)
 }

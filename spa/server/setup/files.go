@@ -25,7 +25,7 @@ import (
 func Either(path string, open func() error) func() error {
 	return func() error {
 		err := sandbox.OrAs(SystemUser, open)
-		if errors.Is(err, fs.ErrPermission) && os.Geteuid() == 0 {
+		if errors.Is(err, fs.ErrPermission) && (os.Geteuid() == 0 || isServer()) {
 			return withMend(path, err)
 		}
 		return err
@@ -40,7 +40,11 @@ func OpenRoot(dir string) (root *os.Root, err error) {
 
 // withMend adds to a permission error the commands that let the server open the file at path.
 func withMend(path string, err error) error {
-	return fmt.Errorf("%w, for root without CAP_DAC_OVERRIDE and for user %s: %s", err, ServerName(), MendFile(path))
+	who := "root without CAP_DAC_OVERRIDE and for user " + ServerName()
+	if isServer() {
+		who = "user " + SystemUser
+	}
+	return fmt.Errorf("%w, for %s: %s", err, who, MendFile(path))
 }
 
 // MendFile returns the command that lets the server open or create a file in its state directory.

@@ -19,7 +19,7 @@ import (
 // Guard loads the guard at boot, whatever state the state directory is in, and reports what it did.
 func Guard(ctx context.Context, c *config.Config, log *slog.Logger) (string, error) {
 	done, err := guardIn(ctx, c, false, log)
-	if err == nil || errors.Is(err, firewall.ErrForeign) || os.Geteuid() != 0 {
+	if err == nil || errors.Is(err, firewall.ErrForeign) {
 		return done, err
 	}
 	stopgap, failed := stopgapState()
@@ -39,8 +39,16 @@ func Guard(ctx context.Context, c *config.Config, log *slog.Logger) (string, err
 }
 
 // stopgapState makes a state directory for a guard if that of server.toml is missing, full or damaged. It belongs to
-// this network namespace and, like the guard, is gone after the next boot.
+// this network namespace and, like the guard, is gone after the next boot. A guard that systemd starts as another user
+// than root has a directory in memory for it.
 func stopgapState() (string, error) {
+	if os.Geteuid() != 0 {
+		dir := os.Getenv("RUNTIME_DIRECTORY")
+		if dir == "" {
+			return "", errors.New("only root has another state directory")
+		}
+		return os.MkdirTemp(dir, "state")
+	}
 	namespace, err := os.Stat("/proc/self/ns/net")
 	if err != nil {
 		return "", err
@@ -54,6 +62,23 @@ func stopgapState() (string, error) {
 		return "", err
 	}
 	return dir, os.MkdirAll(dir, 0o700)
+}
+
+// Teardown removes the guard. The server's user may have made the state directory unusable, and must not keep root from
+// that: then it reports what is wrong, and the guard is gone.
+func Teardown(state string) (unusable, err error) {
+	unusable = firewall.Teardown(state)
+	if unusable == nil || errors.Is(unusable, firewall.ErrForeign) || os.Geteuid() != 0 {
+		return nil, unusable
+	}
+	elsewhere, err := stopgapState()
+	if err != nil {
+		return nil, errors.Join(unusable, err)
+	}
+	if err := firewall.Teardown(elsewhere); err != nil {
+		return nil, unusable
+	}
+	return unusable, nil
 }
 
 // starts is how long a running server may take until its guard is in place.
@@ -129,7 +154,7 @@ func OpenGuard(ctx context.Context, c *config.Config, clients *keys.Registry, l 
 	if err := fw.Load(ctx, l.Confirm, l.Now()); err != nil {
 		return nil, errors.Join(err, fw.Close())
 	}
-	if l.Confirm > 0 || l.Stopgap {
+	if l.Confirm > 0 || l.Stopgap || isServer() { // root saves them for it: see Remember
 		return fw, nil
 	}
 	if err := SaveSettings(c, l.Now()); err != nil {

@@ -20,10 +20,12 @@ import (
 var ErrInitialized = errors.New("there is already a gateway")
 
 // Init writes a new gateway's files: server.toml, gate.key, clients/ and the journal. It overwrites nothing, and
-// removes what it wrote if it fails. The directory is for the server's user: readable by it, and writable only by root.
+// removes what it wrote if it fails. The state directory, if it is another one, is for the server's user alone. The
+// directory itself is for the server's user: readable by it, and writable only by root.
 func Init(c config.Config, now time.Time) error {
-	for _, name := range []string{config.FileName, config.GateFile, config.ClientsDir, config.JournalFile} {
-		path := filepath.Join(c.Dir, name)
+	journal := filepath.Join(c.State, config.JournalFile)
+	for _, path := range []string{filepath.Join(c.Dir, config.FileName), filepath.Join(c.Dir, config.GateFile),
+		filepath.Join(c.Dir, config.ClientsDir), journal} {
 		switch _, err := os.Lstat(path); {
 		case err == nil:
 			return fmt.Errorf("%s: %w", path, ErrInitialized)
@@ -38,7 +40,7 @@ func Init(c config.Config, now time.Time) error {
 	}{
 		{filepath.Join(c.Dir, config.ClientsDir), makeDir},
 		{filepath.Join(c.Dir, config.GateFile), func(path string) error { return keys.WriteGate(path, keys.NewGateKey()) }},
-		{filepath.Join(c.Dir, config.JournalFile), func(path string) error {
+		{journal, func(path string) error {
 			return replay.Create(path, replay.Config{Window: c.Window, LiveNonces: c.Limits.LiveNonces}, now)
 		}},
 		{filepath.Join(c.Dir, config.FileName), func(string) error { return config.Create(c.Dir, c) }},
@@ -49,6 +51,11 @@ func Init(c config.Config, now time.Time) error {
 	}
 	if errors.Is(before, fs.ErrNotExist) {
 		undo = append(undo, c.Dir)
+	}
+	if c.State != c.Dir {
+		if err := makeStateDir(c.State); err != nil {
+			return err
+		}
 	}
 	for _, step := range steps {
 		if err := step.make(step.path); err != nil {

@@ -49,6 +49,19 @@ func Lock(state string) (io.Closer, error) {
 }
 
 func tryLock(state string) (io.Closer, error) {
+	file, err := lockFile(state)
+	if err != nil {
+		return nil, err
+	}
+	name, err := lockNamespace()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return lock{file, name}, nil
+}
+
+// lockFile locks the state directory.
+func lockFile(state string) (*os.File, error) {
 	file, err := openLockFile(filepath.Join(state, LockFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("state directory %s: %w", state, ErrNoState)
@@ -63,11 +76,7 @@ func tryLock(state string) (io.Closer, error) {
 		}
 		return nil, fmt.Errorf("locking %s: %w", file.Name(), err)
 	}
-	name, err := lockNamespace()
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return lock{file, name}, nil
+	return file, nil
 }
 
 type lock struct {

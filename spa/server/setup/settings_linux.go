@@ -14,8 +14,10 @@ import (
 	"syscall"
 	"time"
 
+	"sallyport/firewall"
 	"sallyport/keys/quote"
 	"sallyport/spa/config"
+	"sallyport/spa/server/control"
 )
 
 // The settings that were applied last: the guard is loaded with them if server.toml has a mistake or cannot be read.
@@ -31,8 +33,9 @@ import (
 //	52   4  length of the text
 //	56      the directory of server.toml, then its text
 //
-// All space is reserved when the file is created. Only root writes it: at the start, before the server drops its
-// privileges, and after root's spa-server reload. Otherwise a compromised server could decide what is guarded at the
+// All space is reserved when the file is created. Only root writes it: at a start as root, before the server drops its
+// privileges, after a start by systemd ([Remember]), and after root's spa-server reload. The server's user may read it.
+// Otherwise a compromised server could decide what is guarded at the
 // next boot. A file that another user can write is ignored and replaced.
 const (
 	SettingsFile = "settings"
@@ -95,10 +98,32 @@ func openTrusted(path string) (*os.File, error) {
 			return nil, err
 		}
 	}
-	return os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o600)
+	if file, err = os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+		return nil, err
+	}
+	if err := showToServer(file); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }
 
-// checkTrusted returns an error unless the file is a regular file that only root and this process's user can write.
+// showToServer lets the server's user read root's file: its guard falls back to it. There are no secrets in it.
+func showToServer(file *os.File) error {
+	_, gid, ok := Account(SystemUser)
+	if !ok || os.Geteuid() != 0 {
+		return nil
+	}
+	if err := file.Chown(0, gid); err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return nil // without CAP_CHOWN only root can use it
+		}
+		return err
+	}
+	return file.Chmod(0o640)
+}
+
+// checkTrusted returns an error unless the file is a regular file that only root can write, or this process's user if
+// that is an administrator. The server's user is none: a server that was taken over could have left the file.
 func checkTrusted(file *os.File) error {
 	if err := checkPlain(file); err != nil {
 		return err
@@ -108,7 +133,7 @@ func checkTrusted(file *os.File) error {
 		return err
 	}
 	owner := int(info.Sys().(*syscall.Stat_t).Uid)
-	if owner != 0 && owner != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+	if owner != 0 && (owner != os.Geteuid() || isServer()) || info.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("%s: %w", file.Name(), ErrNotTrusted)
 	}
 	return nil
@@ -261,6 +286,30 @@ func KeepSettings(ctx context.Context, dir string, now time.Time) error {
 		return fmt.Errorf("%s has changed again", config.FileName)
 	}
 	return SaveSettings(c, now)
+}
+
+// Remember saves the settings with which a server or a guard that does not run as root has just been started. Root does
+// that for it. The settings that are in force are those of server.toml, or the last good ones, which stay.
+func Remember(ctx context.Context, dir string, now time.Time) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if err := firewall.SweepIptables(); err != nil {
+		return err
+	}
+	c, err := config.Load(dir)
+	if err != nil {
+		return nil // they are not in force
+	}
+	if there, err := firewall.Stands(); err != nil || !there && guards(c) {
+		return err
+	}
+	err = KeepSettings(ctx, dir, now)
+	if errors.Is(err, control.ErrNotRunning) {
+		return SaveSettings(c, now)
+	}
+	return err
 }
 
 // LastGood returns the settings of dir that were applied last, and when. It looks in the state directory that

@@ -37,6 +37,12 @@ func Account(name string) (uid, gid int, ok bool) {
 	return uid, gid, err == nil && err2 == nil
 }
 
+// isServer reports whether this process runs as the server's user, as under the systemd units.
+func isServer() bool {
+	uid, _, ok := Account(SystemUser)
+	return ok && uid == os.Geteuid()
+}
+
 // MakeUser is the command that creates the system user.
 const MakeUser = "useradd --system --no-create-home --shell /usr/sbin/nologin " + SystemUser
 
