@@ -1,6 +1,7 @@
 # make demo    see it work: needs only Go, and root or unprivileged user namespaces
 # make test    every test that this machine can run; where CI is set it must be able to run all
 # make kernels the demo, the guard and the tests on other kernels and processors (hours): KERNELS="bullseye arm64"
+# make dist    archives and packages in dist/, the same bytes each time: DIST="--only linux/amd64" for some
 # make mutate  which changes to the packet's path no test notices (root, hours): MUTATE="-for 30m ./firewall"
 GO      ?= go
 PREFIX  ?= /usr/local
@@ -12,7 +13,7 @@ MUTATE  ?= spa spa/capture spa/policy spa/replay spa/sandbox spa/server/control 
 
 NEEDED   = $(shell sed -n 's/^go //p' go.mod)
 
-.PHONY: needed-go build test race lint fuzz mutate kernels bench demo install clean
+.PHONY: needed-go build test race lint fuzz mutate kernels bench demo install dist clean
 
 # An old Go that fetches the newer one is good too.
 needed-go:
@@ -64,5 +65,8 @@ install: build
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install $(BINARIES:%=bin/%) $(DESTDIR)$(PREFIX)/bin
 
+dist: needed-go
+	$(GO) run -C .ci/dist . $(DIST) $(CURDIR)/dist
+
 clean:
-	rm -rf bin
+	rm -rf bin dist

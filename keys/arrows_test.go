@@ -93,6 +93,7 @@ var arrows = map[string]rule{
 	"spa/client/doctor": {[]string{"keys", "keys/service", "spa", "spa/client"}, "it examines a gateway as a client does"},
 	"cmd/internal/cli": {[]string{"keys", "keys/quote", "keys/service", "keys/strict"},
 		"it holds what all commands share, so it imports no command's packages"},
+	"cmd/internal/man": {[]string{"spa/lab"}, "tests use it; no program imports it"},
 	"cmd/spa-server": {[]string{"keys", "keys/quote", "keys/service", "spa", "spa/config", "spa/capture", "spa/replay",
 		"spa/sandbox", "spa/policy", "spa/audit",
 		"spa/check", "spa/server", "spa/server/setup", "spa/server/control", "spa/server/live", "spa/server/metrics",
