@@ -42,6 +42,7 @@ var copied = []struct {
 	conf         bool
 }{
 	{path: "examples/bastion/spa-guard.service", to: "/usr/lib/systemd/system/", of: "spa-server"},
+	{path: "examples/bastion/spa-guard-root.service", to: "/usr/lib/systemd/system/", of: "spa-server"},
 	{path: "examples/bastion/spa-server.service", to: "/usr/lib/systemd/system/", of: "spa-server"},
 	{path: "examples/packages/files/package.conf", to: "/usr/lib/systemd/system/spa-server.service.d/", of: "spa-server"},
 	{path: "examples/packages/files/sysusers.conf", to: "/usr/lib/sysusers.d/sallyport.conf", of: "spa-server"},

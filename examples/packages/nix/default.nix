@@ -23,7 +23,7 @@ pkgs.buildGoModule {
     done
   '' + pkgs.lib.optionalString pkgs.stdenv.hostPlatform.isLinux ''
     mkdir -p $out/lib/systemd/system
-    for unit in spa-guard.service spa-server.service; do
+    for unit in spa-guard.service spa-guard-root.service spa-server.service; do
       substitute examples/bastion/$unit $out/lib/systemd/system/$unit --replace-fail /usr/local/bin $out/bin
     done
   '';
