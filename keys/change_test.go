@@ -61,9 +61,9 @@ func TestChangeKeepsWhatPeopleWrote(t *testing.T) {
 		t.Errorf("rotated to %+v", c)
 	}
 	want := strings.Replace(handwritten, `key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="   # made in May`,
-		fmt.Sprintf("key = %q  # made in May\nprevious = { id = \"00000000000000ab\", key = "+
+		fmt.Sprintf("key = %q   # made in May\nprevious = { id = \"00000000000000ab\", key = "+
 			"\"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\", until = 2030-01-02T03:04:05Z }", c.Key.Reveal()), 1)
-	want = strings.Replace(want, `   id = "00000000000000ab" #`, fmt.Sprintf("id = %q  #", c.ID), 1)
+	want = strings.Replace(want, `id = "00000000000000ab" #`, fmt.Sprintf("id = %q #", c.ID), 1)
 	if got != want {
 		t.Errorf("the file is now\n%s\nwant\n%s", got, want)
 	}
@@ -174,7 +174,7 @@ func TestChangeGates(t *testing.T) {
 		t.Fatalf("got %v, %v", g, err)
 	}
 	data, _ := os.ReadFile(path)
-	want := "# ours\nversion = 1\nkey = \"" + g.Current.Reveal() + "\"  # first\nprevious = { key = \"" +
+	want := "# ours\nversion = 1\nkey = \"" + g.Current.Reveal() + "\" # first\nprevious = { key = \"" +
 		g.Previous.Reveal() + "\", until = 2030-01-02T03:04:05Z }\n"
 	if string(data) != want {
 		t.Errorf("got\n%swant\n%s", data, want)

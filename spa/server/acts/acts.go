@@ -49,6 +49,9 @@ func Of(a control.Act, by *control.By, uid int, now time.Time) audit.Act {
 	if len(a.Services) > 0 {
 		act.More = append(act.More, slog.Any("services", a.Services))
 	}
+	if len(a.Settings) > 0 {
+		act.More = append(act.More, slog.Any("settings", a.Settings))
+	}
 	if !a.Previous.IsZero() {
 		act.More = append(act.More, slog.Time("previous_until", a.Previous))
 	}
