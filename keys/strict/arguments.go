@@ -78,12 +78,13 @@ func literal(t reflect.Type, text string) (string, error) {
 	if !utf8.ValidString(text) {
 		return "", errors.New("is not UTF-8")
 	}
-	value := text
+	value, inQuotes := text, text[0] == '"' || text[0] == '\''
 	switch {
-	case strings.IndexByte(`"'[{`, text[0]) >= 0: // as in the file
-	case t.Kind() == reflect.String:
+	case t.Kind() == reflect.String && !inQuotes:
 		value = Quote(text)
-	case t.Kind() == reflect.Slice:
+	case t.Kind() == reflect.Slice && inQuotes:
+		value = "[" + text + "]"
+	case t.Kind() == reflect.Slice && text[0] != '[':
 		value = listOf(t.Elem(), strings.Split(text, ","))
 	}
 	line := []byte("x = " + value)
