@@ -89,11 +89,7 @@ func (m *making) make(cmd *cobra.Command, c *config.Config, name string) error {
 	act := actOn(client)
 	act.Services = client.Allow
 	record(cmd, c.Dir, act)
-	if limits := shorter(c, client); len(limits) > 0 {
-		cli.Warn(cmd, "--max-for %s exceeds what the services allow, and they limit it: %s; raise "+
-			"max_for in %s if that is intended",
-			service.FormatDuration(client.MaxFor), strings.Join(limits, ", "), filepath.Join(c.Dir, config.FileName))
-	}
+	warnShorter(cmd, c, client)
 	return nil
 }
 

@@ -127,10 +127,20 @@ func (s *setting) tell(cmd *cobra.Command, dir string, c *keys.Client, changed [
 		act.Act, act.Settings = "set", changed
 		record(cmd, dir, act)
 	}
-	if now := time.Now(); len(changed) > 0 && state(c, now) != "active" {
-		cli.Warn(cmd, "%s cannot knock: %s", c.Name, state(c, now))
+	if len(changed) > 0 {
+		warnOf(cmd, dir, c)
 	}
 	return s.print(cmd, change{Changed: len(changed) > 0, Client: c.Name, Keys: append([]string{}, changed...)})
+}
+
+// warnOf warns of settings that have no effect.
+func warnOf(cmd *cobra.Command, dir string, c *keys.Client) {
+	if state := state(c, time.Now()); state != "active" {
+		cli.Warn(cmd, "%s cannot knock: %s", c.Name, state)
+	}
+	if gateway, err := config.Load(dir); err == nil { // without it, the limits of the services are unknown
+		warnShorter(cmd, gateway, c)
+	}
 }
 
 func (s *setting) print(cmd *cobra.Command, c change) error {

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -106,6 +108,15 @@ func shorter(c *config.Config, client *keys.Client) []string {
 		}
 	}
 	return found
+}
+
+// warnShorter warns if services limit the client's max_for.
+func warnShorter(cmd *cobra.Command, c *config.Config, client *keys.Client) {
+	if limits := shorter(c, client); len(limits) > 0 {
+		cli.Warn(cmd, "max_for %s exceeds what the services allow, and they limit it: %s; raise max_for in %s if that is "+
+			"intended", service.FormatDuration(client.MaxFor), strings.Join(limits, ", "),
+			filepath.Join(c.Dir, config.FileName))
+	}
 }
 
 // mostFor returns the longest time for which any client may open an entry of allow. If several services share the port
