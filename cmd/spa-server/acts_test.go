@@ -92,7 +92,7 @@ func TestActsNeverFail(t *testing.T) {
 	g := newGateway(t)
 	g.set("audit", "file", `"gone/audit.jsonl"`)
 	for _, act := range []string{"new bob --allow ssh", "rotate bob", "set bob max_for=5m", "revoke bob",
-				"rotate-gate"} {
+		"rotate-gate"} {
 		out, code := g.run(g.host, "spa-keygen", append(strings.Fields(act), "--config", g.dir)...)
 		if code != 0 {
 			t.Errorf("%s: exit %d\n%s", act, code, out)

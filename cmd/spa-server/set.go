@@ -58,7 +58,7 @@ as "changed", and as "apply" what a running server needs: "reload" or "restart".
 			}
 			if len(c.Keys) > 0 && !dry {
 				act := control.Act{Act: "set", Program: "spa-server", Settings: c.Keys}
-				if err := acts.Record(cmd.Context(), *dir, cli.Version(), act); err != nil {
+				if err := acts.RecordAs(cmd.Context(), c.Was, cli.Version(), act); err != nil {
 					cli.Warn(cmd, "the audit log has no line of this: %v", err)
 				}
 			}

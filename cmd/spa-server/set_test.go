@@ -75,6 +75,27 @@ func TestSet(t *testing.T) {
 	}
 }
 
+// TestSetRecordsWhereItWas: a setting that names another audit log, or state directory, does not make set write there:
+// the file may be one that the name was mistaken for.
+func TestSetRecordsWhereItWas(t *testing.T) {
+	t.Parallel()
+	victim := filepath.Join(t.TempDir(), "precious")
+	lab.Must(t, os.WriteFile(victim, []byte("precious\n"), 0o600))
+	for key, value := range map[string]string{"audit.file": victim, "state": t.TempDir()} {
+		dir, run := settable(t)
+		if out, code := run("spa-server", "set", key+"="+value); code != cli.Done || strings.Contains(out, "warning") {
+			t.Errorf("%s: exit %d\n%s", key, code, out)
+		}
+		log := string(lab.Value(os.ReadFile(filepath.Join(dir, "audit.jsonl")))(t))
+		if !strings.Contains(log, `"settings":["`+key+`"]`) {
+			t.Errorf("%s: the log has %s", key, log)
+		}
+	}
+	if text := string(lab.Value(os.ReadFile(victim))(t)); text != "precious\n" {
+		t.Errorf("the other file is now %q", text)
+	}
+}
+
 // TestSetElsewhere: where there are no files, set says how to make them.
 func TestSetElsewhere(t *testing.T) {
 	t.Parallel()
