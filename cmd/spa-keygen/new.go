@@ -73,6 +73,7 @@ which --out names a file for. --json tells as "changed" whether there was anythi
 	m.handing.flags(cmd)
 	m.setting.flags(cmd)
 	cmd.MarkFlagRequired("allow")
+	cmd.MarkFlagsMutuallyExclusive("ensure", "qr") // which prints the token
 	cmd.RegisterFlagCompletionFunc("allow", completeAllow(dir))
 	return cmd
 }

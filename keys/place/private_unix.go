@@ -200,8 +200,8 @@ func giveAs(f *os.File, path string) error {
 		return err
 	}
 	uid, gid, ok := ownerOf(fi)
-	if !ok {
-		return errors.New("its owner is unknown")
+	if !ok || !fi.Mode().IsRegular() { // a link has a mode of its own, that lets everyone write
+		return errors.New("the file that it replaces is not a regular file with an owner")
 	}
 	return giveTo(f, uid, gid, fi.Mode().Perm())
 }
