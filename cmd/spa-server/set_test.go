@@ -48,8 +48,8 @@ func TestSet(t *testing.T) {
 		{"service.db.ports=tcp/5432;service.db.for=1m;--json", cli.Done,
 			`{"changed":true,"keys":["service.db.ports","service.db.for"],"apply":"reload"}` + "\n"},
 		{"service.db=", cli.Done, "server.toml: changed: service.db\n"},
-		{"service.web=", cli.Failed, "spa-server: error: alice may open web, which would be gone\nspa-server: error: bob may " +
-			"open tcp/443, which would be gone\nspa-server: hint: nothing was changed; first give it another list, such " +
+		{"service.web=", cli.Failed, "spa-server: error: alice may open web, which would be gone\nspa-server: error: bob " +
+			"may open tcp/443, which would be gone\nspa-server: hint: nothing was changed; first give it another list, such " +
 			"as: spa-keygen set alice 'allow=ssh'\n"},
 		{"service.web.ports=tcp/80", cli.Failed, "error: bob may open tcp/443, which would be gone\nspa-server: hint: " +
 			"nothing was changed; first give it another list, such as: spa-keygen set bob 'allow=[]'\n"},

@@ -34,7 +34,7 @@ func (d *Document) with(s Setting, below string) *Document {
 	}
 	for _, e := range d.entries() {
 		if e.path == s.Key && !e.header {
-			return d.replace(e, s.Value)
+			return d.replace(e, s.Value).keepComments(e, d.commentsIn(e))
 		}
 	}
 	return d.without(s.Key).insert(s, below)
@@ -42,12 +42,12 @@ func (d *Document) with(s Setting, below string) *Document {
 
 // replace returns the file with another value of a pair. A comment in a column of its own stays there if it can.
 func (d *Document) replace(e entry, value string) *Document {
-	rest := d.data[e.end:]
+	old, rest := d.data[e.value:e.end], d.data[e.end:]
 	spaces := len(rest) - len(bytes.TrimLeft(rest, " "))
-	if spaces < 2 || spaces == len(rest) || rest[spaces] != '#' {
+	if spaces < 2 || spaces == len(rest) || rest[spaces] != '#' || bytes.IndexByte(old, '\n') >= 0 {
 		return d.splice(e.value, e.end, value)
 	}
-	column := utf8.RuneCount(d.data[e.value:e.end]) + spaces
+	column := utf8.RuneCount(old) + spaces
 	return d.splice(e.value, e.end+spaces, value+strings.Repeat(" ", max(2, column-utf8.RuneCountInString(value))))
 }
 
@@ -75,7 +75,7 @@ func (d *Document) without(key string) *Document {
 // cut removes an entry: its lines, or in an inline table the pair with a comma.
 func (d *Document) cut(e entry) *Document {
 	if !e.inline {
-		return d.splice(d.lineStart(e.start), d.lineEnd(e.end), "")
+		return d.splice(d.lineStart(e.start), d.lineEnd(e.end), "").keepComments(e, d.commentsIn(e))
 	}
 	const space = " \t\r\n"
 	after := strings.TrimLeft(string(d.data[e.end:]), space)

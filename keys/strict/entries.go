@@ -131,3 +131,33 @@ func (d *Document) insertInside(table entry, entries []entry, s Setting) *Docume
 	}
 	return d.splice(end, end, ", "+pair)
 }
+
+// commentsIn returns the comments within a value of several lines.
+func (d *Document) commentsIn(e entry) []string {
+	if e.header || e.inline {
+		return nil
+	}
+	p := unstable.Parser{KeepComments: true}
+	p.Reset(append([]byte("x = "), d.data[e.value:e.end]...))
+	p.NextExpression()
+	return commentsBelow(p.Expression().Value())
+}
+
+func commentsBelow(n *unstable.Node) []string {
+	var found []string
+	for it := n.Children(); it.Next(); {
+		if it.Node().Kind == unstable.Comment {
+			found = append(found, string(it.Node().Data))
+		}
+		found = append(found, commentsBelow(it.Node())...)
+	}
+	return found
+}
+
+// keepComments inserts comments above the line where a pair is or was.
+func (d *Document) keepComments(e entry, comments []string) *Document {
+	if len(comments) == 0 {
+		return d
+	}
+	return d.insertLine(d.lineStart(e.start), comments...)
+}

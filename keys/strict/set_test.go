@@ -33,7 +33,8 @@ func (g *generator) pair(key, value string) string {
 }
 
 func (g *generator) list() string {
-	return g.of(`["a"]`, `[]`, `[ 'a', "b#" ]`, "[\n  \"a\",\n  'b]',\n]", "['''\na''']")
+	return g.of(`["a"]`, `[]`, `[ 'a', "b#" ]`, "[\n  \"a\",\n  'b]',\n]",
+		"[ # within\n  # within\n  # within\n  \"a\", # within\n  # within\n]", "['''\na''']")
 }
 
 // file returns a valid file.
@@ -201,6 +202,9 @@ func TestSetLaw(t *testing.T) {
 				t.Fatalf("seed %d, %d: %.40q: lost %q\n%s\nfrom\n%s", seed, i, l.arg, lost, after, text)
 			}
 			key, _, _ := strings.Cut(l.arg, "=")
+			if strings.Count(after, "# within") != strings.Count(text, "# within") {
+				t.Fatalf("seed %d, %d: %.40q: lost a comment within a value\n%s\nfrom\n%s", seed, i, l.arg, after, text)
+			}
 			_, _, removed := settle(t, after, key+"=")
 			if _, _, never := settle(t, text, key+"="); !same(removed.full(), never.full()) {
 				t.Fatalf("seed %d, %d: %.40q, removed: got %+v, want %+v", seed, i, l.arg, removed, never)
@@ -234,7 +238,7 @@ func lostLines(before, after string, removal bool) string {
 	}
 	for i, line := range old {
 		why := strings.HasSuffix(strings.TrimSpace(line), "# why")
-		if i > 3 || strings.HasPrefix(strings.TrimSpace(line), "#") ||
+		if i > 5 || strings.HasPrefix(strings.TrimSpace(line), "#") && !strings.Contains(line, "# within") ||
 			why && !strings.HasSuffix(strings.TrimSpace(now[len(now)-1]), "# why") {
 			return line
 		}
@@ -302,6 +306,15 @@ func TestKeys(t *testing.T) {
 		"when"}
 	if got := Keys(new(testFile), "N"); !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestSetKeepsCommentsInLists: a new list is written on one line, and what people wrote between the entries of the old
+// one goes above it.
+func TestSetKeepsCommentsInLists(t *testing.T) {
+	got, _, _ := settle(t, "version = 1\nlist = [\n  \"a\", # daily\n  # on leave:\n  \"b\",\n]  # all\non = true\n", "list=a,c")
+	if want := "version = 1\n# daily\n# on leave:\nlist = [\"a\", \"c\"]  # all\non = true\n"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
