@@ -82,7 +82,7 @@ func TestChangeKeepsWhatPeopleWrote(t *testing.T) {
 	}
 }
 
-// TestChangeOfUnusualFiles: a file whose lines cannot be replaced is written anew, with the same meaning.
+// TestChangeOfUnusualFiles: however a file is written, a change keeps its meaning and its comments.
 func TestChangeOfUnusualFiles(t *testing.T) {
 	const key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 	for name, text := range map[string]string{
@@ -97,7 +97,10 @@ func TestChangeOfUnusualFiles(t *testing.T) {
 		"a quoted key":           strings.Replace(clientText, "key =", `"key" =`, 1),
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, _ := changed(t, text, rotating)
+			c, got := changed(t, "# ours\n"+text, rotating)
+			if !strings.HasPrefix(got, "# ours\n") {
+				t.Errorf("a comment is lost:\n%s", got)
+			}
 			if c.Previous.ID != 0xab || c.Previous.Key.Reveal() != key || c.ID == 0xab {
 				t.Errorf("rotated to %+v", c)
 			}

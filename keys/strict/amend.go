@@ -34,7 +34,7 @@ func (d *Document) with(s Setting, below string) *Document {
 	}
 	for _, e := range d.entries() {
 		if e.path == s.Key && !e.header {
-			return d.replace(e, s.Value).keepComments(e, d.commentsIn(e))
+			return d.replace(e, s.Value).keepComments(d.lineStart(e.start), d.commentsIn(e))
 		}
 	}
 	return d.without(s.Key).insert(s, below)
@@ -75,7 +75,8 @@ func (d *Document) without(key string) *Document {
 // cut removes an entry: its lines, or in an inline table the pair with a comma.
 func (d *Document) cut(e entry) *Document {
 	if !e.inline {
-		return d.splice(d.lineStart(e.start), d.lineEnd(e.end), "").keepComments(e, d.commentsIn(e))
+		start := d.lineStart(e.start)
+		return d.splice(start, d.lineEnd(e.end), "").keepComments(start, d.commentsIn(e))
 	}
 	const space = " \t\r\n"
 	after := strings.TrimLeft(string(d.data[e.end:]), space)
@@ -97,7 +98,6 @@ func (d *Document) insert(s Setting, below string) *Document {
 		switch {
 		case e.opens && strings.HasPrefix(s.Key, e.path+"."):
 			inside = &entries[i] // the last is the innermost
-		case e.inline:
 		case e.header && e.path == table, !e.header && in == table && (beside == nil || beside.path != below):
 			beside = &entries[i]
 		}

@@ -154,10 +154,10 @@ func commentsBelow(n *unstable.Node) []string {
 	return found
 }
 
-// keepComments inserts comments above the line where a pair is or was.
-func (d *Document) keepComments(e entry, comments []string) *Document {
+// keepComments inserts comments at the start of a line, if there are any.
+func (d *Document) keepComments(at int, comments []string) *Document {
 	if len(comments) == 0 {
 		return d
 	}
-	return d.insertLine(d.lineStart(e.start), comments...)
+	return d.insertLine(at, comments...)
 }

@@ -184,7 +184,7 @@ func settle(t *testing.T, text string, args ...string) (string, []string, testFi
 // setting it again changes nothing.
 func TestSetLaw(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
-	for i := range uint64(60) {
+	for i := range uint64(200) {
 		g := &generator{Rand: rand.New(rand.NewPCG(seed, i))}
 		text := g.file()
 		for _, l := range laws() {
