@@ -117,12 +117,7 @@ func quoted(s string) string { return `"` + s + `"` }
 // returns false if the result does not say exactly what after does.
 func amendedClient(path string, d *strict.Document, before, after *Client) ([]byte, bool) {
 	text := d.Amend(before.settings(), after.settings())
-	var raw rawClient
-	doc, err := strict.Decode(path, text, &raw)
-	if err != nil {
-		return nil, false
-	}
-	c, err := raw.client(doc, after.Name)
+	c, err := clientOf(path, after.Name, text)
 	return text, err == nil && bytes.Equal(c.text(), after.text())
 }
 

@@ -61,9 +61,9 @@ func TestChangeKeepsWhatPeopleWrote(t *testing.T) {
 		t.Errorf("rotated to %+v", c)
 	}
 	want := strings.Replace(handwritten, `key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="   # made in May`,
-		fmt.Sprintf("key = %q  # made in May\nprevious = { id = \"00000000000000ab\", key = "+
+		fmt.Sprintf("key = %q   # made in May\nprevious = { id = \"00000000000000ab\", key = "+
 			"\"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\", until = 2030-01-02T03:04:05Z }", c.Key.Reveal()), 1)
-	want = strings.Replace(want, `   id = "00000000000000ab" #`, fmt.Sprintf("id = %q  #", c.ID), 1)
+	want = strings.Replace(want, `id = "00000000000000ab" #`, fmt.Sprintf("id = %q #", c.ID), 1)
 	if got != want {
 		t.Errorf("the file is now\n%s\nwant\n%s", got, want)
 	}
@@ -82,7 +82,7 @@ func TestChangeKeepsWhatPeopleWrote(t *testing.T) {
 	}
 }
 
-// TestChangeOfUnusualFiles: a file whose lines cannot be replaced is rewritten, with the same meaning.
+// TestChangeOfUnusualFiles: however a file is written, a change keeps its meaning and its comments.
 func TestChangeOfUnusualFiles(t *testing.T) {
 	const key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 	for name, text := range map[string]string{
@@ -97,7 +97,10 @@ func TestChangeOfUnusualFiles(t *testing.T) {
 		"a quoted key":           strings.Replace(clientText, "key =", `"key" =`, 1),
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, _ := changed(t, text, rotating)
+			c, got := changed(t, "# ours\n"+text, rotating)
+			if !strings.HasPrefix(got, "# ours\n") {
+				t.Errorf("a comment is lost:\n%s", got)
+			}
 			if c.Previous.ID != 0xab || c.Previous.Key.Reveal() != key || c.ID == 0xab {
 				t.Errorf("rotated to %+v", c)
 			}
@@ -174,7 +177,7 @@ func TestChangeGates(t *testing.T) {
 		t.Fatalf("got %v, %v", g, err)
 	}
 	data, _ := os.ReadFile(path)
-	want := "# ours\nversion = 1\nkey = \"" + g.Current.Reveal() + "\"  # first\nprevious = { key = \"" +
+	want := "# ours\nversion = 1\nkey = \"" + g.Current.Reveal() + "\" # first\nprevious = { key = \"" +
 		g.Previous.Reveal() + "\", until = 2030-01-02T03:04:05Z }\n"
 	if string(data) != want {
 		t.Errorf("got\n%swant\n%s", data, want)

@@ -227,12 +227,7 @@ func WriteClient(dir string, c *Client, create bool) error {
 
 // readsBack returns an error if ReadClient would refuse the text, which must then not be written.
 func readsBack(path string, text []byte) error {
-	var raw rawClient
-	d, err := strict.Decode(path, text, &raw)
-	if err != nil {
-		return err
-	}
-	_, err = raw.client(d, "")
+	_, err := clientOf(path, "", text)
 	return err
 }
 

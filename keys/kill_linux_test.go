@@ -89,6 +89,12 @@ func writings() map[string]writing {
 			_, err := ChangeClient(dir, "gw", func(c *Client) error { c.Rotate(time.Now().Add(time.Hour)); return nil })
 			return err
 		}},
+		"set": {"gw.toml", false, func(t *testing.T, dir string) []string {
+			return placed(t, WriteClient(dir, aClient(), true))
+		}, func(dir string) error {
+			_, _, err := SetClient(dir, "gw", []string{"max_for=1h", "allow=ssh,web"}, false, nil)
+			return err
+		}},
 		"init": {"gate.key", true, func(t *testing.T, dir string) []string { return nil },
 			func(dir string) error { return WriteGate(filepath.Join(dir, "gate.key"), NewGateKey()) }},
 	}

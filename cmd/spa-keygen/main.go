@@ -23,6 +23,7 @@ spa-server applies every change at once.
 	}
 	var dir string
 	cli.ConfigFlag(root, &dir, "/etc/spa")
-	root.AddCommand(newNew(&dir), newList(&dir), newShow(&dir), newRotate(&dir), newRevoke(&dir), newRotateGate(&dir))
+	root.AddCommand(newNew(&dir), newList(&dir), newShow(&dir), newRotate(&dir), newRevoke(&dir), newSet(&dir),
+		newRotateGate(&dir))
 	return root
 }

@@ -19,10 +19,17 @@ import (
 	"sallyport/spa/config"
 )
 
+// making is a client to make.
+type making struct {
+	allow   []string
+	terms   terms
+	handing handing
+	ensure  bool
+	setting setting
+}
+
 func newNew(dir *string) *cobra.Command {
-	var allow []string
-	var h handing
-	var t terms
+	var m making
 	cmd := &cobra.Command{
 		Use:   "new NAME --allow SERVICE[,SERVICE]",
 		Short: "Make a client's key and print its enrolment token",
@@ -31,45 +38,60 @@ that a client needs. Anyone who has the token can open what the client may open,
 it over as you would a password, and let "spa-client import" read it. --qr draws it as a
 QR code instead, and --png writes that to a picture, which zbarimg (Debian: zbar-tools)
 reads: zbarimg --raw picture.png | spa-client import -. Anyone who sees or photographs
-the code has the token.`,
+the code has the token.
+
+--ensure is for configuration management: a client of this name that exists keeps its
+key, and gets the settings that are given here. Only a client that is made has a token,
+which --out names a file for. --json tells as "changed" whether there was anything to do.`,
 		Example: `  spa-keygen new alice --allow ssh
   spa-keygen new carol --allow ssh --when "mon-fri 08:00-18:00" --expires 90d
   spa-keygen new bob --allow ssh,web --out bob.token
-  spa-keygen new dora --allow ssh --qr`,
+  spa-keygen new dora --allow ssh --qr
+  spa-keygen new erin --ensure --allow ssh --expires 2027-01-31 --out erin.token --json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if !m.ensure && (m.setting.asJSON || m.setting.dry) {
+				return cli.Misuse(errors.New("--json and --dry-run need --ensure"), "")
+			}
 			c, err := load(*dir)
 			if err != nil {
 				return err
 			}
-			if err := checkNew(c, args[0], allow); err != nil {
+			if err := checkNew(c, args[0], m.allow); err != nil {
 				return err
 			}
-			client := &keys.Client{Name: args[0], ID: keys.NewID(), Key: keys.NewKey(), Allow: allow}
-			if err := t.apply(client, time.Now()); err != nil {
-				return err
+			if m.ensure {
+				return m.makeSure(cmd, c, args[0])
 			}
-			if err := create(cmd, c, client, h); err != nil {
-				return err
-			}
-			act := actOn(client)
-			act.Services = client.Allow
-			record(cmd, *dir, act)
-			if limits := shorter(c, client); len(limits) > 0 {
-				cli.Warn(cmd, "--max-for %s exceeds what the services allow, and they limit it: %s; raise "+
-					"max_for in %s if that is intended",
-					service.FormatDuration(client.MaxFor), strings.Join(limits, ", "), filepath.Join(c.Dir, config.FileName))
-			}
-			return nil
+			return m.make(cmd, c, args[0])
 		},
 	}
-	cmd.Flags().StringSliceVar(&allow, "allow", nil, "`SERVICE`s that the client may open: names, "+
+	cmd.Flags().StringSliceVar(&m.allow, "allow", nil, "`SERVICE`s that the client may open: names, "+
 		"or ports such as tcp/8443")
-	t.flags(cmd)
-	h.flags(cmd)
+	cmd.Flags().BoolVar(&m.ensure, "ensure", false, "if the client exists, set what is given here and keep its key")
+	m.terms.flags(cmd)
+	m.handing.flags(cmd)
+	m.setting.flags(cmd)
 	cmd.MarkFlagRequired("allow")
+	cmd.MarkFlagsMutuallyExclusive("ensure", "qr") // which prints the token
 	cmd.RegisterFlagCompletionFunc("allow", completeAllow(dir))
 	return cmd
+}
+
+// make makes the client and hands out its token.
+func (m *making) make(cmd *cobra.Command, c *config.Config, name string) error {
+	client := &keys.Client{Name: name, ID: keys.NewID(), Key: keys.NewKey(), Allow: m.allow}
+	if err := m.terms.apply(client, time.Now()); err != nil {
+		return err
+	}
+	if err := create(cmd, c, client, m.handing); err != nil {
+		return err
+	}
+	act := actOn(client)
+	act.Services = client.Allow
+	record(cmd, c.Dir, act)
+	warnShorter(cmd, c, client)
+	return nil
 }
 
 // checkNew checks the arguments.

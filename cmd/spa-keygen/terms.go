@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,29 +71,32 @@ func (t *terms) readMaxFor(c *keys.Client) (err error) {
 // leastExpires is the shortest time that a new key may be valid: a shorter one is a mistake.
 const leastExpires = time.Minute
 
-// readExpires parses a time from now, a day, or a point in time. One in the past is a mistake.
-func (t *terms) readExpires(c *keys.Client, now time.Time) error {
+// readExpires reads when the key expires. A time in the past is a mistake.
+func (t *terms) readExpires(c *keys.Client, now time.Time) (err error) {
 	if t.expires == "" {
 		return nil
 	}
+	c.Expires, err = parseExpires(t.expires, now)
+	if err == nil && !c.Expires.After(now) {
+		err = errors.New("this time is in the past")
+	}
+	return misuseOf(fmt.Sprintf("--expires %q", t.expires), err)
+}
+
+// parseExpires parses a time from now, a day, or a point in time.
+func parseExpires(text string, now time.Time) (time.Time, error) {
 	var span overlapFlag
-	if err := span.Set(t.expires); err == nil && time.Duration(span) >= leastExpires {
-		c.Expires = span.end(now)
-		return nil
+	if err := span.Set(text); err == nil && time.Duration(span) >= leastExpires {
+		return span.end(now), nil
 	}
-	at, err := time.ParseInLocation(time.DateOnly, t.expires, now.Location())
+	at, err := time.ParseInLocation(time.DateOnly, text, now.Location())
 	if err != nil {
-		at, err = time.Parse(time.RFC3339, t.expires)
+		at, err = time.Parse(time.RFC3339, text)
 	}
 	if err != nil {
-		return misuseOf(fmt.Sprintf("--expires %q", t.expires),
-			errors.New("write it as 12h, 90d, 2027-01-31 or 2027-01-31T18:00:00Z; the minimum is 1m"))
+		return time.Time{}, errors.New("write it as 12h, 90d, 2027-01-31 or 2027-01-31T18:00:00Z; the minimum is 1m")
 	}
-	if !at.After(now) {
-		return misuseOf(fmt.Sprintf("--expires %q", t.expires), errors.New("this time is in the past"))
-	}
-	c.Expires = at.UTC()
-	return nil
+	return at.UTC(), nil
 }
 
 // shorter returns the services whose maximum is less than the client's max_for, and so limits it.
@@ -103,6 +108,15 @@ func shorter(c *config.Config, client *keys.Client) []string {
 		}
 	}
 	return found
+}
+
+// warnShorter warns if services limit the client's max_for.
+func warnShorter(cmd *cobra.Command, c *config.Config, client *keys.Client) {
+	if limits := shorter(c, client); len(limits) > 0 {
+		cli.Warn(cmd, "max_for %s exceeds what the services allow, and they limit it: %s; raise max_for in %s if that is "+
+			"intended", service.FormatDuration(client.MaxFor), strings.Join(limits, ", "),
+			filepath.Join(c.Dir, config.FileName))
+	}
 }
 
 // mostFor returns the longest time for which any client may open an entry of allow. If several services share the port

@@ -50,11 +50,14 @@ func TestActs(t *testing.T) {
 				g.mustOpen()
 			}
 			var tokens []string
-			for _, act := range []string{"new bob --allow ssh,tcp/22", "rotate bob", "revoke bob", "rotate-gate"} {
+			for _, act := range []string{"new bob --allow ssh,tcp/22", "rotate bob", "set bob max_for=5m", "revoke bob",
+				"rotate-gate"} {
 				words := strings.Fields(act)
 				tokens = append(tokens, strings.TrimSpace(g.must("spa-keygen", append(words, "--config", g.dir)...)))
 				want = append(want, "spa-keygen "+strings.Join(words[:min(2, len(words))], " "))
 			}
+			g.must("spa-server", "set", "window=20s", "--config", g.dir)
+			want = append(want, "spa-server set")
 			if running {
 				g.must("spa-server", "reload", "--config", g.dir)
 				g.must("spa-server", "revoke", "alice", "--config", g.dir)
@@ -85,7 +88,8 @@ func TestActs(t *testing.T) {
 func TestActsNeverFail(t *testing.T) {
 	g := newGateway(t)
 	g.set("audit", "file", `"gone/audit.jsonl"`)
-	for _, act := range []string{"new bob --allow ssh", "rotate bob", "revoke bob", "rotate-gate"} {
+	for _, act := range []string{"new bob --allow ssh", "rotate bob", "set bob max_for=5m", "revoke bob",
+		"rotate-gate"} {
 		out, code := g.run(g.host, "spa-keygen", append(strings.Fields(act), "--config", g.dir)...)
 		if code != 0 {
 			t.Errorf("%s: exit %d\n%s", act, code, out)

@@ -29,7 +29,7 @@ client's single encrypted packet asks for it and the client's key allows it.
 	var dir string
 	cli.ConfigFlag(root, &dir, "/etc/spa")
 	root.AddCommand(newInit(&dir), newRun(&dir), newGuard(&dir), newCheck(&dir), newTeardown(&dir),
-		newStatus(&dir), newGrants(&dir), newWatch(&dir), newRevoke(&dir), newReload(&dir), newInspect(&dir),
+		newStatus(&dir), newGrants(&dir), newWatch(&dir), newRevoke(&dir), newReload(&dir), newSet(&dir), newInspect(&dir),
 		newMoveState(&dir), newPrepare(&dir), newRemember(&dir))
 	return root
 }

@@ -164,7 +164,11 @@ func (d Folder) openNoFollow(file string) (*os.File, error) {
 
 // give hands a new file in dir to its readers, and sets its mode. Root writes for the directory's group if that is not
 // root's own, and otherwise for the directory's owner.
-func give(f *os.File, dir string, whom Audience) error {
+func give(f *os.File, path string, whom Audience) error {
+	if whom == AsBefore {
+		return giveAs(f, path)
+	}
+	dir := filepath.Dir(path)
 	fi, err := os.Stat(dir)
 	if err != nil {
 		return err
@@ -187,6 +191,19 @@ func give(f *os.File, dir string, whom Audience) error {
 		return giveTo(f, 0, gid, 0o640)
 	}
 	return giveTo(f, uid, gid, alone)
+}
+
+// giveAs gives a file the owner, group and mode of the one at path.
+func giveAs(f *os.File, path string) error {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	uid, gid, ok := ownerOf(fi)
+	if !ok || !fi.Mode().IsRegular() { // a link has a mode of its own, that lets everyone write
+		return errors.New("the file that it replaces is not a regular file with an owner")
+	}
+	return giveTo(f, uid, gid, fi.Mode().Perm())
 }
 
 func giveTo(f *os.File, uid, gid int, mode fs.FileMode) error {

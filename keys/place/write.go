@@ -32,6 +32,7 @@ const (
 	ForOwner   Audience = iota // the directory's owner alone, 0600
 	ForService                 // a secret for root, and for the directory's group if that is not root's
 	ForReaders                 // no secret: the same, but 0640 in any case
+	AsBefore                   // whoever may read the file that it replaces
 )
 
 // WriteNew writes a file without secrets to path, 0640, whole or not at all. It never
@@ -111,7 +112,7 @@ func writeBeside(path string, data []byte, whom Audience) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	err = fill(f, data, filepath.Dir(path), whom)
+	err = fill(f, data, path, whom)
 	if err := errors.Join(err, f.Close()); err != nil {
 		os.Remove(tmp)
 		return "", err
@@ -119,8 +120,9 @@ func writeBeside(path string, data []byte, whom Audience) (string, error) {
 	return tmp, nil
 }
 
-func fill(f *os.File, data []byte, dir string, whom Audience) error {
-	if err := give(f, dir, whom); err != nil {
+// fill writes a file that will be at path.
+func fill(f *os.File, data []byte, path string, whom Audience) error {
+	if err := give(f, path, whom); err != nil {
 		return err
 	}
 	if _, err := f.Write(data); err != nil {

@@ -19,7 +19,7 @@ func placeUnnamed(path string, data []byte, how Placing, whom Audience) error {
 		return errNamed
 	}
 	defer f.Close()
-	if err := fill(f, data, dir, whom); err != nil {
+	if err := fill(f, data, path, whom); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	if how == OnlyNew {

@@ -201,30 +201,47 @@ func mismatch(t reflect.Type, value *unstable.Node) string {
 	if value == nil || t.Kind() == reflect.Interface {
 		return "" // a part of a dotted key, or whatever there is
 	}
-	want, ok := "", false
+	ok := false
 	switch {
 	case t == reflect.TypeFor[time.Time]():
-		want, ok = "a date and time with its zone, unquoted: 2027-01-01T00:00:00Z", value.Kind == unstable.DateTime
+		ok = value.Kind == unstable.DateTime
 	case t.Kind() == reflect.String:
-		want, ok = "text in quotes", value.Kind == unstable.String
+		ok = value.Kind == unstable.String
 	case t.Kind() == reflect.Bool:
-		want, ok = "true or false", value.Kind == unstable.Bool
+		ok = value.Kind == unstable.Bool
 	case t.Kind() == reflect.Int64:
-		want, ok = "a whole number", value.Kind == unstable.Integer
+		ok = value.Kind == unstable.Integer
 	case t.Kind() == reflect.Slice:
 		return mismatchList(t.Elem(), value)
 	default:
-		want, ok = "a table", value.Kind == unstable.Table || value.Kind == unstable.InlineTable
+		ok = value.Kind == unstable.Table || value.Kind == unstable.InlineTable
 	}
 	if ok {
 		return ""
 	}
-	return "should be " + want
+	return "should be " + wanted(t)
+}
+
+// wanted describes the values of a type.
+func wanted(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[time.Time]():
+		return "a date and time with its zone, unquoted: 2027-01-01T00:00:00Z"
+	case t.Kind() == reflect.String:
+		return "text in quotes"
+	case t.Kind() == reflect.Bool:
+		return "true or false"
+	case t.Kind() == reflect.Int64:
+		return "a whole number"
+	case t.Kind() == reflect.Slice:
+		return "a list: [ … ]"
+	}
+	return "a table"
 }
 
 func mismatchList(elem reflect.Type, value *unstable.Node) string {
 	if value.Kind != unstable.Array {
-		return "should be a list: [ … ]"
+		return "should be " + wanted(reflect.SliceOf(elem))
 	}
 	for it := value.Children(); it.Next(); {
 		if want := mismatch(elem, it.Node()); want != "" {

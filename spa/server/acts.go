@@ -3,6 +3,7 @@ package server
 import (
 	"log/slog"
 	"slices"
+	"strings"
 
 	"sallyport/keys"
 	"sallyport/keys/service"
@@ -15,7 +16,7 @@ import (
 func (s *Server) record(r control.Request) error {
 	a := r.Act
 	if a == nil || !slices.Contains([]string{"spa-keygen", "spa-server"}, a.Program) ||
-		!slices.Contains([]string{"new", "rotate", "revoke", "rotate-gate", "teardown"}, a.Act) {
+		!slices.Contains([]string{"new", "set", "rotate", "revoke", "rotate-gate", "teardown"}, a.Act) {
 		return denied("", "there is no such act")
 	}
 	_, badKey := keys.ParseID(a.Key)
@@ -25,6 +26,11 @@ func (s *Server) record(r control.Request) error {
 	for _, text := range a.Services {
 		if _, err := service.ParsePorts(text); err != nil && service.ValidName(text) != nil {
 			return denied("", "the act names no service")
+		}
+	}
+	for _, key := range a.Settings {
+		if len(key) > 128 || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "" {
+			return denied("", "the act names no setting")
 		}
 	}
 	if err := s.audit.RecordAct(acts.Of(*a, r.By, r.UID, s.now())); err != nil {

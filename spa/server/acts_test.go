@@ -22,6 +22,8 @@ func TestOnlyActsAreRecorded(t *testing.T) {
 		"program": func(a *control.Act) { a.Program = "other" },
 		"client":  func(a *control.Act) { a.Client = "bob\n" },
 		"key":     func(a *control.Act) { a.Key = "secret" },
+		"setting": func(a *control.Act) { a.Settings = []string{"window", "\"}\n{\"verdict\":\"granted\""} },
+		"long":    func(a *control.Act) { a.Settings = []string{strings.Repeat("a", 129)} },
 		"service": func(a *control.Act) { a.Services = []string{"ssh", "\"}\n{\"verdict\":\"granted\""} },
 	} {
 		bad := good

@@ -49,6 +49,9 @@ var liveSettings = []setting{
 	{"limits.grants_per_hour", func(c *config.Config) any { return c.Limits.GrantsPerHour }},
 }
 
+// NeedRestart returns the settings that differ and that a running server cannot change, so that it needs a restart.
+func NeedRestart(was, is *config.Config) []string { return changed(restartSettings, was, is) }
+
 // changed returns the keys of the settings that differ.
 func changed(settings []setting, was, is *config.Config) []string {
 	keys := []string{}

@@ -55,7 +55,7 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 		return nil, denied("nothing was changed: fix this and reload again", few(problems)...)
 	}
 	was, is := s.config, next.config // only a reload changes it
-	if restart := changed(restartSettings, was, is); len(restart) > 0 {
+	if restart := NeedRestart(was, is); len(restart) > 0 {
 		return nil, denied("change it back, or: "+restartCommand(was, is),
 			"a restart is needed for "+strings.Join(restart, ", ")+": nothing was changed")
 	}

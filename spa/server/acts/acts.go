@@ -22,17 +22,28 @@ const within = 5 * time.Second
 
 // Record puts an act into the audit log of the gateway in dir. The act is done: an error is only reported.
 func Record(parent context.Context, dir, version string, a control.Act) error {
-	by := By()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), within)
-	defer cancel()
 	state, err := config.StateDir(dir)
 	if err != nil {
 		state = dir
 	}
+	return record(parent, state, version, a, func() (*config.Config, error) { return config.Load(dir) })
+}
+
+// RecordAs is Record for an act that changed server.toml: the line goes to the log that the settings named before. The
+// file that the new ones name may be a mistake.
+func RecordAs(parent context.Context, was *config.Config, version string, a control.Act) error {
+	return record(parent, was.State, version, a, func() (*config.Config, error) { return was, nil })
+}
+
+func record(parent context.Context, state, version string, a control.Act,
+	settings func() (*config.Config, error)) error {
+	by := By()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), within)
+	defer cancel()
 	if tell(ctx, state, control.Request{Command: control.CommandRecord, Act: &a, By: by}) == nil {
 		return nil
 	}
-	c, err := config.Load(dir)
+	c, err := settings()
 	if err != nil {
 		return fmt.Errorf("no server runs that could write it, and where the audit log is cannot be read: %w", err)
 	}
@@ -48,6 +59,9 @@ func Of(a control.Act, by *control.By, uid int, now time.Time) audit.Act {
 	act := audit.Act{Time: now, Act: a.Act, Program: a.Program, Client: a.Client, Key: a.Key, By: Who(by, uid)}
 	if len(a.Services) > 0 {
 		act.More = append(act.More, slog.Any("services", a.Services))
+	}
+	if len(a.Settings) > 0 {
+		act.More = append(act.More, slog.Any("settings", a.Settings))
 	}
 	if !a.Previous.IsZero() {
 		act.More = append(act.More, slog.Time("previous_until", a.Previous))

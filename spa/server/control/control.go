@@ -55,11 +55,12 @@ type By struct {
 
 // Act is what an administrator did to the gateway's files with a command.
 type Act struct {
-	Act      string    `json:"act"`                // "new", "rotate", "revoke", "rotate-gate", "teardown"
+	Act      string    `json:"act"`                // "new", "set", "rotate", "revoke", "rotate-gate", "teardown"
 	Program  string    `json:"program"`            // "spa-keygen"
 	Client   string    `json:"client,omitzero"`    // whose key
 	Key      string    `json:"key,omitzero"`       // the id of that key; not secret
 	Services []string  `json:"services,omitempty"` // that a new client may open
+	Settings []string  `json:"settings,omitempty"` // that were changed
 	Previous time.Time `json:"previous,omitzero"`  // until when the previous key stays good
 }
 
