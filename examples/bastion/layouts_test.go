@@ -18,25 +18,28 @@ func (c *computer) asBefore() {
 		"/usr/local/bin/spa-server run --last-good")
 }
 
+// layouts are how gateways of earlier versions may look, and the commands that make them.
+var layouts = []struct{ name, line string }{
+	{"as init makes it", "true"},
+	{"a directory for root alone", "chown -R root:root /etc/spa; chmod -R go= /etc/spa; chgrp -R spa /etc/spa/clients; " +
+		"chmod 750 /etc/spa/clients; chmod 640 /etc/spa/clients/*"},
+	{"all the server's", "chown -R spa:spa /etc/spa"},
+	{"state elsewhere, root's", "install -d -m 750 -g spa /srv/state; rm /etc/spa/journal; " + stateIn("/srv/state") +
+		writes("/srv/state")},
+	{"state elsewhere, for root alone", "install -d -m 700 /srv/state; rm /etc/spa/journal; " + stateIn("/srv/state") +
+		writes("/srv/state")},
+	{"state in /var/lib/spa", "install -d -m 750 -g spa /var/lib/spa; rm /etc/spa/journal; " + stateIn("/var/lib/spa")},
+	{"audit log elsewhere", "install -d -m 755 /var/log/spa" + writes("/var/log/spa") +
+		"; sed -i 's|^file = .*|file = \"/var/log/spa/audit.jsonl\"|' /etc/spa/server.toml; " +
+		"grep /var/log /etc/spa/server.toml"},
+}
+
 // TestLayouts: a gateway that a server of root used, however its files lie, goes on with the units. No grant ends, no
 // packet works twice, the guard is never missing, and the sandbox is whole.
 func TestLayouts(t *testing.T) {
 	c := guarded(t)
 	c.off("systemctl disable spa-guard.service spa-server.service; cp -a /etc/spa /srv/spa")
-	for _, layout := range []struct{ name, line string }{
-		{"as init makes it", "true"},
-		{"a directory for root alone", "chown -R root:root /etc/spa; chmod -R go= /etc/spa; chgrp -R spa /etc/spa/clients; " +
-			"chmod 750 /etc/spa/clients; chmod 640 /etc/spa/clients/*"},
-		{"all the server's", "chown -R spa:spa /etc/spa"},
-		{"state elsewhere, root's", "install -d -m 750 -g spa /srv/state; rm /etc/spa/journal; " + stateIn("/srv/state") +
-			writes("/srv/state")},
-		{"state elsewhere, for root alone", "install -d -m 700 /srv/state; rm /etc/spa/journal; " + stateIn("/srv/state") +
-			writes("/srv/state")},
-		{"state in /var/lib/spa", "install -d -m 750 -g spa /var/lib/spa; rm /etc/spa/journal; " + stateIn("/var/lib/spa")},
-		{"audit log elsewhere", "install -d -m 755 /var/log/spa" + writes("/var/log/spa") +
-			"; sed -i 's|^file = .*|file = \"/var/log/spa/audit.jsonl\"|' /etc/spa/server.toml; " +
-			"grep /var/log /etc/spa/server.toml"},
-	} {
+	for _, layout := range layouts {
 		c.off("rm -rf /etc/systemd/system/spa-*.service.d /etc/spa /srv/state /var/lib/spa /var/log/spa; " +
 			"cp -a /srv/spa /etc/spa")
 		c.off(layout.line)

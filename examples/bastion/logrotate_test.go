@@ -9,6 +9,18 @@ import (
 	"sallyport/spa/lab"
 )
 
+// rotations are lines of logrotate.conf(5), and whether a server cannot go on after them.
+var rotations = []struct {
+	create string
+	fails  bool
+}{
+	{"create", false}, // as in that file
+	{"create 0600 spa spa", false},
+	{"copytruncate", false},
+	{"create 0440", true},
+	{"nocreate", false}, // the directory is the server's
+}
+
 // TestLogrotate: the real one, run by its own unit, with the lines of this directory and with other usual ones. No line
 // is lost. If the server cannot continue in the new file, the rotation fails with a hint.
 func TestLogrotate(t *testing.T) {
@@ -39,16 +51,7 @@ func TestLogrotate(t *testing.T) {
 			t.Errorf("%d lines of %d knocks", lines, knocks)
 		}
 	}
-	for _, test := range []struct {
-		create string
-		fails  bool
-	}{
-		{"create", false}, // as in that file
-		{"create 0600 spa spa", false},
-		{"copytruncate", false},
-		{"create 0440", true},
-		{"nocreate", false}, // the directory is the server's
-	} {
+	for _, test := range rotations {
 		c.run("sed -i 's/^\t\\(create.*\\|nocreate\\|copytruncate\\)$/\t" + test.create +
 			"/; s/^\tdelaycompress//; s/^\tcompress//' /etc/logrotate.d/spa")
 		before := c.run("cat /etc/logrotate.d/spa")
@@ -59,17 +62,9 @@ func TestLogrotate(t *testing.T) {
 		}
 		knock()
 		if test.fails {
-			status, check := c.run("spa-server status"), ""
-			if out, err := c.try("spa-server check"); err != nil {
-				check = out
-			}
-			_, mend, _ := strings.Cut(status, "NOT THERE: ")
-			_, mend, _ = strings.Cut(mend, "\n")
-			mend, _, _ = strings.Cut(mend, "\n")
-			mend = strings.TrimSpace(mend)
-			if mend == "" || !strings.Contains(check, mend) ||
-				!strings.Contains(c.run("journalctl -b --no-pager -o cat -u spa-server -n 20"), mend) {
-				t.Fatalf("%s: status, check and log do not say what to do (%q):\n%s\n%s", test.create, mend, status, check)
+			mend := c.missingLog()
+			if mend == "" {
+				t.Fatalf("%s: status, check and log do not say what to do:\n%s", test.create, c.run("spa-server status"))
 			}
 			c.run(mend)
 			knock()
@@ -80,4 +75,21 @@ func TestLogrotate(t *testing.T) {
 			t.Errorf("%s: in the end\n%s", test.create, out)
 		}
 	}
+}
+
+// missingLog returns the command that mends a missing audit log, if status, check and the log all name it.
+func (c *computer) missingLog() string {
+	check := ""
+	if out, err := c.try("spa-server check"); err != nil {
+		check = out
+	}
+	_, mend, _ := strings.Cut(c.run("spa-server status"), "NOT THERE: ")
+	_, mend, _ = strings.Cut(mend, "\n")
+	mend, _, _ = strings.Cut(mend, "\n")
+	mend = strings.TrimSpace(mend)
+	if !strings.Contains(check, mend) ||
+		!strings.Contains(c.run("journalctl -b --no-pager -o cat -u spa-server -n 20"), mend) {
+		return ""
+	}
+	return mend
 }
