@@ -148,7 +148,9 @@ func knockPorts(c *config.Config) []string {
 func guards(c *config.Config) []string {
 	guarded := make([]string, 0, len(c.Services))
 	for _, service := range c.Services {
-		guarded = append(guarded, service.String())
+		if len(service.Ports) > 0 {
+			guarded = append(guarded, service.String())
+		}
 	}
 	return guarded
 }
