@@ -63,6 +63,8 @@ var arrows = map[string]rule{
 		"firewall/internal/statefile", "keys/service"}, "it opens ports for addresses: who may was decided before"},
 	"firewall/survey": {[]string{"firewall/internal/local", "keys/service"},
 		"it reads the rule sets of others: what reads them must not be what changes ours"},
+	"spa/action": {[]string{"keys/quote", "keys/service", "spa/config", "spa/helper"},
+		"it starts what the settings name: whether, somebody else has decided"},
 	"spa/policy": {[]string{"keys", "keys/service", "spa", "spa/config", "firewall"},
 		"it turns a request into a grant: it cannot give one"},
 	"spa/audit": {[]string{"keys", "keys/service", "spa", "spa/config", "firewall"},
