@@ -62,7 +62,7 @@ const (
 	MaxRunning = 8
 	// Burst and PerMinute are how many may be started at once, and how many a minute afterwards. More wait.
 	Burst     = 60
-	PerMinute = 120
+	PerMinute = 300
 	// MaxOutput is how many bytes of a program's output are passed on. The rest is read, counted and discarded.
 	MaxOutput = 4096
 	// Grace is the time between SIGTERM and SIGKILL.

@@ -24,6 +24,7 @@ const patience = 30 * time.Second
 type Runner struct {
 	*helper.Process
 	events chan numbered // of jobs, in the order in which they were reported
+	left   chan struct{} // closed when nobody reads them any more
 
 	mu     sync.Mutex // guards the order of requests, and the fields below
 	out    *json.Encoder
@@ -33,7 +34,13 @@ type Runner struct {
 	gone   error
 }
 
-// numbered is an event of the job with this number; no event: the runner has ended.
+// leave closes the socket. The runner ends when its programs have.
+func (r *Runner) leave() error {
+	close(r.left)
+	return r.Conn.Close()
+}
+
+// numbered is an event of the job with this number.
 type numbered struct {
 	number uint64
 	event  *Event
@@ -44,7 +51,8 @@ func Start(c *config.Config) (*Runner, error) {
 	if err := CheckRights(c); err != nil {
 		return nil, err
 	}
-	r := &Runner{events: make(chan numbered, 4*MaxRunning), waits: make(map[uint64]chan answer)}
+	r := &Runner{events: make(chan numbered, 4*MaxRunning), left: make(chan struct{}),
+		waits: make(map[uint64]chan answer)}
 	var err error
 	if r.Process, err = helper.Start(runnerName, true, r.fail, runnerArg); err != nil {
 		return nil, fmt.Errorf("starting the process that runs programs: %w", err)
@@ -52,7 +60,7 @@ func Start(c *config.Config) (*Runner, error) {
 	r.out = json.NewEncoder(r.Conn)
 	go r.listen()
 	if _, err = r.ask(request{Settings: &settings{c.Dir, c.Text()}}); err != nil {
-		return nil, errors.Join(err, r.Close())
+		return nil, errors.Join(err, r.leave())
 	}
 	return r, nil
 }
@@ -67,7 +75,10 @@ func (r *Runner) listen() {
 			break
 		}
 		if a.Event != nil {
-			r.events <- numbered{a.Number, a.Event}
+			select {
+			case r.events <- numbered{a.Number, a.Event}:
+			case <-r.left:
+			}
 			continue
 		}
 		r.mu.Lock()

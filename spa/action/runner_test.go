@@ -89,10 +89,11 @@ func printed(events []Event) []string {
 // its user.
 func TestEnvironment(t *testing.T) {
 	t.Setenv("SECRET", "x")
-	events := one(t, `env | sort; id -un; cat; pwd; ls /proc/self/fd | wc -l; grep -E "^(CapPrm|CapBnd|NoNewPrivs|SigIgn)" \
-		/proc/self/status; exit 3`, time.Minute)
+	events := one(t, `env | sort; id -un; cat; pwd; ls /proc/self/fd | wc -l; 
+		grep -E "^(CapPrm|NoNewPrivs|SigIgn)" /proc/self/status; exit 3`, time.Minute)
 	got := printed(events)
-	want := []string{"HOME=/nonexistent", "LOGNAME=nobody", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	want := []string{"HOME=/nonexistent", "LOGNAME=nobody",
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"PWD=/", "SPA_ADDRESS=192.0.2.2", "SPA_CLIENT=alice", "SPA_GRANT=0000000000000abc", "SPA_SERVICE=a",
 		"SPA_UNTIL=2030-03-17T17:46:40Z", "USER=nobody", "nobody", "/", "4"}
 	if len(got) < len(want) || !slices.Equal(got[:len(want)], want) {
@@ -244,7 +245,8 @@ func TestProgramsOthersCanChange(t *testing.T) {
 	lab.Must(t, os.Chmod(in("open"), 0o777))
 	write("his-dir/good", 0o755, 0)
 	lab.Must(t, os.Chown(in("his-dir"), 65534, 0))
-	for link, target := range map[string]string{"link": "sub/../good", "into": "open/good", "loop": "loop", "away": "nowhere"} {
+	for link, target := range map[string]string{"link": "sub/../good", "into": "open/good", "loop": "loop",
+		"away": "nowhere"} {
 		lab.Must(t, os.Symlink(target, in(link)))
 	}
 	for name, good := range map[string]bool{"good": true, "sub/good": true, "link": true, "group": false, "all": false,
@@ -340,7 +342,8 @@ func TestReload(t *testing.T) {
 // told.
 func TestRunnerKilled(t *testing.T) {
 	marker := fmt.Sprint(8_000_000 + os.Getpid())
-	r := started(t, gateway(t, map[string]config.Action{"a": shell("setsid sleep "+marker+" & sleep "+marker, time.Second)}))
+	script := "setsid sleep " + marker + " & sleep " + marker
+	r := started(t, gateway(t, map[string]config.Action{"a": shell(script, time.Second)}))
 	lab.Value(r.send(request{Job: job("a")}, nil))(t)
 	if n := <-r.events; n.event.What != Started {
 		t.Fatalf("got %+v", n.event)
@@ -357,7 +360,8 @@ func TestRunnerKilled(t *testing.T) {
 // TestDaemonGone: when the daemon ends, programs go on, and the runner ends after them.
 func TestDaemonGone(t *testing.T) {
 	done := filepath.Join(t.TempDir(), "done")
-	a := config.Action{Run: []string{"/bin/sh", "-c", "sleep 0.2; echo x; touch " + done}, User: "root", Timeout: time.Minute}
+	a := shell("sleep 0.2; echo x; touch "+done, time.Minute)
+	a.User = "root"
 	r := started(t, gateway(t, map[string]config.Action{"a": a}))
 	lab.Value(r.send(request{Job: job("a")}, nil))(t)
 	<-r.events

@@ -49,11 +49,12 @@ type settings struct {
 
 // answer is what the runner reports.
 type answer struct {
-	Number  uint64            `json:"number"`            // of the request
-	Trouble string            `json:"trouble,omitempty"` // why it was refused
-	Unfit   map[string]string `json:"unfit,omitempty"`   // after settings: services whose programs cannot be started, and why
-	Text    []byte            `json:"text,omitempty"`    // after settings: what was read
-	Event   *Event            `json:"event,omitempty"`   // of a job
+	Number  uint64 `json:"number"`            // of the request
+	Trouble string `json:"trouble,omitempty"` // why it was refused
+	// Unfit and Text follow settings: the services whose programs cannot be started, and why; and what was read.
+	Unfit map[string]string `json:"unfit,omitempty"`
+	Text  []byte            `json:"text,omitempty"`
+	Event *Event            `json:"event,omitempty"` // of a job
 }
 
 // Serve must be called at the start of the main function of a program that makes a [Runner], and of the TestMain of its
@@ -238,16 +239,8 @@ func (r *runner) begin(number uint64, j *Job) {
 	r.free <- struct{}{}
 	time.Sleep(r.pace.wait(time.Now()))
 	r.running.Go(func() {
-		over, err := above(t, func(e Event) {
-			if !e.over() {
-				r.send(answer{Number: number, Event: &e})
-			}
-		})
-		<-r.free
-		if err != nil {
-			fail(err)
-			return
-		}
+		over := above(t, func(e Event) { r.send(answer{Number: number, Event: &e}) })
+		<-r.free // before the daemon knows
 		r.send(answer{Number: number, Event: &over})
 	})
 }
@@ -281,42 +274,50 @@ func (r *runner) taskOf(j *Job) (task, error) {
 }
 
 // above starts the process above a program, passes on what it reports, and returns the last of that.
-func above(t task, report func(Event)) (over Event, err error) {
-	in, tell, err := os.Pipe()
-	if err != nil {
-		return Event{}, err
-	}
-	defer in.Close()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{aboveName, aboveArg}
-	cmd.Env = []string{"GOMAXPROCS=1"}
-	cmd.Dir = "/"
-	cmd.Stderr = os.Stderr
-	cmd.ExtraFiles = []*os.File{tell}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	to, err := cmd.StdinPipe()
-	if err != nil {
-		return Event{}, errors.Join(err, tell.Close())
-	}
-	err = cmd.Start()
-	tell.Close()
-	if err != nil {
-		return Event{}, err
-	}
-	sent := errors.Join(json.NewEncoder(to).Encode(t), to.Close())
-	from := json.NewDecoder(in)
-	for {
-		var e Event
-		if err := from.Decode(&e); err != nil {
-			return Event{}, errors.Join(errors.New("the process above the program has ended: what the program left "+
-				"behind may still run"), sent, cmd.Wait())
+func above(t task, report func(Event)) (over Event) {
+	over.What = Failed
+	err := func() error {
+		in, tell, err := os.Pipe()
+		if err != nil {
+			return err
 		}
-		if e.over() {
-			return e, cmd.Wait()
+		defer in.Close()
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Args = []string{aboveName, aboveArg}
+		cmd.Env = []string{"GOMAXPROCS=1"}
+		cmd.Dir = "/"
+		cmd.Stderr = os.Stderr
+		cmd.ExtraFiles = []*os.File{tell}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		to, err := cmd.StdinPipe()
+		if err == nil {
+			err = cmd.Start()
 		}
-		report(e)
+		tell.Close()
+		if err != nil {
+			return err
+		}
+		sent := errors.Join(json.NewEncoder(to).Encode(t), to.Close())
+		for from := json.NewDecoder(in); ; report(over) {
+			var e Event
+			if err := from.Decode(&e); err != nil {
+				return errors.Join(errAlone, sent, cmd.Wait())
+			}
+			if over = e; e.over() {
+				return cmd.Wait()
+			}
+		}
+	}()
+	if err != nil && over.What != Failed {
+		over.What = Lost
 	}
+	if err != nil {
+		over.Text = err.Error()
+	}
+	return over
 }
+
+var errAlone = errors.New("the process above the program has ended: what the program has started may still run")
 
 // pace spaces starts: Burst of them at once, and then PerMinute.
 type pace struct{ next time.Time }
