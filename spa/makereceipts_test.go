@@ -63,7 +63,7 @@ func addGoodReceipts(add addAnswerFunc) {
 	})
 	for _, s := range []Status{ReasonExpired, ReasonNoService, ReasonNotAllowed, ReasonSourceRequired, ReasonTooManyGrants,
 		ReasonTooManyPerHour, ReasonSuperseded, ReasonIDReused, ReasonFailed, ReasonNotNow,
-		ReasonTooManyPorts, ReasonOtherFamily} {
+		ReasonTooManyPorts, ReasonOtherFamily, ReasonNoProgram} {
 		add("receipt-denied-"+strconv.Itoa(int(s)), "receipt-ok", "Refused: "+s.String()+".", func(a *answer) {
 			a.receipt = deniedReceipt()
 			a.receipt.Status = s

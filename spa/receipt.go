@@ -53,6 +53,7 @@ const (
 	ReasonTooManyPorts   Status = 26 // more ports open at a time than a client may have
 	ReasonOtherFamily    Status = 27 // the service is at addresses of the other family only, IPv4 or IPv6
 	ReasonTooEarly       Status = 28 // the server has just started; Again says from when on it takes packets
+	ReasonNoProgram      Status = 29 // the program that the service runs cannot be started, so nothing was opened
 )
 
 // String returns the status in words.
@@ -88,6 +89,8 @@ func (s Status) String() string {
 		return "the service has no address in the knock's family, IPv4 or IPv6"
 	case ReasonTooEarly:
 		return "too early: the server has just started"
+	case ReasonNoProgram:
+		return "the server cannot start the service's program now"
 	}
 	return "status " + strconv.Itoa(int(s))
 }

@@ -234,6 +234,8 @@ func (a *app) advice(p *keys.Profile, asked []service.Service, reason spa.Status
 		return "run the command again"
 	case spa.ReasonTooEarly:
 		return "wait half a minute, then run it again"
+	case spa.ReasonNoProgram:
+		return "try again later, or ask the gateway's administrator: spa-server status and its log have the reason"
 	}
 	return "ask the gateway's administrator: the gateway's log has the reason"
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -34,7 +35,7 @@ func (g Grant) key() key { return key{g.Client, g.Service, g.Source} }
 
 // Options are what a book needs to know.
 type Options struct {
-	Path string // of its file
+	File *os.File // see OpenFile; the book closes it
 	// Held returns the grants that a client holds now.
 	Held func(client string) []Grant
 	// Report is called with what becomes of each program, in order. It is not called again before it has returned.
@@ -89,15 +90,13 @@ type entry struct {
 	pinned bool // it is being renewed
 }
 
-// Open starts the runner and opens the file. Call it before privileges are dropped, and Recover and Run afterwards.
+// Open starts the runner. Call it before privileges are dropped, and Recover and Run afterwards.
 func Open(c *config.Config, o Options) (*Book, error) {
 	b := &Book{Options: o, wake: make(chan struct{}, 1), lines: make(map[key][]*entry), running: make(map[uint64]*entry),
 		counts: make(map[Count]uint64)}
 	b.use(c)
+	b.file = &file{o.File}
 	var err error
-	if b.file, err = openFile(o.Path); err != nil {
-		return nil, err
-	}
 	if b.runner, err = Start(c); err != nil {
 		return nil, errors.Join(err, b.file.Close())
 	}

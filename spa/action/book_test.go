@@ -54,7 +54,8 @@ func (d *door) open() {
 		d.stop()
 		lab.Must(d, d.book.Close())
 	}
-	d.book = lab.Value(Open(d.c, Options{Path: filepath.Join(d.dir, FileName), Held: d.holds, Report: d.report}))(d)
+	f := lab.Value(OpenFile(filepath.Join(d.dir, FileName)))(d)
+	d.book = lab.Value(Open(d.c, Options{File: f, Held: d.holds, Report: d.report}))(d)
 	lab.Must(d, d.book.Recover())
 	ctx, cancel := context.WithCancel(d.Context())
 	over := make(chan struct{})
@@ -339,7 +340,7 @@ func TestForgedFile(t *testing.T) {
 	} {
 		path := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))
 		lab.Must(t, spoil(path))
-		if f, err := openFile(path); err == nil {
+		if f, err := OpenFile(path); err == nil {
 			t.Errorf("%s: opened %v", name, f.Name())
 		}
 	}

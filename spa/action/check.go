@@ -148,7 +148,7 @@ func CheckRights(c *config.Config) error {
 	for _, s := range c.Services {
 		if who, err := lookUp(s.Action.User); s.Action.Any() && err == nil && who.uid != os.Geteuid() {
 			return fmt.Errorf("service.%s.user: the server cannot run programs as %s: it lacks %s; give them to its unit, "+
-				"as %s does: %w", s.Name, who.name, strings.Join(missing, " and "), DropIn, fs.ErrPermission)
+				"as %s does", s.Name, who.name, strings.Join(missing, " and "), DropIn)
 		}
 	}
 	return nil

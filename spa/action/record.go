@@ -67,8 +67,8 @@ type record struct {
 // file is the open file. Its user may own it, so what it holds may be forged: see decode.
 type file struct{ *os.File }
 
-// openFile opens the file at path, or makes it, with all its space.
-func openFile(path string) (*file, error) {
+// OpenFile opens the file of a book at path, or makes it, with all its space.
+func OpenFile(path string) (*os.File, error) {
 	const flags = os.O_RDWR | os.O_CREATE | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 	f, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {
@@ -77,7 +77,7 @@ func openFile(path string) (*file, error) {
 	if err := prepare(f); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 	}
-	return &file{f}, nil
+	return f, nil
 }
 
 func prepare(f *os.File) error {

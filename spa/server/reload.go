@@ -59,6 +59,10 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 		return nil, denied("change it back, or: "+restartCommand(was, is),
 			"a restart is needed for "+strings.Join(restart, ", ")+": nothing was changed")
 	}
+	undo, err := s.reloadActions(is)
+	if err != nil {
+		return nil, err
+	}
 	r := &control.Reloaded{
 		Settings: append(changed(liveSettings, was, is), changedServices(was, is)...),
 		Added:    []string{}, Changed: []string{}, Removed: []string{}, // JSON has lists, not null
@@ -68,6 +72,7 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 		c.tell(r)
 	}
 	if err := s.swap(context.WithoutCancel(parent), next, clients, r); err != nil {
+		err = errors.Join(err, undo())
 		if len(r.Ended) == 0 {
 			return nil, denied("", err.Error(), "nothing was changed")
 		}

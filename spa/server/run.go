@@ -30,6 +30,9 @@ func (s *Server) Run(parent context.Context) error {
 	if s.metrics != nil {
 		beside = append(beside, s.metrics.Serve)
 	}
+	if s.actions != nil {
+		beside = append(beside, s.actions.Run)
+	}
 	ended := make(chan struct{}, len(beside))
 	for _, run := range beside {
 		go func() {

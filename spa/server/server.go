@@ -69,9 +69,15 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	if err != nil {
 		return s.refuse(event, audit.Denied, reasonFor(err), err)
 	}
+	programs, err := s.actions.Reserve(begins(grants))
+	if err != nil {
+		return s.refuse(event, audit.Failed, spa.ReasonNoProgram, err)
+	}
 	if err := s.firewall.Grant(ctx, grants, now); err != nil {
+		s.actions.Cancel(programs)
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
 	}
+	s.actions.Commit(programs)
 	return s.conclude(event, audit.Granted, granted(grants, now))
 }
 
