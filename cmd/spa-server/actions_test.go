@@ -22,7 +22,8 @@ func (g *gateway) act(name, begin, end, lines string) {
 	lab.NeedRoot(g.t)
 	file := filepath.Join(filepath.Dir(g.dir), "actions.log")
 	command := func(script string) string {
-		return fmt.Sprintf(`["/bin/sh", "-c", %q]`, "log() { echo $1 $SPA_CLIENT $SPA_ADDRESS $SPA_GRANT >>"+file+"; }; "+script)
+		log := "log() { echo $1 $SPA_CLIENT $SPA_ADDRESS $SPA_GRANT >>" + file + "; }; "
+		return fmt.Sprintf(`["/bin/sh", "-c", %q]`, log+script)
 	}
 	if begin != "" {
 		lines += "\nrun = " + command(begin)
@@ -68,8 +69,8 @@ func requestFor(name string, d time.Duration) spa.Request {
 	return r
 }
 
-// TestActions is the life of an action: it begins once, over ten retries, a renewal and kill -9, and its end runs after a
-// restart, if the grant ended meanwhile.
+// TestActions is the life of an action: it begins once, over ten retries, a renewal and kill -9, and its end runs once
+// after a revocation.
 func TestActions(t *testing.T) {
 	g := newGateway(t)
 	g.act("job", "log begin", "log end", `max_for = "1h"`)
@@ -133,8 +134,8 @@ func TestActionEnds(t *testing.T) {
 	g.wantDid("begin", "end", "begin", "end", "begin", "end", "begin", "end")
 }
 
-// TestActionTimeout: a program that hangs is killed when its time is over, with its children. The log, the audit log and
-// status say so.
+// TestActionTimeout: a program that hangs is killed when its time is over, with its children. The log, the audit log
+// and status say so.
 func TestActionTimeout(t *testing.T) {
 	g := newGateway(t)
 	marker := fmt.Sprint(7_000_000 + os.Getpid())
@@ -143,7 +144,8 @@ func TestActionTimeout(t *testing.T) {
 	g.start()
 	g.wantReceipt("192.0.2.3", g.seal(requestFor("job", 0), bob), bob, spa.Granted)
 	a := g.idle()
-	if want := (control.Action{Service: "job", Hook: "run", What: "timed out", Count: 1}); !slices.Contains(a.Counts, want) {
+	want := control.Action{Service: "job", Hook: "run", What: "timed out", Count: 1}
+	if !slices.Contains(a.Counts, want) {
 		t.Errorf("got %+v", a)
 	}
 	if out, _ := os.ReadFile("/proc/" + fmt.Sprint(a.PID) + "/cmdline"); !strings.HasPrefix(string(out), "spa-runner") {

@@ -40,6 +40,12 @@ func Check(a config.Action) error {
 	return errors.Join(errs...)
 }
 
+// CheckSettings returns an error if a user other than root can change server.toml, and with it what runs as whom.
+func CheckSettings(dir string) error {
+	_, err := rootsOwn(filepath.Join(dir, config.FileName))
+	return err
+}
+
 // lookUp finds a user.
 func lookUp(name string) (account, error) {
 	u, err := user.Lookup(name)

@@ -181,7 +181,7 @@ func (r *runner) adopt(s *settings) error {
 		return errors.New("the settings are known")
 	}
 	path := filepath.Join(s.Dir, config.FileName)
-	if _, err := rootsOwn(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := CheckSettings(s.Dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	c, err := config.Parse(s.Dir, path, s.Text)
@@ -197,8 +197,7 @@ func (r *runner) adopt(s *settings) error {
 
 // read reads server.toml, which only root may be able to change: the daemon could have written it.
 func (r *runner) read() error {
-	path := filepath.Join(r.dir, config.FileName)
-	if _, err := rootsOwn(path); err != nil {
+	if err := CheckSettings(r.dir); err != nil {
 		return err
 	}
 	c, err := config.LoadIn(r.root, r.dir)

@@ -50,6 +50,7 @@ func checkRunning(c *config.Config, s *control.Status) []Finding {
 			Advice: "systemctl restart spa-server",
 		})
 	}
+	found = append(found, checkPrograms(s.Actions)...)
 	return append(found, notTaken(c, s)...)
 }
 

@@ -49,7 +49,7 @@ func (s *Server) sample() metrics.Sample {
 	s.line.Unlock()
 	m := metrics.Sample{
 		Packets: allCounts(s.audit.Tally()), LeftOut: len(registry.Bad()), Lost: s.audit.Lost().Lines,
-		LogMoved: s.audit.Named() != nil,
+		LogMoved: s.audit.Named() != nil, Actions: s.actionStatus(),
 	}
 	m.Live = s.firewall.Count(now)
 	if byClient {
