@@ -144,7 +144,7 @@ var needed = []cap.Value{cap.SETUID, cap.SETGID, cap.KILL}
 func CheckRights(c *config.Config) error {
 	var missing []string
 	for _, value := range needed {
-		if has, err := cap.GetProc().GetFlag(cap.Permitted, value); err != nil || !has {
+		if has, err := cap.GetProc().GetFlag(cap.Effective, value); err != nil || !has {
 			missing = append(missing, strings.ToUpper(value.String()))
 		}
 	}

@@ -43,11 +43,12 @@ var (
 		"while no server runs. 1: it lives, or this guard needs none.")
 	lost     = describe("audit_lost_lines_total", "Lines of the audit log that could not be written.")
 	moved    = describe("audit_moved", "1 if the audit log continues in a file that was moved away.")
-	programs = describe("programs_total", "Programs of services, by the occasion and what became of them.", "hook", "result")
-	queued   = describe("programs_waiting", "Programs of services that wait to be started.")
-	stuck    = describe("programs_not_started", "Programs for the end of a grant that could not be started.")
-	runner   = describe("program_runner_alive", "0 if the process that starts the programs of services has ended.")
-	build    = describe("build_info", "Always 1; the version of the program and of Go, and the architecture.", "version",
+	programs = describe("programs_total", "Programs of services, by the occasion and what became of them.",
+		"hook", "result")
+	queued = describe("programs_waiting", "Programs of services that wait to be started.")
+	stuck  = describe("programs_not_started", "Programs for the end of a grant that could not be started.")
+	runner = describe("program_runner_alive", "0 if the process that starts the programs of services has ended.")
+	build  = describe("build_info", "Always 1; the version of the program and of Go, and the architecture.", "version",
 		"go_version", "architecture")
 	start        = describe("start_time_seconds", "When the server started, in seconds since 1970.")
 	clientTotal  = describe("client_packets_total", "Used packets by client and verdict.", "client", "verdict")
