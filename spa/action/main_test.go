@@ -1,6 +1,7 @@
 package action
 
 import (
+	"os"
 	"testing"
 
 	"sallyport/spa/lab"
@@ -8,5 +9,8 @@ import (
 
 func TestMain(m *testing.M) {
 	Serve()
+	if os.Getenv(asUser) != "" { // in no namespace of its own
+		os.Exit(m.Run())
+	}
 	lab.Main(m)
 }
