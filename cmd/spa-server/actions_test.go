@@ -195,3 +195,39 @@ user = "nobody"`)
 	g.wantOpen("192.0.2.3", "192.0.2.1:8080", "after the knock")
 	g.wantDid("begin bob")
 }
+
+// TestActionReload: a reload takes changed programs, and refuses what cannot be started as a whole. The first service
+// with a program needs a restart.
+func TestActionReload(t *testing.T) {
+	g := newGateway(t)
+	path := filepath.Join(g.dir, "server.toml")
+	before := lab.Value(os.ReadFile(path))(t)
+	g.start()
+	g.act("job", "log begin", "", "")
+	reload := func(want string) {
+		t.Helper()
+		out, code := g.run(g.host, "spa-server", "reload", "--config", g.dir)
+		if code == 0 != (want == "") || !strings.Contains(out, want) {
+			t.Errorf("reload: exit %d, %s, want %q", code, out, want)
+		}
+	}
+	reload("a restart is needed for the first service that runs a program")
+	g.server.stop(syscall.SIGTERM)
+	g.start()
+	lab.Must(t, os.WriteFile(path, before, 0o640))
+	g.handOver(path)
+	g.act("job", "log changed", "", "")
+	bob := sender(g.enrol("bob", "job"))
+	reload("")
+	g.wantReceipt("192.0.2.3", g.seal(requestFor("job", time.Second), bob), bob, spa.Granted)
+	g.wantDid("changed bob")
+	g.add("other", "run = [\"/nowhere/at/all\"]\nuser = \"nobody\"")
+	reload("there is no program /nowhere/at/all")
+	if out, code := g.run(g.host, "spa-server", "check", "--config", g.dir); code == 0 ||
+		!strings.Contains(out, "there is no program /nowhere/at/all") {
+		t.Errorf("check: exit %d, %s", code, out)
+	}
+	lab.Eventually(t, "the end of the grant", func() bool { return len(g.grants()) == 0 })
+	g.wantReceipt("192.0.2.3", g.seal(requestFor("job", 0), bob), bob, spa.Granted)
+	g.wantDid("changed bob", "changed bob")
+}
