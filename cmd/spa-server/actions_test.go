@@ -79,7 +79,7 @@ func TestActions(t *testing.T) {
 	r := requestFor("job", time.Hour)
 	for range 10 {
 		receipt := g.wantReceipt("192.0.2.3", g.seal(r, bob), bob, spa.Granted)
-		if s := receipt.Services[0]; s.For <= 0 || len(s.Ports) > 0 {
+		if s := receipt.Services[0]; s.For <= 0 || len(s.Ports) > 0 || !s.Started { // as the first packet was answered
 			t.Errorf("got %+v", s)
 		}
 	}
@@ -88,7 +88,10 @@ func TestActions(t *testing.T) {
 	g.server.stop(syscall.SIGKILL)
 	g.start()
 	g.wantReceipt("192.0.2.3", g.seal(r, bob), bob, spa.Granted)
-	g.wantReceipt("192.0.2.3", g.seal(requestFor("job", 0), bob), bob, spa.Granted)
+	again := g.wantReceipt("192.0.2.3", g.seal(requestFor("job", 0), bob), bob, spa.Granted)
+	if again.Services[0].Started {
+		t.Error("a renewal says that it has started the program")
+	}
 	g.idle()
 	if gs := g.grants(); len(gs) != 1 || gs[0].Service != "job" || len(gs[0].Ports) != 0 {
 		t.Errorf("got %+v", gs)

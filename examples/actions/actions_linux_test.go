@@ -30,7 +30,11 @@ func newPage(t *testing.T) *page {
 	lab.Must(t, os.Chmod(p.in("log"), 0o777))
 	lab.Must(t, os.Chmod(filepath.Dir(p.dir), 0o755))
 	for _, stub := range []string{"systemctl", "aws", "sendmail"} {
-		p.write(stub, "#!/bin/sh\n{ echo \"$(id -un) $*\"; [ $0 = "+p.in("sendmail")+" ] && cat; } >>"+p.in("log/"+stub)+"\n")
+		read := ""
+		if stub == "sendmail" {
+			read = "cat; "
+		}
+		p.write(stub, "#!/bin/sh\n{ echo \"$(id -un) $*\"; "+read+"} >>"+p.in("log/"+stub)+"\n")
 	}
 	for _, name := range []string{"backup", "security-group", "message"} {
 		text := string(lab.Value(os.ReadFile(name))(t))
@@ -64,8 +68,8 @@ func (p *page) write(name, text string) {
 // knock runs a command of spa-client.
 func (p *page) knock(command, service string) string {
 	p.Helper()
-	out, code := lab.Run(p, p.gw.Client, p.gw.Command("spa-client", command, service, "--host", "gw", "--config", p.in("home"),
-		"--timeout", lab.Patience.String()))
+	out, code := lab.Run(p, p.gw.Client, p.gw.Command("spa-client", command, service, "--host", "gw",
+		"--config", p.in("home"), "--timeout", lab.Patience.String()))
 	if code != 0 {
 		p.Fatalf("spa-client %s %s: exit %d\n%s\n%s", command, service, code, out, p.gw.Log())
 	}
@@ -87,7 +91,10 @@ func (p *page) logged(stub string, words ...string) {
 // TestRecipes: each service of the page does what the page says.
 func TestRecipes(t *testing.T) {
 	p := newPage(t)
-	p.knock("open", "restart-web")
+	out := p.knock("open", "restart-web")
+	if !strings.Contains(out, "restart-web was started on gw for 192.0.2.2 until") {
+		t.Errorf("got %q", out)
+	}
 	p.logged("systemctl", "root restart apache2\n")
 
 	lab.Must(t, os.WriteFile(p.in("from/data"), []byte("precious"), 0o600))
@@ -105,7 +112,8 @@ func TestRecipes(t *testing.T) {
 	p.logged("aws", "nobody ec2 revoke-security-group-ingress --group-id sg-0123456789abcdef0 --ip-permissions "+
 		"IpProtocol=tcp,FromPort=5432,ToPort=5432,IpRanges=[{CidrIp=192.0.2.2/32}]\n")
 
-	if out := p.knock("open", "console"); !strings.Contains(out, "console (tcp/8443) is open on gw") {
+	out = p.knock("open", "console")
+	if !strings.Contains(out, "console (tcp/8443) is open, and its program was started, on gw") {
 		t.Errorf("got %q", out)
 	}
 	p.logged("sendmail", "nobody -t\n", "To: root\n", "Subject: ops opened console\n", "From 192.0.2.2, until 20")

@@ -178,7 +178,13 @@ func (b *Book) poke() {
 }
 
 // Reservation is a place for the programs of a request's grants.
-type Reservation struct{ fresh, renewed []*entry }
+type Reservation struct {
+	fresh, renewed []*entry
+	starts         []string
+}
+
+// Starts reports whether a program of the service will be started.
+func (r *Reservation) Starts(service string) bool { return slices.Contains(r.starts, service) }
 
 // Reserve makes sure that the programs of these grants will be started once the firewall has the grants: those of all
 // or of none. A grant that is held already begins nothing. Commit or Cancel must follow. A nil book has no programs.
@@ -228,6 +234,9 @@ func (b *Book) reserve(g Grant, r *Reservation) error {
 	b.free = b.free[:len(b.free)-1]
 	b.lines[e.key] = append(b.lines[e.key], e)
 	r.fresh = append(r.fresh, e)
+	if len(action.Run) > 0 {
+		r.starts = append(r.starts, g.Service)
+	}
 	return nil
 }
 

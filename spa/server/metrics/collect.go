@@ -115,6 +115,11 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 func collectActions(a *control.Actions, count func(*prometheus.Desc, uint64, ...string),
 	gauge func(*prometheus.Desc, float64, ...string)) {
 	became := make(map[[2]string]uint64)
+	for _, hook := range []string{"run", "run_after"} { // what was never seen cannot be seen rising
+		for _, result := range []string{"started", "failed", "ended", "killed", "timed out", "lost"} {
+			became[[2]string{hook, result}] = 0
+		}
+	}
 	for _, c := range a.Counts {
 		became[[2]string{c.Hook, c.What}] += c.Count
 	}

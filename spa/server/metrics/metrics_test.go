@@ -86,6 +86,7 @@ func TestPrograms(t *testing.T) {
 		{Service: "a", Hook: "run", What: "started", Count: 3}, {Service: "b", Hook: "run", What: "started", Count: 4}}}
 	text := textOf(t, newPage(Options{Sample: func() Sample { return s }}))
 	want(t, text, `spa_programs_total{hook="run",result="started"} 7`, `spa_programs_waiting 2`,
+		`spa_programs_total{hook="run_after",result="timed out"} 0`,
 		`spa_programs_not_started 1`, `spa_program_runner_alive 0`)
 }
 
