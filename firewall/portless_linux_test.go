@@ -11,9 +11,11 @@ import (
 
 // TestGrantWithoutPorts: a grant of a service without ports is held, ended and kept over a restart as any other, and
 // opens nothing. Left is called when grants end, however they do.
-func TestGrantWithoutPorts(t *testing.T) {
+func TestGrantWithoutPorts(t *testing.T) { everyBackend(t, grantWithoutPorts) }
+
+func grantWithoutPorts(t *testing.T, k kind) {
 	var left atomic.Int32
-	s := guarded(t, func(c *Config) { c.Left = func() { left.Add(1) } })
+	s := k.guarded(t, func(c *Config) { c.Left = func() { left.Add(1) } })
 	give := func(service string, last time.Duration) {
 		t.Helper()
 		now := time.Now()

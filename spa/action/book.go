@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -63,13 +62,6 @@ type Book struct {
 	stuck   int   // how many programs of ends could not be started
 	counts  map[Count]uint64
 	unsaved error // why the file could not be written
-}
-
-// Count is what is counted.
-type Count struct {
-	Service string
-	Hook    Hook
-	What    string
 }
 
 // stage is where a grant is with its programs.
@@ -480,24 +472,4 @@ func (b *Book) Reload(c *config.Config) (undo func() error, err error) {
 		b.mu.Unlock()
 		return b.runner.Undo()
 	}, nil
-}
-
-// Status is what a book has to do.
-type Status struct {
-	PID                     int
-	Trouble                 error // why nothing can be started
-	Unsaved                 error // why what was started could not be recorded
-	Running, Waiting, Stuck int
-	Live                    int // grants whose end has a program
-	Unfit                   map[string]string
-	Counts                  map[Count]uint64
-}
-
-// Status returns what the book has to do.
-func (b *Book) Status() Status {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return Status{PID: b.runner.PID, Trouble: b.runner.Trouble(""), Unsaved: b.unsaved, Running: len(b.running),
-		Waiting: len(b.queue), Stuck: b.stuck, Live: len(b.lines), Unfit: b.runner.Unfit(),
-		Counts: maps.Clone(b.counts)}
 }
