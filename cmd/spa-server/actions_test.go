@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/action"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 )
@@ -233,4 +235,44 @@ func TestActionReload(t *testing.T) {
 	lab.Eventually(t, "the end of the grant", func() bool { return len(g.grants()) == 0 })
 	g.wantReceipt("192.0.2.3", g.seal(requestFor("job", 0), bob), bob, spa.Granted)
 	g.wantDid("changed bob", "changed bob")
+}
+
+// TestActionsInUnit: with the capabilities of the unit and of examples/actions/actions.conf, a program runs as another
+// user and is killed when its time is over. Without the latter the server does not start, and names that file.
+func TestActionsInUnit(t *testing.T) {
+	setpriv := lab.NeedProgram(t, "setpriv", "apt-get install util-linux")
+	g := newGateway(t)
+	lab.NeedRoot(t)
+	marker := fmt.Sprint(6_000_000 + os.Getpid())
+	g.add("job", `run = ["/bin/sh", "-c", "id -un; setsid sleep `+marker+` & exec sleep `+marker+`"]
+user = "nobody"
+timeout = "1s"`)
+	bob := sender(g.enrol("bob", "job"))
+	unit, more := "-all,+net_admin,+net_raw,+setuid,+setgid,+setpcap,+chown", "+setuid,+setgid,+kill"
+	within := func(bounding, ambient string) *exec.Cmd {
+		return exec.Command(setpriv, "--no-new-privs", "--bounding-set", bounding, "--inh-caps", ambient, "--ambient-caps",
+			ambient, filepath.Join(bin, "spa-server"), "run", "--config", g.dir)
+	}
+	g.launch(within(unit, "-all"))
+	<-g.server.ended
+	for _, words := range []string{"service.job.user", "CAP_KILL", action.DropIn} {
+		if !strings.Contains(g.server.log(), words) {
+			t.Errorf("the server does not name %s:\n%s", words, g.server.log())
+		}
+	}
+	g.launch(within(unit+",+kill", more))
+	lab.Eventually(t, "the server to be ready", func() bool { return strings.Contains(g.server.log(), "msg=ready") })
+	if got := g.status().Rights.Capabilities; got != "CAP_NET_ADMIN" {
+		t.Errorf("the server has kept %s", got)
+	}
+	const three = "CapPrm:\t00000000000000e0" // CAP_KILL, CAP_SETGID, CAP_SETUID
+	runner := lab.Value(os.ReadFile(fmt.Sprintf("/proc/%d/status", g.status().Actions.PID)))(t)
+	if !strings.Contains(string(runner), three) {
+		t.Errorf("the runner has other capabilities than three:\n%s", runner)
+	}
+	g.wantReceipt("192.0.2.3", g.seal(requestFor("job", 0), bob), bob, spa.Granted)
+	want := control.Action{Service: "job", Hook: "run", What: "timed out", Count: 1}
+	if a := g.idle(); !slices.Contains(a.Counts, want) || !strings.Contains(g.server.log(), "text=nobody") {
+		t.Errorf("got %+v\n%s", a, g.server.log())
+	}
 }
