@@ -82,10 +82,11 @@ func (l *loader) command(key string, words []string) []string {
 
 // validUser checks the form of a user's name (useradd(8)).
 func validUser(name string) error {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-.", r)
+	odd := func(r rune) bool {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		return !letter && (r < '0' || r > '9') && !strings.ContainsRune("_-.", r)
 	}
-	if name == "" || len(name) > 32 || name[0] == '-' || strings.ContainsFunc(name, func(r rune) bool { return !plain(r) }) {
+	if name == "" || len(name) > 32 || name[0] == '-' || strings.ContainsFunc(name, odd) {
 		return errors.New("should be the name of a user")
 	}
 	return nil
