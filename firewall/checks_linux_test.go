@@ -80,7 +80,7 @@ func TestGrantIsChecked(t *testing.T) {
 	for name, spoil := range map[string]func(*Grant){
 		"no source": func(g *Grant) { g.Source = netip.Addr{} },
 		"over":      func(g *Grant) { g.Until = k.now },
-		"no ports":  func(g *Grant) { g.Ports = nil },
+		"no ports":  func(g *Grant) { g.Ports, g.To = nil, []netip.Addr{netip.MustParseAddr("192.0.2.1")} },
 		"no port":   func(g *Grant) { g.Ports = []service.Ports{{Proto: service.TCP}} },
 		"nowhere":   func(g *Grant) { g.To = []netip.Addr{{}} },
 		"two families": func(g *Grant) {

@@ -73,6 +73,7 @@ func (f *Firewall) endOver(now time.Time) (some bool, err error) {
 	for _, h := range over {
 		f.held.Remove(h)
 	}
+	f.left()
 	return true, nil
 }
 

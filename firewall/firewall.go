@@ -36,7 +36,7 @@ type Grant struct {
 	// Source is the address that is admitted. A link-local IPv6 address carries the index of its interface as its
 	// zone, because it means a different machine on each link; a link-local IPv4 address is refused for that reason.
 	Source netip.Addr
-	Ports  []service.Ports
+	Ports  []service.Ports // none: the grant is in the ledger only, and nothing of it in the kernel
 	// To lists the destinations if the service is at addresses of its own (see Target); empty: this host's addresses.
 	To    []netip.Addr
 	Until time.Time
@@ -104,6 +104,9 @@ type Config struct {
 	// Keep reports whether a grant from the ledger may still be held. A grant that a client lost while no daemon ran
 	// is not loaded into the kernel. Nil: keep all.
 	Keep func(Grant) bool
+
+	// Left is called after grants have ended, for whatever reason. It must return at once and call no method. Nil: none.
+	Left func()
 
 	// Now is the clock for computing how long grants still live, right before the kernel gets them, and for ending
 	// them; nil: time.Now.

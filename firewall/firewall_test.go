@@ -94,7 +94,7 @@ func TestGrantChecks(t *testing.T) {
 		"ended":                         {func(g *Grant) { g.Until = now }, false},
 		"too long a client":             {func(g *Grant) { g.Client = strings.Repeat("a", ledger.NameSize) }, false},
 		"too long a service":            {func(g *Grant) { g.Service = strings.Repeat("a", ledger.NameSize) }, false},
-		"no ports":                      {func(g *Grant) { g.Ports = nil }, false},
+		"no ports":                      {func(g *Grant) { g.Ports, g.To = nil, []netip.Addr{addr("192.0.2.1")} }, false},
 		"port 0":                        {func(g *Grant) { g.Ports = port(0, 22) }, false},
 		"port 0 behind another":         {func(g *Grant) { g.Ports = append(port(22, 22), port(0, 1)...) }, false},
 		"a range that ends below":       {func(g *Grant) { g.Ports = port(23, 22) }, false},

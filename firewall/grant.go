@@ -59,8 +59,8 @@ func (g *Grant) check(now time.Time) error {
 	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !a.IsValid() }) {
 		return errors.New("a grant needs destination addresses")
 	}
-	if len(g.Ports) == 0 {
-		return errors.New("a grant needs ports")
+	if len(g.Ports) == 0 && len(g.To) > 0 {
+		return errors.New("a grant without ports has no destination")
 	}
 	for _, h := range g.holdings() {
 		h.Until = g.Until
@@ -106,6 +106,10 @@ func (g *Grant) holdings() []*ledger.Holding {
 	destinations, ranges := []netip.Addr{{}}, ledger.MaxRanges
 	if len(g.To) > 0 {
 		destinations, ranges = g.To, 1
+	}
+	if len(g.Ports) == 0 { // the kernel has nothing of it
+		return []*ledger.Holding{{Client: g.Client, Service: g.Service, Source: guard.Normal(g.Source),
+			Link: guard.LinkOf(g.Source)}}
 	}
 	var hs []*ledger.Holding
 	for _, to := range destinations {
@@ -185,6 +189,13 @@ func leasesOf(ends map[guard.Element]time.Time) []guard.Lease {
 	return ls
 }
 
+// left reports that grants have ended. The caller holds the lock.
+func (f *Firewall) left() {
+	if f.cfg.Left != nil {
+		f.cfg.Left()
+	}
+}
+
 // Revoke ends the grants that match and returns them, including those that have just ended but may still be in the
 // kernel. A grant of another client for the same address and port is unaffected. Sessions continue.
 func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant, error) {
@@ -215,6 +226,7 @@ func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant,
 		f.held.Remove(h)
 	}
 	f.held.Shorten(ends)
+	f.left()
 	slices.SortFunc(gs, compareGrants)
 	return gs, nil
 }

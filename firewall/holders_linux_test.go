@@ -388,7 +388,7 @@ func TestGrantsThatCannotBe(t *testing.T) {
 	for name, spoil := range map[string]func(*Grant){
 		"no source":      func(g *Grant) { g.Source = netip.Addr{} },
 		"over":           func(g *Grant) { g.Until = time.Now().Add(-time.Second) },
-		"no ports":       func(g *Grant) { g.Ports = nil },
+		"no ports":       func(g *Grant) { g.Ports, g.To = nil, []netip.Addr{netip.MustParseAddr("192.0.2.1")} },
 		"no port":        func(g *Grant) { g.Ports = []service.Ports{{Proto: service.TCP}} },
 		"long client":    func(g *Grant) { g.Client = strings.Repeat("a", 33) },
 		"long service":   func(g *Grant) { g.Service = strings.Repeat("a", 33) },

@@ -102,6 +102,9 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 		f.log.Warn("grant ended or shortened: the new configuration does not allow all of it",
 			"client", h.Client, "service", h.Service, "source", h.Source.String(), "ports", fmt.Sprint(h.Ports))
 	}
+	if len(r.leaving) > 0 {
+		f.left()
+	}
 	return nil
 }
 

@@ -61,9 +61,13 @@ func addGoodReceipts(add addAnswerFunc) {
 		a.request.Services = a.request.Services[:1]
 		a.receipt.Services = []Granting{{Ports: manyPorts(16)}}
 	})
+	add("receipt-started", "receipt-ok", "Of two services, the second has no ports, and its program is started.",
+		func(a *answer) {
+			a.receipt.Services = []Granting{{For: 30 * time.Second, Ports: manyPorts(1)}, {For: time.Minute, Started: true}}
+		})
 	for _, s := range []Status{ReasonExpired, ReasonNoService, ReasonNotAllowed, ReasonSourceRequired, ReasonTooManyGrants,
 		ReasonTooManyPerHour, ReasonSuperseded, ReasonIDReused, ReasonFailed, ReasonNotNow,
-		ReasonTooManyPorts, ReasonOtherFamily} {
+		ReasonTooManyPorts, ReasonOtherFamily, ReasonNoProgram} {
 		add("receipt-denied-"+strconv.Itoa(int(s)), "receipt-ok", "Refused: "+s.String()+".", func(a *answer) {
 			a.receipt = deniedReceipt()
 			a.receipt.Status = s
@@ -151,7 +155,7 @@ func (a answer) text(t *testing.T, name string) string {
 	return l.String()
 }
 
-// addReceipt writes a service as its milliseconds, its ranges and perhaps "more".
+// addReceipt writes a service as its milliseconds, its ranges and perhaps "more" and "started".
 func (l *lines) addReceipt(r Receipt) {
 	l.add("status", int(r.Status))
 	l.add("time", r.Time.UnixNano())
@@ -166,6 +170,9 @@ func (l *lines) addReceipt(r Receipt) {
 		}
 		if g.More {
 			text += " more"
+		}
+		if g.Started {
+			text += " started"
 		}
 		l.add("service", text)
 	}

@@ -22,6 +22,9 @@ const (
 	grantingLen     = 5                               // of a service, without its ports
 	portsLen        = 5
 	moreBit         = 0x80
+	// startedLabel begins what follows the services if any of them has started a program.
+	startedLabel = "runs"
+	startedLen   = len(startedLabel) + 1
 )
 
 // ErrReceipt means that a datagram is no receipt for this request. The client ignores it and keeps waiting: anyone
@@ -53,6 +56,7 @@ const (
 	ReasonTooManyPorts   Status = 26 // more ports open at a time than a client may have
 	ReasonOtherFamily    Status = 27 // the service is at addresses of the other family only, IPv4 or IPv6
 	ReasonTooEarly       Status = 28 // the server has just started; Again says from when on it takes packets
+	ReasonNoProgram      Status = 29 // the program that the service runs cannot be started, so nothing was opened
 )
 
 // String returns the status in words.
@@ -88,6 +92,8 @@ func (s Status) String() string {
 		return "the service has no address in the knock's family, IPv4 or IPv6"
 	case ReasonTooEarly:
 		return "too early: the server has just started"
+	case ReasonNoProgram:
+		return "the server cannot start the service's program now"
 	}
 	return "status " + strconv.Itoa(int(s))
 }
@@ -106,6 +112,8 @@ type Granting struct {
 	Ports []service.Ports
 	// More means that the service has more ports than Ports lists.
 	More bool
+	// Started means that the server starts the service's program for this grant. It is sent with Granted only.
+	Started bool
 }
 
 // Receipt is a server's answer to one request.
@@ -140,7 +148,20 @@ func (r Receipt) AppendBinary(b []byte) ([]byte, error) {
 		spare -= max(0, n-1)
 		b = g.append(b, n)
 	}
+	if bits := r.started(); bits != 0 {
+		b = append(append(b, startedLabel...), bits)
+	}
 	return b, nil
+}
+
+// started returns a bit for each service whose program is started, the lowest for the first.
+func (r Receipt) started() (bits byte) {
+	for i, g := range r.Services {
+		if g.Started {
+			bits |= 1 << i
+		}
+	}
+	return bits
 }
 
 // spareRanges returns how many ranges fit beyond the first of each service.
@@ -148,6 +169,9 @@ func (r Receipt) spareRanges() int {
 	size := receiptFixedLen
 	for _, g := range r.Services {
 		size += grantingLen + portsLen*min(1, len(g.Ports))
+	}
+	if r.started() != 0 {
+		size += startedLen
 	}
 	return (receiptMax - size) / portsLen
 }
@@ -166,6 +190,9 @@ func (r Receipt) check() error {
 		return fmt.Errorf("a receipt with status %v cannot list %d services", r.Status, len(r.Services))
 	}
 	for _, g := range r.Services {
+		if g.Started && r.Status != Granted {
+			return fmt.Errorf("a receipt with status %v starts nothing", r.Status)
+		}
 		for _, p := range g.Ports {
 			if !p.Valid() {
 				return fmt.Errorf("a receipt cannot list %v", p)
@@ -244,7 +271,23 @@ func parseReceipt(b []byte) (Receipt, []byte, error) {
 		r.Services = append(r.Services, g)
 		b = rest
 	}
-	return r, b, nil
+	return r, r.parseStarted(b), nil
+}
+
+// parseStarted takes the bits of started programs from the start of b, if they are there, and returns what follows.
+// Earlier versions have padding in their place.
+func (r Receipt) parseStarted(b []byte) []byte {
+	if r.Status != Granted || len(b) < startedLen || string(b[:len(startedLabel)]) != startedLabel {
+		return b
+	}
+	bits := b[len(startedLabel)]
+	if bits == 0 || int(bits)>>len(r.Services) != 0 {
+		return b
+	}
+	for i := range r.Services {
+		r.Services[i].Started = bits>>i&1 == 1
+	}
+	return b[startedLen:]
 }
 
 // parseGranting returns the service at the start of b, and what follows it.

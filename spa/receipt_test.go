@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -205,6 +206,37 @@ func manyPorts(n int) []service.Ports {
 	return p
 }
 
+// TestStarted: whether programs are started is told with all services that a receipt can list, and what is no such
+// mark is padding.
+func TestStarted(t *testing.T) {
+	for bits := range 256 {
+		r := Receipt{Status: Granted, Time: testNow}
+		for i := range 8 {
+			r.Services = append(r.Services, Granting{For: time.Second, Ports: manyPorts(3), Started: bits>>i&1 == 1})
+		}
+		b, err := r.AppendBinary(nil)
+		if err != nil || len(b) > receiptMax {
+			t.Fatalf("%d bytes, %v", len(b), err)
+		}
+		for i, g := range lab.Value(ParseReceipt(b))(t).Services {
+			if g.Started != r.Services[i].Started {
+				t.Errorf("%08b: service %d says %v", bits, i, g.Started)
+			}
+		}
+	}
+	one := Receipt{Status: Granted, Time: testNow, Services: []Granting{{For: time.Second}}}
+	plain := lab.Value(one.AppendBinary(nil))(t)
+	for _, mark := range []string{"runs", "runs\x00", "runs\x02", "rung\x01", "runs\x01\x00"} {
+		if r, err := ParseReceipt(append(slices.Clone(plain), mark...)); err == nil {
+			t.Errorf("%q: got %+v", mark, r)
+		}
+	}
+	one.Status, one.Services[0].Started = Closed, true
+	if _, err := one.AppendBinary(nil); err == nil {
+		t.Error("a close has started a program")
+	}
+}
+
 func TestReceiptKeepsWhatFits(t *testing.T) {
 	for name, tt := range map[string]struct {
 		have, want []int
@@ -293,7 +325,7 @@ func TestStatusWords(t *testing.T) {
 		}
 		seen[words] = Status(s)
 		named := !strings.HasPrefix(words, "status ")
-		if want := s == 1 || s == 2 || 16 <= s && s <= 28; named != want {
+		if want := s == 1 || s == 2 || 16 <= s && s <= 29; named != want {
 			t.Errorf("%d is %q", s, words)
 		}
 	}

@@ -32,6 +32,7 @@ type serviceJSON struct {
 	Ports   []string   `json:"ports"`
 	Until   *time.Time `json:"until,omitempty"` // by this machine's clock
 	Seconds float64    `json:"seconds,omitempty"`
+	Started bool       `json:"started,omitempty"` // the gateway starts the service's program
 }
 
 func (k *knock) answerJSON(a client.Answer) answerJSON {
@@ -61,7 +62,8 @@ func (k *knock) answerJSON(a client.Answer) answerJSON {
 }
 
 func (k *knock) serviceJSON(a client.Answer, i int, s service.Service) serviceJSON {
-	out := serviceJSON{Service: s.String(), Ports: k.ports(a, i, s), Seconds: granted(a, i).For.Seconds()}
+	out := serviceJSON{Service: s.String(), Ports: k.ports(a, i, s), Seconds: granted(a, i).For.Seconds(),
+		Started: granted(a, i).Started}
 	if until := a.Until(i); a.Verdict == client.Opened && !until.IsZero() {
 		out.Until = &until
 	}

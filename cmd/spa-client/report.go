@@ -55,9 +55,17 @@ func (k *knock) report(cmd *cobra.Command, a client.Answer) error {
 	return nil
 }
 
-// openLine returns "ssh (tcp/22) is open on gw for 203.0.113.7 until 14:03:30 (30s)".
+// openLine returns "ssh (tcp/22) is open on gw for 203.0.113.7 until 14:03:30 (30s)", or "restart-web was started on
+// gw …" if all that the service has is a program.
 func (k *knock) openLine(a client.Answer, i int, service service.Service, now time.Time) string {
-	line := fmt.Sprintf("%s is open on %s%s", k.label(a, i, service), k.plan.Profile.Name, forSource(a))
+	what := "is open"
+	switch told := granted(a, i); {
+	case told.Started && len(told.Ports) == 0 && !told.More:
+		what = "was started"
+	case told.Started:
+		what = "is open, and its program was started,"
+	}
+	line := fmt.Sprintf("%s %s on %s%s", k.label(a, i, service), what, k.plan.Profile.Name, forSource(a))
 	until := a.Until(i)
 	if until.IsZero() {
 		return line
@@ -234,6 +242,8 @@ func (a *app) advice(p *keys.Profile, asked []service.Service, reason spa.Status
 		return "run the command again"
 	case spa.ReasonTooEarly:
 		return "wait half a minute, then run it again"
+	case spa.ReasonNoProgram:
+		return "try again later, or ask the gateway's administrator: spa-server status and its log have the reason"
 	}
 	return "ask the gateway's administrator: the gateway's log has the reason"
 }

@@ -28,7 +28,7 @@ func profileOf(c *config.Config, client *keys.Client) (*keys.Profile, error) {
 		profile.KnockPorts = append(profile.KnockPorts, port.Port)
 	}
 	for _, text := range client.Allow {
-		if service, ok := c.Service(text); ok {
+		if service, ok := c.Service(text); ok && len(service.Ports) > 0 { // a profile lists services with their ports
 			profile.Services[text] = portTexts(service)
 		}
 	}

@@ -64,6 +64,10 @@ var effects = map[string]string{
 	"rawService.addresses":           "TestAddresses",
 	"rawService.on_expiry":           "TestOnExpiry",
 	"rawService.when":                "TestHours",
+	"rawService.run":                 "TestActions",
+	"rawService.run_after":           "TestActions",
+	"rawService.timeout":             "TestActionTimeout",
+	"rawService.user":                "spa/action.TestEnvironment",
 
 	// clients/NAME.toml
 	"rawClient.version":        "keys/strict.TestDecodeRefuses",

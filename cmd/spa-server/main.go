@@ -8,10 +8,12 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/firewall"
+	"sallyport/spa/action"
 )
 
 func main() {
 	firewall.Helper()
+	action.Serve()
 	os.Exit(cli.Main("spa-server", newRoot()))
 }
 

@@ -108,6 +108,10 @@ func printRevoked(cmd *cobra.Command, r control.Request, revoked control.Revoked
 
 // endedLine describes a grant that ended early.
 func endedLine(g control.Grant, now time.Time) string {
-	return fmt.Sprintf("%s %s (%s) for %s, which was open until %s", g.Client, g.Service, strings.Join(g.Ports, ", "),
-		g.Source, cli.Clock(g.Until, now))
+	ports := ""
+	if len(g.Ports) > 0 {
+		ports = fmt.Sprintf(" (%s)", strings.Join(g.Ports, ", "))
+	}
+	return fmt.Sprintf("%s %s%s for %s, which was open until %s", g.Client, g.Service, ports, g.Source,
+		cli.Clock(g.Until, now))
 }

@@ -72,6 +72,7 @@ func printStatus(out io.Writer, s *control.Status) error {
 	if s.Journal.Damaged != "" {
 		line("", "a damaged one was replaced: %s", s.Journal.Damaged)
 	}
+	actionLines(line, s.Actions)
 	auditLines(line, s)
 	line("rights", "%s", rightsText(s.Rights))
 	for _, p := range s.Processes {
@@ -87,6 +88,29 @@ func printStatus(out io.Writer, s *control.Status) error {
 	}
 	seenLines(line, s)
 	return w.Flush()
+}
+
+// actionLines prints what became of the programs of services.
+func actionLines(line func(what, format string, args ...any), a *control.Actions) {
+	if a == nil {
+		return
+	}
+	line("programs", "%d running, %d waiting, by process %d", a.Running, a.Waiting, a.PID)
+	if a.Trouble != "" {
+		line("", "NONE CAN BE STARTED: %s", a.Trouble)
+	}
+	if a.Unsaved != "" {
+		line("", "what was started could not be recorded: %s", a.Unsaved)
+	}
+	if a.Failed > 0 {
+		line("", "%d of the end of a grant could not be started: they will be at the next start", a.Failed)
+	}
+	for _, u := range a.Unfit {
+		line("", "%s IS REFUSED: %s", u.Service, u.Why)
+	}
+	for _, c := range a.Counts {
+		line("", "%d %s of %s %s", c.Count, c.Hook, c.Service, c.What)
+	}
 }
 
 // auditLines prints where decisions are recorded, and problems with that.

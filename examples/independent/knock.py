@@ -154,6 +154,8 @@ def open_receipt(k, packet, datagram):  # an error if the datagram is not the re
         rule(all(p in (6, 17) and 0 < low <= high for p, low, high in told), "malformed ranges")
         r["service"].append((millis, told, n > 0x7F))
         at += 5 + 5 * len(told)
+    label, bits = struct.unpack_from(">4sB", body + bytes(5), at)  # programs that are started
+    r["started"] = bits if status == 1 and label == b"runs" and not bits >> count else 0
     return r
 
 # Sections 7 to 9: a command.

@@ -84,6 +84,7 @@ func examine(ctx context.Context, dir string, now time.Time, h *host) []Finding 
 	registry, problems := setup.LoadClients(filepath.Join(c.Dir, config.ClientsDir))
 	found = append(found, checkClients(c, registry, problems, now)...)
 	found = append(found, checkServices(c)...)
+	found = append(found, checkActions(c)...)
 	found = append(found, checkWeak(c, h)...)
 	found = append(found, checkWeakKeys(gates, registry, now)...)
 	found = append(found, checkJournal(c)...)

@@ -6,10 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"sallyport/keys"
 	"sallyport/keys/quote"
+	"sallyport/spa/action"
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
@@ -50,6 +52,7 @@ func checkRunning(c *config.Config, s *control.Status) []Finding {
 			Advice: "systemctl restart spa-server",
 		})
 	}
+	found = append(found, checkPrograms(s.Actions)...)
 	return append(found, notTaken(c, s)...)
 }
 
@@ -82,7 +85,11 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	if len(checkOwner(c, h)) == 0 { // that reports the journal
 		found = openable(filepath.Join(c.State, config.JournalFile), h)
 	}
-	for _, file := range []string{setup.LockFile, setup.LedgerFile, "keeper", control.SocketName} {
+	files := []string{setup.LockFile, setup.LedgerFile, "keeper", control.SocketName}
+	if slices.ContainsFunc(c.Services, func(s config.Service) bool { return s.Action.Any() }) {
+		files = append(files, action.FileName)
+	}
+	for _, file := range files {
 		found = append(found, openable(filepath.Join(c.State, file), h)...)
 	}
 	for _, place := range setup.Distinct(c.State, c.Dir) {

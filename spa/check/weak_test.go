@@ -32,6 +32,11 @@ var weakenings = map[string]struct {
 	"`persist = \"file\"`": {config: func(c *config.Config) { c.Firewall.Persist = "file" },
 		subject: "firewall.persist"},
 	"`mode = \"admit\"`": {config: admit, subject: "firewall.mode"},
+	"`user = \"root\"`, or `\"spa\"`, of a service with a program": {config: func(c *config.Config) {
+		s := config.NewService("act")
+		s.Action = config.Action{Run: []string{"/bin/sh"}, User: "root", Timeout: time.Minute}
+		c.Services = append(c.Services, s)
+	}, subject: "service.act.user"},
 	"a long `--overlap`": {after: func(t *testing.T, c *config.Config) {
 		_, err := keys.ChangeClient(filepath.Join(c.Dir, config.ClientsDir), "alice", func(client *keys.Client) error {
 			client.Rotate(now.Add(keys.ClientOverlap + time.Minute))

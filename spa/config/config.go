@@ -98,11 +98,12 @@ type Limits struct {
 // Service is something that clients can open by name.
 type Service struct {
 	Name        string
-	Ports       []service.Ports
-	For, MaxFor time.Duration  // if the client requests none, and at most
-	Addresses   []netip.Addr   // where it is; none: at all addresses of this host
-	OnExpiry    string         // what happens to its sessions when the grant ends: "keep" or "cut"
-	When        []service.Span // when it may be opened; none: always
+	Ports       []service.Ports // none only if it has an action
+	For, MaxFor time.Duration   // if the client requests none, and at most
+	Addresses   []netip.Addr    // where it is; none: at all addresses of this host
+	OnExpiry    string          // what happens to its sessions when the grant ends: "keep" or "cut"
+	When        []service.Span  // when it may be opened; none: always
+	Action      Action          // programs that run when a grant begins and ends
 }
 
 // Default returns the configuration of a minimal file, for the server in dir: everything except Name, Address and

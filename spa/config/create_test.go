@@ -49,6 +49,13 @@ func TestCreateReadsBack(t *testing.T) {
 					When: []service.Span{{First: time.Saturday, Last: time.Monday, From: 0, To: 1440}}},
 			}
 		},
+		"actions": func(c *Config) {
+			c.Services = []Service{
+				{Name: "restart", Action: Action{Run: []string{"/bin/a", `b "c`, ""}, User: "nobody", Timeout: time.Hour}},
+				{Name: "ssh", Ports: mustPorts(t, "tcp/22"), Action: Action{Run: []string{"/bin/a"},
+					After: []string{"/bin/b"}, User: "root"}},
+			}
+		},
 		"the journal": func(c *Config) { c.Audit = Audit{Journal: true} },
 		"a socket": func(c *Config) {
 			c.Metrics.Listen = "unix:/run/spa/metrics.sock"
@@ -129,7 +136,8 @@ func TestCommentsAreTrue(t *testing.T) {
 	c.Services = nil
 	text := c.filled(dir).text()
 	for _, examples := range [][]string{{"zone"}, {"persist"}, {"tproxy"}, {"mark"}, {"[metrics]", "listen"}, {"clients"},
-		{"[service", "ports"}, {"for"}, {"max_for"}, {"addresses"}, {"on_expiry"}, {"when"}} {
+		{"[service", "ports"}, {"for"}, {"max_for"}, {"addresses"}, {"on_expiry"}, {"when"},
+		{"run =", "run_after", "user"}} {
 		for _, example := range examples {
 			text = uncommented(t, text, example)
 		}
@@ -140,7 +148,9 @@ func TestCommentsAreTrue(t *testing.T) {
 	got := lab.Value(loadText(t, text))(t)
 	want := []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: defaultFor, MaxFor: defaultMaxFor, OnExpiry: "cut",
 		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5")},
-		When:      []service.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}}}}
+		When:      []service.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}},
+		Action: Action{Run: []string{"/usr/bin/systemctl", "restart", "apache2"}, After: []string{"/usr/local/bin/after"},
+			User: "deploy", Timeout: time.Minute}}}
 	if !reflect.DeepEqual(got.Services, want) || got.Firewall.Mark != 0x20000000 || got.Firewall.Persist != "file" ||
 		got.Zone != "Europe/Berlin" || got.Metrics != (Metrics{"127.0.0.1:9620", true}) {
 		t.Errorf("got %+v", got)
@@ -167,7 +177,8 @@ func TestEveryExampleIsTried(t *testing.T) {
 	c := created(t, dir)
 	c.Services = nil
 	tried := []string{"zone", "persist", "tproxy", "mark", "[service.ssh]", "ports", "for", "max_for", "addresses",
-		"on_expiry", "when", "[firewall.admit]", "table", "set4", "set6", "[metrics]", "listen", "clients"}
+		"on_expiry", "when", "[firewall.admit]", "table", "set4", "set6", "[metrics]", "listen", "clients",
+		"run", "run_after", "user"}
 	for line := range strings.Lines(c.filled(dir).text()) {
 		example, ok := strings.CutPrefix(line, "# ")
 		word, _, _ := strings.Cut(example, " ")

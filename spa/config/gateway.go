@@ -58,8 +58,22 @@ func (c *Config) CheckAllow(entry string) error {
 		if !service.Covers(guarded, ports.Proto, uint16(port)) {
 			return fmt.Errorf("no service of this gateway guards %s/%d", ports.Proto, port)
 		}
+		if s, ok := c.acting(ports.Proto, uint16(port)); ok {
+			return fmt.Errorf("%s/%d belongs to %s, which runs a program: allow that by its name", ports.Proto, port, s.Name)
+		}
 	}
 	return nil
+}
+
+// acting returns a service with this port that has an action. Its ports are opened by its name only: otherwise a client
+// could have the port without the action.
+func (c *Config) acting(proto service.Proto, port uint16) (Service, bool) {
+	for _, s := range c.Services {
+		if s.Action.Any() && service.Covers(s.Ports, proto, port) {
+			return s, true
+		}
+	}
+	return Service{}, false
 }
 
 // Guards reports whether s can be requested here: it is the name of a service, or a port of one.

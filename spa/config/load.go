@@ -72,6 +72,10 @@ type (
 		Addresses []string `toml:"addresses"`
 		OnExpiry  *string  `toml:"on_expiry"`
 		When      []string `toml:"when"`
+		Run       []string `toml:"run"`
+		RunAfter  []string `toml:"run_after"`
+		User      *string  `toml:"user"`
+		Timeout   *string  `toml:"timeout"`
 	}
 )
 

@@ -20,7 +20,8 @@ func (c Config) withServices() Config {
 		s := &c.Services[i]
 		s.For = or(s.For, defaultFor)
 		s.MaxFor = or(s.MaxFor, max(s.For, defaultMaxFor))
-		s.Addresses, s.When = none(s.Addresses), none(s.When)
+		s.Ports, s.Addresses, s.When = none(s.Ports), none(s.Addresses), none(s.When)
+		s.Action = s.Action.filled()
 		s.OnExpiry = or(s.OnExpiry, keepSessions)
 	}
 	c.Services = none(c.Services)
@@ -130,7 +131,9 @@ func (s Service) write(b *strings.Builder) {
 	for i, p := range s.Ports {
 		ports[i] = p.String()
 	}
-	setting(b, "ports", list(ports), "guarded: shut to all but granted addresses")
+	if len(ports) > 0 {
+		setting(b, "ports", list(ports), "guarded: shut to all but granted addresses")
+	}
 	setting(b, "for", quote(service.FormatDuration(s.For)), "open for new connections, unless the client asks otherwise")
 	setting(b, "max_for", quote(service.FormatDuration(s.MaxFor)), "the most a client may ask for")
 	s.writeRest(b)
@@ -149,6 +152,7 @@ func (s Service) writeRest(b *strings.Builder) {
 		"end its sessions with the grant; keep leaves them alone")
 	changed(b, len(s.When) > 0, "when", list(service.SpanTexts(s.When)), `when = ["mon-fri 08:00-18:00"]`,
 		"shut at other times; over midnight: \"fri 22:00-02:00\"")
+	s.Action.write(b)
 }
 
 // changed writes a setting that is not at its default, and otherwise an example of it as a comment.

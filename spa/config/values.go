@@ -109,8 +109,12 @@ func (l *loader) service(name string, raw rawService) {
 		l.must(key, err)
 		return
 	}
-	s := Service{Name: name, Ports: l.ports(key+".ports", raw.Ports),
-		Addresses: l.addresses(key+".addresses", raw.Addresses)}
+	s := Service{Name: name, Action: l.action(key, raw), Addresses: l.addresses(key+".addresses", raw.Addresses)}
+	if len(raw.Ports) > 0 || !s.Action.Any() {
+		s.Ports = l.ports(key+".ports", raw.Ports)
+	} else {
+		l.withoutPorts(key)
+	}
 	s.For, s.MaxFor = l.times(key, raw)
 	s.When = l.when(key+".when", raw.When)
 	s.OnExpiry = keepSessions

@@ -77,7 +77,7 @@ func allows(c *keys.Client, wanted service.Service) bool {
 
 // find returns the terms of a service. A raw port is a port of this host, on the terms of every service that it
 // belongs to together: adding a service never gives anyone more. A port that no service of this host has cannot be
-// opened, and a service at other addresses is opened by name only.
+// opened. A service at other addresses, and one with an action, is opened by name only.
 func (p *Policy) find(wanted service.Service) (terms, error) {
 	if wanted.Name == "" {
 		return p.findPort(service.Ports{Proto: wanted.Proto, Low: wanted.Port, High: wanted.Port})
@@ -100,7 +100,8 @@ func (p *Policy) findPort(port service.Ports) (terms, error) {
 		}
 	}
 	here := func(s config.Service) bool { return len(s.Addresses) == 0 }
-	if !slices.ContainsFunc(having, here) {
+	acts := func(s config.Service) bool { return s.Action.Any() }
+	if !slices.ContainsFunc(having, here) || slices.ContainsFunc(having, acts) {
 		return terms{}, &Denial{Reason: spa.ReasonNoService, Service: port.String()}
 	}
 	return termsOf([]service.Ports{port}, having...), nil
@@ -139,8 +140,12 @@ func places(at []netip.Addr) []netip.Addr {
 	return at
 }
 
-// Within reports whether the services have every port of the grant, at every address of the grant.
+// Within reports whether the services have every port of the grant, at every address of the grant. A grant without
+// ports is within none.
 func (p *Policy) Within(g firewall.Grant, services []service.Service) bool {
+	if len(g.Ports) == 0 {
+		return false
+	}
 	for _, at := range places(g.To) {
 		var there []service.Ports
 		for _, service := range services {

@@ -49,7 +49,7 @@ func (s *Server) sample() metrics.Sample {
 	s.line.Unlock()
 	m := metrics.Sample{
 		Packets: allCounts(s.audit.Tally()), LeftOut: len(registry.Bad()), Lost: s.audit.Lost().Lines,
-		LogMoved: s.audit.Named() != nil,
+		LogMoved: s.audit.Named() != nil, Actions: s.actionStatus(),
 	}
 	m.Live = s.firewall.Count(now)
 	if byClient {
@@ -90,7 +90,7 @@ var silent = []struct {
 	{audit.Unspent, replay.ErrForgotten}, {audit.Unspent, replay.ErrFull},
 }
 
-// answered are the reasons of refusals that are answered, except for a failure of the firewall.
+// answered are the reasons of refusals that are answered, except for failures of the firewall and of programs.
 var answered = []spa.Status{
 	spa.ReasonExpired, spa.ReasonNoService, spa.ReasonNotAllowed, spa.ReasonSourceRequired, spa.ReasonTooManyGrants,
 	spa.ReasonTooManyPerHour, spa.ReasonSuperseded, spa.ReasonIDReused, spa.ReasonNotNow, spa.ReasonTooManyPorts,
@@ -108,6 +108,7 @@ func outcomes() []audit.Count {
 		list = append(list, audit.Count{Verdict: audit.Denied, Reason: reason.String()})
 	}
 	return append(list, audit.Count{Verdict: audit.Failed, Reason: spa.ReasonFailed.String()},
+		audit.Count{Verdict: audit.Failed, Reason: spa.ReasonNoProgram.String()},
 		audit.Count{Verdict: audit.Repeated}, audit.Count{Verdict: audit.Granted}, audit.Count{Verdict: audit.Closed})
 }
 

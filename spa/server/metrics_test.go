@@ -17,7 +17,7 @@ func TestEveryOutcomeIsListed(t *testing.T) {
 		note(r.verdict, r.err.Error())
 	}
 	for status := range denials {
-		if status == spa.ReasonFailed {
+		if status == spa.ReasonFailed || status == spa.ReasonNoProgram {
 			note(audit.Failed, status.String())
 			continue
 		}
@@ -50,7 +50,7 @@ func TestEveryOutcomeIsCounted(t *testing.T) {
 		b := newBench(t)
 		deny(b)
 		verdict := audit.Denied
-		if status == spa.ReasonFailed {
+		if status == spa.ReasonFailed || status == spa.ReasonNoProgram {
 			verdict = audit.Failed
 		}
 		rises(b, status.String(), nil, audit.Count{Verdict: verdict, Reason: status.String()})

@@ -19,6 +19,7 @@ import (
 	"sallyport/firewall"
 	"sallyport/keys"
 	"sallyport/spa"
+	"sallyport/spa/action"
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
@@ -67,6 +68,7 @@ type Server struct {
 	policy    *policy.Policy
 	journal   *replay.Journal
 	firewall  *firewall.Firewall
+	actions   *action.Book // nil: no service has a program
 	audit     *audit.Log
 	sniffer   sniffer
 	responder responder
@@ -95,7 +97,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 		s.requireRights, setup.Either(s.inState(setup.LockFile), s.openLock), s.openDir,
 		setup.Either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
 		s.openKeys, setup.Either(s.inState(config.JournalFile), s.openJournal), setup.Either(c.Audit.File, s.openAudit),
-		func() error { return s.openFirewall(ctx, o.Confirm) },
+		func() error { return s.openFirewall(ctx, o.Confirm) }, s.openActions,
 		s.openSockets, setup.Either(s.inState(control.SocketName), s.openControl), s.openMetrics, s.openNotify,
 		s.dropPrivileges,
 	} {
@@ -209,7 +211,8 @@ func (s *Server) auditLog() (*audit.Log, error) {
 }
 
 func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error {
-	fw, err := setup.OpenGuard(ctx, s.config, s.clients, setup.Loading{Confirm: confirm, Now: s.now, Log: s.log})
+	fw, err := setup.OpenGuard(ctx, s.config, s.clients, setup.Loading{Confirm: confirm, Now: s.now, Log: s.log,
+		Left: func() { s.actions.Left() }})
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/action"
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
@@ -128,6 +129,21 @@ func idle(b *bench) *firewall.Firewall {
 	return f
 }
 
+// withActions starts what runs the programs of services.
+func (b *bench) withActions() {
+	b.Helper()
+	lab.NeedRoot(b)
+	c := config.Default(b.TempDir())
+	c.Name, c.Address, c.ServerID, c.Services = "gw", "192.0.2.1", b.s.config.ServerID, b.s.config.Services
+	lab.Must(b, config.Create(c.Dir, c))
+	read := lab.Value(config.Load(c.Dir))(b)
+	f := lab.Value(action.OpenFile(filepath.Join(c.Dir, action.FileName)))(b)
+	book := lab.Value(action.Open(read, action.Options{File: f, Held: b.s.heldBy, Report: b.s.programs}))(b)
+	b.Cleanup(func() { book.Close() })
+	lab.Must(b, book.Recover())
+	b.s.actions = book
+}
+
 // denials cause each reason that a receipt can give. The last packet is refused for it.
 var denials = map[spa.Status]func(b *bench){
 	spa.ReasonExpired: func(b *bench) {
@@ -186,6 +202,16 @@ var denials = map[spa.Status]func(b *bench){
 		}
 		b.ask("ssh")
 	},
+	spa.ReasonNoProgram: func(b *bench) {
+		b.rule(func(c *config.Config) {
+			s := config.NewService("act")
+			s.Action = config.Action{Run: []string{"/nowhere/at/all"}, User: "root", Timeout: time.Minute}
+			c.Services = append(c.Services, s)
+		})
+		b.enrol(func(c *keys.Client) { c.Allow = []string{"act"} })
+		b.withActions()
+		b.ask("act")
+	},
 	spa.ReasonOtherFamily: func(b *bench) {
 		b.rule(func(c *config.Config) { c.Services[0].Addresses = []netip.Addr{netip.MustParseAddr("2001:db8::5")} })
 		b.ask("ssh")
@@ -213,7 +239,7 @@ func TestEveryReason(t *testing.T) {
 			}
 			verdict, reason := b.last()
 			want := "denied"
-			if status == spa.ReasonFailed {
+			if status == spa.ReasonFailed || status == spa.ReasonNoProgram {
 				want = "failed"
 			}
 			if verdict != want || reason == "" {

@@ -17,6 +17,7 @@ import (
 	"sallyport/keys/place"
 	"sallyport/keys/quote"
 	"sallyport/spa"
+	"sallyport/spa/action"
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
@@ -59,6 +60,10 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 		return nil, denied("change it back, or: "+restartCommand(was, is),
 			"a restart is needed for "+strings.Join(restart, ", ")+": nothing was changed")
 	}
+	undo, err := s.reloadActions(is)
+	if err != nil {
+		return nil, err
+	}
 	r := &control.Reloaded{
 		Settings: append(changed(liveSettings, was, is), changedServices(was, is)...),
 		Added:    []string{}, Changed: []string{}, Removed: []string{}, // JSON has lists, not null
@@ -68,6 +73,7 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 		c.tell(r)
 	}
 	if err := s.swap(context.WithoutCancel(parent), next, clients, r); err != nil {
+		err = errors.Join(err, undo())
 		if len(r.Ended) == 0 {
 			return nil, denied("", err.Error(), "nothing was changed")
 		}
@@ -90,9 +96,10 @@ func restartCommand(was, is *config.Config) string {
 		command = setup.MakeState(is.State) + " && " + command
 	}
 	var files []string
-	for _, name := range []string{config.JournalFile, setup.LedgerFile, setup.SettingsFile} {
+	for _, name := range []string{config.JournalFile, setup.LedgerFile, setup.SettingsFile, action.FileName} {
 		path := filepath.Join(was.State, name)
-		if _, err := os.Lstat(path); name == setup.SettingsFile && (err != nil || was.State == was.Dir) {
+		if _, err := os.Lstat(path); name == setup.SettingsFile && (err != nil || was.State == was.Dir) ||
+			name == action.FileName && err != nil {
 			continue // none there, or the copy that stays beside server.toml
 		}
 		files = append(files, quote.Shell(path))

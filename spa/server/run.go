@@ -30,6 +30,9 @@ func (s *Server) Run(parent context.Context) error {
 	if s.metrics != nil {
 		beside = append(beside, s.metrics.Serve)
 	}
+	if s.actions != nil {
+		beside = append(beside, s.actions.Run)
+	}
 	ended := make(chan struct{}, len(beside))
 	for _, run := range beside {
 		go func() {
@@ -148,7 +151,9 @@ func knockPorts(c *config.Config) []string {
 func guards(c *config.Config) []string {
 	guarded := make([]string, 0, len(c.Services))
 	for _, service := range c.Services {
-		guarded = append(guarded, service.String())
+		if len(service.Ports) > 0 {
+			guarded = append(guarded, service.String())
+		}
 	}
 	return guarded
 }

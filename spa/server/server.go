@@ -19,6 +19,7 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/action"
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
@@ -69,10 +70,16 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	if err != nil {
 		return s.refuse(event, audit.Denied, reasonFor(err), err)
 	}
+	programs, err := s.actions.Reserve(begins(grants))
+	if err != nil {
+		return s.refuse(event, audit.Failed, spa.ReasonNoProgram, err)
+	}
 	if err := s.firewall.Grant(ctx, grants, now); err != nil {
+		s.actions.Cancel(programs)
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
 	}
-	return s.conclude(event, audit.Granted, granted(grants, now))
+	s.actions.Commit(programs)
+	return s.conclude(event, audit.Granted, granted(grants, programs, now))
 }
 
 // closeGrants ends the client's own grants of the services for the address that it knocks from.
@@ -218,11 +225,11 @@ func entry(k *spa.Knock, from netip.Addr) replay.Entry {
 	}
 }
 
-// granted returns the receipt for grants.
-func granted(grants []firewall.Grant, now time.Time) spa.Receipt {
+// granted returns the receipt for grants, and for the programs that they start.
+func granted(grants []firewall.Grant, programs *action.Reservation, now time.Time) spa.Receipt {
 	services := make([]spa.Granting, len(grants))
 	for i, g := range grants {
-		services[i] = spa.Granting{For: g.Until.Sub(now), Ports: g.Ports}
+		services[i] = spa.Granting{For: g.Until.Sub(now), Ports: g.Ports, Started: programs.Starts(g.Service)}
 	}
 	return spa.Receipt{Status: spa.Granted, Services: services}
 }

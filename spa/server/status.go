@@ -33,7 +33,7 @@ func (s *Server) status() *control.Status {
 		Clients:  clients, Grants: s.firewall.Count(now), Decided: s.audit.Counts(),
 		Capture: captured(s.sniffer.Stats()), Watchers: s.feed.Watching(),
 		Audit: s.auditStatus(c.Audit), LeftOut: s.leftOut(),
-		Rights: privileges(s.sandbox), Processes: []control.Process{},
+		Rights: privileges(s.sandbox), Processes: []control.Process{}, Actions: s.actionStatus(),
 	}
 	for _, p := range s.firewall.Processes() {
 		st.Processes = append(st.Processes, control.Process{Name: p.Name, PID: p.PID, Rights: privileges(p.Privileges)})

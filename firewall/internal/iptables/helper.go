@@ -9,13 +9,10 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
-	"sallyport/firewall/internal/keeper"
+	"sallyport/spa/helper"
 	"sallyport/spa/sandbox"
 )
 
@@ -24,8 +21,6 @@ const (
 	HelperName = "spa-server-iptables"
 	// HelperArg is not an option of any program: a program that does not call firewall.Helper fails on it.
 	HelperArg = "--run-iptables"
-	// helperSocket is the descriptor of its socket to the daemon.
-	helperSocket = 3
 	// LockPath is the lock that legacy iptables holds while it works.
 	LockPath = "/run/xtables.lock"
 	// programPath is where programs are searched, whatever the daemon's environment contains.
@@ -79,7 +74,7 @@ func Serve() {
 	if len(os.Args) != 5 || os.Args[0] != HelperName || os.Args[1] != HelperArg {
 		return
 	}
-	keeper.CallProcess("spa-iptables")
+	helper.CallProcess("spa-iptables")
 	if err := serve(); err != nil && !errors.Is(err, io.EOF) {
 		fmt.Fprintln(os.Stderr, HelperName+":", err)
 		os.Exit(1)
@@ -89,9 +84,8 @@ func Serve() {
 
 // serve answers requests until the daemon has ended.
 func serve() error {
-	if lent() {
-		return errors.New("the program has its privileges from its file, so any user could start it like this and make it " +
-			"run other programs; start spa-server as root, or with ambient capabilities")
+	if err := helper.Lent(); err != nil {
+		return err
 	}
 	// A signal to stop the daemon may go to the whole process group, but the helper ends with the daemon, not before.
 	// Catch the signals rather than ignore them: programs would inherit that.
@@ -101,26 +95,11 @@ func serve() error {
 	if err := os.Setenv("PATH", path); err != nil {
 		return err
 	}
-	socket := os.NewFile(helperSocket, "daemon")
-	conn, err := net.FileConn(socket)
+	conn, err := helper.Daemon()
 	if err != nil {
-		return fmt.Errorf("only spa-server starts this program: %w", err)
-	}
-	if err := socket.Close(); err != nil {
 		return err
 	}
 	return answerAll(conn, kind, lock)
-}
-
-// lent reports whether this process got privileges that its starter lacks: by file capabilities, or a set-user-id
-// bit.
-func lent() bool {
-	const secure = 23 // AT_SECURE of linux/auxvec.h
-	vector, err := unix.Auxv()
-	if err != nil {
-		return true
-	}
-	return !slices.Contains(vector, [2]uintptr{secure, 0})
 }
 
 func answerAll(conn net.Conn, kind, lock string) error {

@@ -5,15 +5,11 @@ import (
 	"encoding/gob"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
-	"runtime"
 	"sync"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"sallyport/spa/helper"
 )
 
 const (
@@ -31,9 +27,7 @@ var ErrHelper = errors.New("the helper that runs iptables has ended or hangs; th
 // Helper is the daemon's end of the process that runs iptables.
 type Helper struct {
 	Programs
-	pid      int
-	conn     net.Conn
-	ended    chan struct{} // closed when the process has ended
+	*helper.Process
 	Patience time.Duration // how long to wait for a reply
 
 	mu  sync.Mutex // guards the order of requests and replies
@@ -48,78 +42,18 @@ type Helper struct {
 // its findings. It searches programs in path (empty: the usual directories); kind, if not empty, selects one kind of
 // iptables.
 func startHelper(path, kind, lock string) (*Helper, error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("starting the helper for iptables: %w", os.NewSyscallError("socketpair", err))
-	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "helper"), os.NewFile(uintptr(pair[1]), "daemon")
-	defer ours.Close()
-	defer theirs.Close()
-	conn, err := net.FileConn(ours)
+	h := &Helper{Patience: answerTime}
+	var err error
+	h.Process, err = helper.Start(HelperName, false, h.over, HelperArg, cmp.Or(path, programPath), kind,
+		cmp.Or(lock, LockPath))
 	if err != nil {
 		return nil, fmt.Errorf("starting the helper for iptables: %w", err)
 	}
-	h := &Helper{conn: conn, ended: make(chan struct{}), Patience: answerTime, in: gob.NewDecoder(conn),
-		out: gob.NewEncoder(conn)}
-	if err := h.start(theirs, cmp.Or(path, programPath), kind, cmp.Or(lock, LockPath)); err != nil {
-		return nil, errors.Join(fmt.Errorf("starting the helper for iptables: %w", err), conn.Close())
-	}
+	h.in, h.out = gob.NewDecoder(h.Conn), gob.NewEncoder(h.Conn)
 	if err := h.greet(); err != nil {
-		return nil, errors.Join(err, h.close())
+		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil
-}
-
-// start starts the process, and waits for its end in a thread of its own: the kernel kills the helper when the thread
-// that started it ends.
-func (h *Helper) start(socket *os.File, args ...string) error {
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = append([]string{HelperName, HelperArg}, args...)
-	cmd.Env = []string{}
-	cmd.Dir = "/"
-	cmd.Stderr = os.Stderr
-	cmd.ExtraFiles = []*os.File{socket}
-	// Use a separate process group, so that keys typed at a terminal do not end the helper first.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	runtime.LockOSThread()
-	ns, err := os.Open("/proc/thread-self/ns/net")
-	runtime.UnlockOSThread()
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked
-		defer close(h.ended)
-		err := enterNamespace(ns)
-		if err == nil {
-			err = cmd.Start()
-		}
-		if err == nil {
-			h.pid = cmd.Process.Pid
-		}
-		started <- err
-		if err == nil {
-			h.over(cmd.Wait())
-		}
-	}()
-	return <-started
-}
-
-// enterNamespace moves this thread into a network namespace, unless it is already there.
-func enterNamespace(ns *os.File) error {
-	var want, have unix.Stat_t
-	if err := unix.Fstat(int(ns.Fd()), &want); err != nil {
-		return err
-	}
-	if err := unix.Stat("/proc/thread-self/ns/net", &have); err != nil {
-		return err
-	}
-	if want.Ino == have.Ino && want.Dev == have.Dev {
-		return nil
-	}
-	return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 }
 
 // over records how the process ended. A caller waiting for a reply sees the socket close.
@@ -149,7 +83,7 @@ func (h *Helper) trouble() error {
 
 // greet receives the helper's findings.
 func (h *Helper) greet() error {
-	if err := h.conn.SetReadDeadline(time.Now().Add(startTime)); err != nil {
+	if err := h.Conn.SetReadDeadline(time.Now().Add(startTime)); err != nil {
 		return err
 	}
 	if err := h.in.Decode(&h.Programs); err != nil {
@@ -170,7 +104,7 @@ func (h *Helper) Ask(r Request) (reply, error) {
 		return reply{}, err
 	}
 	var answer reply
-	err := h.conn.SetDeadline(time.Now().Add(h.Patience))
+	err := h.Conn.SetDeadline(time.Now().Add(h.Patience))
 	if err == nil {
 		err = h.out.Encode(r)
 	}
@@ -197,29 +131,9 @@ func (h *Helper) lost(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = fmt.Errorf("no reply for %v", h.Patience)
 	} else {
-		h.awaitEnd() // its exit status says more than the closed socket
+		h.AwaitEnd() // its exit status says more than the closed socket
 	}
 	err = h.fail(err)
-	h.conn.Close()
-	return err
-}
-
-// awaitEnd waits a second for the process to end.
-func (h *Helper) awaitEnd() {
-	late := time.NewTimer(time.Second)
-	defer late.Stop()
-	select {
-	case <-h.ended:
-	case <-late.C:
-	}
-}
-
-// close makes the helper end. If it does not, the kernel kills it when this process ends.
-func (h *Helper) close() error {
-	err := h.conn.Close()
-	if errors.Is(err, net.ErrClosed) {
-		err = nil
-	}
-	h.awaitEnd()
+	h.Conn.Close()
 	return err
 }

@@ -177,7 +177,7 @@ func (b *Backend) Processes() []guard.Process {
 	if b.Helper.trouble() != nil {
 		return nil
 	}
-	return []guard.Process{{Name: HelperName, PID: b.Helper.pid, Privileges: b.Helper.Privileges}}
+	return []guard.Process{{Name: HelperName, PID: b.Helper.PID, Privileges: b.Helper.Privileges}}
 }
 
 func (b *Backend) Describe() string {
@@ -191,7 +191,7 @@ func (b *Backend) Describe() string {
 func (b *Backend) Close() error {
 	var errs []error
 	if b.Helper != nil {
-		errs = append(errs, b.Helper.close())
+		errs = append(errs, b.Helper.Close())
 	}
 	if b.Sets != nil {
 		errs = append(errs, b.Sets.Close())

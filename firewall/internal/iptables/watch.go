@@ -76,7 +76,7 @@ func (b *Backend) wakeAtEnd() (stop func()) {
 	over := make(chan struct{})
 	go func() {
 		select {
-		case <-b.Helper.ended:
+		case <-b.Helper.Ended:
 			b.poke()
 		case <-over:
 		}

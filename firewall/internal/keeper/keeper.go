@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/statefile"
+	"sallyport/spa/helper"
 	"sallyport/spa/sandbox"
 )
 
@@ -76,17 +77,11 @@ func Serve() {
 	if len(os.Args) != 2 || os.Args[0] != Name || os.Args[1] != arg {
 		return
 	}
-	CallProcess(Name)
+	helper.CallProcess(Name)
 	if keep() != nil {
 		os.Exit(1)
 	}
 	os.Exit(0)
-}
-
-// CallProcess sets the name that ps and systemd show for this process, which would otherwise be "exe". The kernel
-// takes 15 bytes (proc(5), /proc/pid/comm).
-func CallProcess(name string) {
-	_ = os.WriteFile("/proc/self/comm", []byte(name), 0) // a failure costs only the name
 }
 
 // keep is the keeper's work. It returns when the table no longer needs it.

@@ -103,8 +103,8 @@ func (h *Holding) Check(now time.Time) error {
 		return fmt.Errorf("a grant until %v has ended already", h.Until)
 	case len(h.Client) >= NameSize || len(h.Service) >= NameSize:
 		return fmt.Errorf("names in the ledger have at most %d bytes", NameSize-1)
-	case len(h.Ports) == 0:
-		return errors.New("a grant needs ports")
+	case len(h.Ports) == 0 && h.To.IsValid():
+		return errors.New("a grant without ports has no destination")
 	}
 	for _, p := range h.Ports {
 		if err := guard.CheckPorts(p); err != nil {
@@ -220,7 +220,7 @@ func (hs *Book) Over(now time.Time, ports int) []*Holding {
 	look = func(i int) {
 		if ports > 0 && i < len(hs.due) && !hs.due[i].Live(now) {
 			found = append(found, hs.due[i])
-			ports -= hs.due[i].Size()
+			ports -= max(1, hs.due[i].Size())
 			look(2*i + 1) // those below end later
 			look(2*i + 2)
 		}

@@ -32,7 +32,7 @@ import (
 //	 16  16  source, IPv4 mapped
 //	 32  33  client: length, bytes, zeros
 //	 65  33  service: the same
-//	 98   1  number of port ranges, 1 to 4; or 0x80: one, and a destination
+//	 98   1  number of port ranges, 0 to 4; or 0x80: one, and a destination
 //	 99  20  ranges: protocol 1, low 2, high 2; zeros
 //	119   1  zero
 //	104  16  the destination, IPv4 mapped, in the place of further ranges
@@ -327,7 +327,7 @@ func (l *Ledger) decode(r []byte, boot time.Duration, now time.Time) (*Holding, 
 	if ranges == withDestination {
 		ranges = 1
 	}
-	if end < 0 || ranges == 0 || ranges > MaxRanges || r[32] >= NameSize || r[65] >= NameSize {
+	if end < 0 || ranges > MaxRanges || r[32] >= NameSize || r[65] >= NameSize {
 		return nil, false
 	}
 	h := &Holding{

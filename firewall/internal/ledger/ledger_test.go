@@ -111,7 +111,7 @@ func TestRecordsOfNone(t *testing.T) {
 	}
 	for name, change := range map[string]func(h *Holding){
 		"IPv4 link-local": func(h *Holding) { h.Source = netip.MustParseAddr("169.254.0.2") },
-		"no ports":        func(h *Holding) { h.Ports = nil },
+		"no ports":        func(h *Holding) { h.Ports, h.To = nil, netip.MustParseAddr("192.0.2.1") },
 		"port 0":          func(h *Holding) { h.Ports = []service.Ports{{Proto: service.TCP}} },
 		"no protocol":     func(h *Holding) { h.Ports = []service.Ports{{Low: 22, High: 22}} },
 		"a range backwards": func(h *Holding) {

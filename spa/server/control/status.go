@@ -42,6 +42,35 @@ type Status struct {
 	Watchers int        `json:"watchers"`
 
 	Processes []Process `json:"processes"` // that belong to the server
+
+	Actions *Actions `json:"actions,omitempty"` // nil: no service runs a program
+}
+
+// Actions is what became of the programs of services, and what is to be done.
+type Actions struct {
+	PID     int    `json:"pid"`              // of the process that starts them
+	Trouble string `json:"trouble,omitzero"` // why none can be started
+	Unsaved string `json:"unsaved,omitzero"` // why the server could not record what was started
+	Running int    `json:"running"`
+	Waiting int    `json:"waiting"` // to be started
+	Failed  int    `json:"failed"`  // programs of ends that could not be started: they will be at the next start
+
+	Unfit  []Unfit  `json:"unfit"` // services that are refused, because their programs cannot be started
+	Counts []Action `json:"counts"`
+}
+
+// Unfit is a service whose programs cannot be started.
+type Unfit struct {
+	Service string `json:"service"`
+	Why     string `json:"why"`
+}
+
+// Action counts programs of a service since the start.
+type Action struct {
+	Service string `json:"service"`
+	Hook    string `json:"hook"` // "run" or "run_after"
+	What    string `json:"what"` // "started", "failed", "ended", "killed", "timed out" or "lost"
+	Count   uint64 `json:"count"`
 }
 
 // Loaded identifies the files in force, to compare them with those on disk.

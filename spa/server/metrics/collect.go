@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sallyport/spa/audit"
+	"sallyport/spa/server/control"
 )
 
 // collector passes a sample to Prometheus.
@@ -40,9 +41,14 @@ var (
 	putBack = describe("guard_put_back_total", "How often the guard was put back after another tool had changed it.")
 	kept    = describe("keeper_alive", "0 if the guard's keeper has ended, and another tool could flush the guard "+
 		"while no server runs. 1: it lives, or this guard needs none.")
-	lost  = describe("audit_lost_lines_total", "Lines of the audit log that could not be written.")
-	moved = describe("audit_moved", "1 if the audit log continues in a file that was moved away.")
-	build = describe("build_info", "Always 1; the version of the program and of Go, and the architecture.", "version",
+	lost     = describe("audit_lost_lines_total", "Lines of the audit log that could not be written.")
+	moved    = describe("audit_moved", "1 if the audit log continues in a file that was moved away.")
+	programs = describe("programs_total", "Programs of services, by the occasion and what became of them.",
+		"hook", "result")
+	queued = describe("programs_waiting", "Programs of services that wait to be started.")
+	stuck  = describe("programs_not_started", "Programs for the end of a grant that could not be started.")
+	runner = describe("program_runner_alive", "0 if the process that starts the programs of services has ended.")
+	build  = describe("build_info", "Always 1; the version of the program and of Go, and the architecture.", "version",
 		"go_version", "architecture")
 	start        = describe("start_time_seconds", "When the server started, in seconds since 1970.")
 	clientTotal  = describe("client_packets_total", "Used packets by client and verdict.", "client", "verdict")
@@ -87,6 +93,9 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	gauge(moved, truth(s.LogMoved))
 	gauge(build, 1, c.page.version, runtime.Version(), runtime.GOARCH)
 	gauge(start, float64(c.page.start.UnixMilli())/1000)
+	if s.Actions != nil {
+		collectActions(s.Actions, count, gauge)
+	}
 	if c.page.byClient == nil {
 		return
 	}
@@ -100,6 +109,26 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	for client, n := range held {
 		gauge(clientGrants, float64(n), client)
 	}
+}
+
+// collectActions tells what became of the programs of services, which it does not name.
+func collectActions(a *control.Actions, count func(*prometheus.Desc, uint64, ...string),
+	gauge func(*prometheus.Desc, float64, ...string)) {
+	became := make(map[[2]string]uint64)
+	for _, hook := range []string{"run", "run_after"} { // what was never seen cannot be seen rising
+		for _, result := range []string{"started", "failed", "ended", "killed", "timed out", "lost"} {
+			became[[2]string{hook, result}] = 0
+		}
+	}
+	for _, c := range a.Counts {
+		became[[2]string{c.Hook, c.What}] += c.Count
+	}
+	for labels, n := range became {
+		count(programs, n, labels[:]...)
+	}
+	gauge(queued, float64(a.Waiting))
+	gauge(stuck, float64(a.Failed))
+	gauge(runner, truth(a.Trouble == ""))
 }
 
 func truth(is bool) float64 {

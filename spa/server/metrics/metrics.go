@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"sallyport/spa/audit"
+	"sallyport/spa/server/control"
 )
 
 // Sample is what the server knows when the page is read.
@@ -36,6 +37,8 @@ type Sample struct {
 	Guard    Guard
 	Lost     uint64 // lines of the audit log
 	LogMoved bool   // the audit log continues in a file that was moved away
+
+	Actions *control.Actions // nil: no service runs a program
 }
 
 // Capture counts packets before any decision.

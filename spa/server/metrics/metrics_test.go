@@ -12,6 +12,7 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/lab"
+	"sallyport/spa/server/control"
 )
 
 func sampled() Sample {
@@ -73,6 +74,17 @@ func TestPage(t *testing.T) {
 			t.Errorf("the page names %s, although clients are off", name)
 		}
 	}
+}
+
+// TestPrograms: the page has what became of programs, without the names of services.
+func TestPrograms(t *testing.T) {
+	s := sampled()
+	s.Actions = &control.Actions{Waiting: 2, Failed: 1, Trouble: "gone", Counts: []control.Action{
+		{Service: "a", Hook: "run", What: "started", Count: 3}, {Service: "b", Hook: "run", What: "started", Count: 4}}}
+	text := textOf(t, newPage(Options{Sample: func() Sample { return s }}))
+	want(t, text, `spa_programs_total{hook="run",result="started"} 7`, `spa_programs_waiting 2`,
+		`spa_programs_total{hook="run_after",result="timed out"} 0`,
+		`spa_programs_not_started 1`, `spa_program_runner_alive 0`)
 }
 
 // TestByClient: the page has exactly the clients that have files.

@@ -134,6 +134,7 @@ type Loading struct {
 	Confirm time.Duration
 	// Stopgap is a guard without earlier grants and flows, whose state is not the configured one.
 	Stopgap bool
+	Left    func() // see firewall.Config
 	Now     func() time.Time
 	Log     *slog.Logger
 }
@@ -142,7 +143,7 @@ type Loading struct {
 // next boot: if that fails it logs the error, and the guard stays.
 func OpenGuard(ctx context.Context, c *config.Config, clients *keys.Registry, l Loading) (*firewall.Firewall, error) {
 	fc := FirewallConfig(c, clients, l.Now)
-	fc.NoCarry = l.Stopgap
+	fc.NoCarry, fc.Left = l.Stopgap, l.Left
 	fc.Keep = keepAtStart(c, clients, l.Now)
 	fw, err := firewall.New(fc, l.Log)
 	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {
