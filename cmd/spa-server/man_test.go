@@ -116,5 +116,8 @@ var moreSettings = map[string]string{
 	"service.ssh.addresses":       "The gateway is then their router. Its own port of that number is shut to all",
 	"service.ssh.on_expiry":       `The default is "keep"`,
 	"service.ssh.when":            "Days and hours in the time zone that zone names",
-	"metrics.listen":              "Where Prometheus reads what the gateway counts",
+	"service.ssh.run": "A program, by its absolute path, and its arguments; there is no shell. Only root may be able to " +
+		"change it. See examples/actions",
+	"service.ssh.timeout": "The default is a minute",
+	"metrics.listen":      "Where Prometheus reads what the gateway counts",
 }

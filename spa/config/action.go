@@ -113,7 +113,8 @@ func (a Action) write(b *strings.Builder) {
 	if !a.Any() {
 		example(b, `run = ["/usr/bin/systemctl", "restart", "apache2"]`, "when a grant begins; with ports or instead")
 		example(b, `run_after = ["/usr/local/bin/after"]`, "when it has ended")
-		example(b, `user = "deploy"`, "who runs them, for at most a minute (timeout)")
+		example(b, `user = "deploy"`, "who runs them")
+		example(b, `timeout = "1m"`, "then they and all that they started are killed")
 		return
 	}
 	if len(a.Run) > 0 {

@@ -137,7 +137,7 @@ func TestCommentsAreTrue(t *testing.T) {
 	text := c.filled(dir).text()
 	for _, examples := range [][]string{{"zone"}, {"persist"}, {"tproxy"}, {"mark"}, {"[metrics]", "listen"}, {"clients"},
 		{"[service", "ports"}, {"for"}, {"max_for"}, {"addresses"}, {"on_expiry"}, {"when"},
-		{"run =", "run_after", "user"}} {
+		{"run =", "run_after", "user", "timeout"}} {
 		for _, example := range examples {
 			text = uncommented(t, text, example)
 		}
@@ -178,7 +178,7 @@ func TestEveryExampleIsTried(t *testing.T) {
 	c.Services = nil
 	tried := []string{"zone", "persist", "tproxy", "mark", "[service.ssh]", "ports", "for", "max_for", "addresses",
 		"on_expiry", "when", "[firewall.admit]", "table", "set4", "set6", "[metrics]", "listen", "clients",
-		"run", "run_after", "user"}
+		"run", "run_after", "user", "timeout"}
 	for line := range strings.Lines(c.filled(dir).text()) {
 		example, ok := strings.CutPrefix(line, "# ")
 		word, _, _ := strings.Cut(example, " ")
