@@ -73,9 +73,6 @@ func (m *move) do() (moved bool, err error) {
 	if to == m.c.State {
 		return false, m.finish()
 	}
-	if os.Geteuid() == 0 && !rootLeadsTo(to) {
-		return false, fmt.Errorf("%s: users other than root can change a directory above it", to)
-	}
 	if err := makeStateDir(to); err != nil {
 		return false, err
 	}
@@ -252,14 +249,23 @@ func copyFile(to, from *os.Root, name string) error {
 		return err
 	}
 	defer file.Close()
-	// What a process adds meanwhile is not copied: it could add for ever.
-	if _, err := io.CopyN(file, source, info.Size()); err != nil {
-		return errors.Join(err, to.Remove(tmp))
-	}
-	if err := errors.Join(ownedAs(file, to), file.Chmod(info.Mode().Perm()&0o640), file.Sync()); err != nil {
+	if err := fill(file, to, source, info); err != nil {
 		return errors.Join(err, to.Remove(tmp))
 	}
 	return to.Rename(tmp, name)
+}
+
+// fill copies a file. The server's user may have written what is in it, and can rename the copy: it must not be root's
+// for a moment, because root trusts its own settings.
+func fill(file *os.File, to *os.Root, source io.Reader, info fs.FileInfo) error {
+	if err := ownedAs(file, to); err != nil {
+		return err
+	}
+	// What a process adds meanwhile is not copied: it could add for ever.
+	if _, err := io.CopyN(file, source, info.Size()); err != nil {
+		return err
+	}
+	return errors.Join(file.Chmod(info.Mode().Perm()&0o640), file.Sync())
 }
 
 // ownedAs gives a new file to the owner of its directory.
@@ -288,8 +294,11 @@ func hasRoom(dir string, size int64) error {
 }
 
 // makeStateDir makes a state directory for the server's user alone, if it is missing or empty. One of another user than
-// root, the server's and this one is refused.
+// root, the server's and this one is refused, and, for root, one below a directory that others can change.
 func makeStateDir(dir string) error {
+	if os.Geteuid() == 0 && !rootMakes(dir) {
+		return fmt.Errorf("%s: users other than root can change a directory above it", dir)
+	}
 	uid, gid, ok := Account(SystemUser)
 	if info, err := os.Lstat(dir); err == nil {
 		owner := int(info.Sys().(*syscall.Stat_t).Uid)
@@ -314,6 +323,18 @@ func makeStateDir(dir string) error {
 		return fmt.Errorf("giving %s to the user %s: %w", quote.Shell(dir), SystemUser, err)
 	}
 	return syncDir(filepath.Dir(dir))
+}
+
+// rootMakes reports whether root alone can change what is at a path, which need not exist.
+func rootMakes(path string) bool {
+	above := filepath.Dir(path)
+	for above != "/" {
+		if _, err := os.Lstat(above); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		above = filepath.Dir(above)
+	}
+	return onlyRoots(above)
 }
 
 func syncDir(path string) error {
