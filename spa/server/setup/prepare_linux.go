@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall"
+	"sallyport/keys/quote"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
 )
@@ -33,6 +34,10 @@ func Prepare(dir string) (did []string, err error) {
 	}
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
+	}
+	if path := filepath.Join(dir, config.FileName); !rootWrites(path) {
+		return nil, fmt.Errorf("%s can be changed by users other than root, so user %s gets no file that it names: %s",
+			path, SystemUser, takeBack(dir))
 	}
 	p := &preparing{uid: uid, gid: gid}
 	p.directory(dir)
@@ -62,6 +67,25 @@ func Prepare(dir string) (did []string, err error) {
 		p.errs = append(p.errs, firewall.EndOwnKeepers())
 	}
 	return p.did, errors.Join(p.errs...)
+}
+
+// rootWrites reports whether root alone can change what a file has, or make it if it is missing.
+func rootWrites(path string) bool {
+	if !onlyRoots(filepath.Dir(path)) {
+		return false
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	info, err := os.Stat(real)
+	return err == nil && rootOwns(info) && info.Mode().Perm()&0o022 == 0 && onlyRoots(filepath.Dir(real))
+}
+
+// takeBack returns the command that lets root alone change server.toml.
+func takeBack(dir string) string {
+	dir, file := quote.Shell(dir), quote.Shell(filepath.Join(dir, config.FileName))
+	return fmt.Sprintf("chown root:%s %s %s && chmod go-w %[2]s %[3]s", SystemUser, dir, file)
 }
 
 // onlyRoots reports whether root alone can change which files are in a directory, and which directory has its path.
