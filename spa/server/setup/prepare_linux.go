@@ -35,21 +35,30 @@ func Prepare(dir string) (did []string, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
 	}
-	if path := filepath.Join(dir, config.FileName); !rootWrites(path) {
-		return nil, fmt.Errorf("%s can be changed by users other than root, so user %s gets no file that it names: %s",
-			path, SystemUser, takeBack(dir))
-	}
 	p := &preparing{uid: uid, gid: gid}
+	if path := filepath.Join(dir, config.FileName); rootWrites(path) {
+		p.files(dir)
+	} else {
+		p.errs = append(p.errs, fmt.Errorf("%s can be changed by users other than root, so user %s gets no file that it "+
+			"names: %s", path, SystemUser, takeBack(dir)))
+	}
+	if !Running() {
+		p.errs = append(p.errs, firewall.EndOwnKeepers())
+	}
+	return p.did, errors.Join(p.errs...)
+}
+
+// files hands over the directory of server.toml and what that names.
+func (p *preparing) files(dir string) {
 	p.directory(dir)
-	if onlyRoots(dir) {
-		for _, name := range []string{config.FileName, config.GateFile} {
-			p.legible(filepath.Join(dir, name))
-		}
+	for _, name := range []string{config.FileName, config.GateFile} {
+		p.legible(filepath.Join(dir, name))
 	}
 	c, err := config.Load(dir)
 	if err != nil {
 		if c, _, err = LastGood(dir); err != nil {
-			return p.did, errors.Join(append(p.errs, err)...)
+			p.errs = append(p.errs, err)
+			return
 		}
 	}
 	for _, place := range settingsPlaces(dir, c.State) {
@@ -63,10 +72,6 @@ func Prepare(dir string) (did []string, err error) {
 	if firewall.MayRunIptables(c.Firewall.Backend) { // a user must open the lock to take it
 		p.own(firewall.XtablesLock, 0, 0o640)
 	}
-	if !Running() {
-		p.errs = append(p.errs, firewall.EndOwnKeepers())
-	}
-	return p.did, errors.Join(p.errs...)
 }
 
 // rootWrites reports whether root alone can change what a file has, or make it if it is missing.
@@ -74,9 +79,12 @@ func rootWrites(path string) bool {
 	if !onlyRoots(filepath.Dir(path)) {
 		return false
 	}
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return errors.Is(err, fs.ErrNotExist)
+		return false
 	}
 	info, err := os.Stat(real)
 	return err == nil && rootOwns(info) && info.Mode().Perm()&0o022 == 0 && onlyRoots(filepath.Dir(real))

@@ -46,6 +46,9 @@ func TestPrepareBelievesRoot(t *testing.T) {
 			return errors.Join(os.Rename(file, elsewhere), os.Chown(filepath.Dir(elsewhere), spaID, spaID),
 				os.Symlink(elsewhere, file))
 		},
+		"a link to nothing": func(_, file string) error {
+			return errors.Join(os.Remove(file), os.Symlink(filepath.Join(t.TempDir(), "none"), file))
+		},
 	} {
 		roots := filepath.Join(t.TempDir(), "shadow")
 		lab.Must(t, os.WriteFile(roots, nil, 0o600))
