@@ -86,11 +86,11 @@ const starts = 10 * time.Second
 
 // awaitGuard waits for the running server to load the guard, and reports whether it did: the lock may be held by
 // another process, or by a server that hangs.
-func awaitGuard(ctx context.Context) bool {
+func awaitGuard(ctx context.Context, c *config.Config) bool {
 	ctx, cancel := context.WithTimeout(ctx, starts)
 	defer cancel()
 	for {
-		if there, err := firewall.Stands(); there && err == nil {
+		if there, err := firewall.Stands(); there && err == nil || serverGuards(ctx, c) {
 			return true
 		}
 		select {
@@ -101,6 +101,16 @@ func awaitGuard(ctx context.Context) bool {
 	}
 }
 
+// serverGuards reports whether the running server says that its guard is in place. Only root sees one of legacy iptables.
+func serverGuards(ctx context.Context, c *config.Config) bool {
+	if os.Geteuid() == 0 {
+		return false
+	}
+	status, err := AskStatus(ctx, c)
+	return err == nil && !status.Firewall.Missing && status.Firewall.Backend == firewall.BackendIptables &&
+		len(status.Guards) > 0
+}
+
 // guards reports whether the settings are for a guard that shuts ports.
 func guards(c *config.Config) bool {
 	return c.Firewall.Backend != "dry-run" && c.Firewall.Mode != "admit" && len(c.Services) > 0
@@ -108,7 +118,7 @@ func guards(c *config.Config) bool {
 
 func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logger) (string, error) {
 	lock, err := Lock(c.State)
-	if errors.Is(err, ErrRunning) && (!guards(c) || awaitGuard(ctx)) {
+	if errors.Is(err, ErrRunning) && (!guards(c) || awaitGuard(ctx, c)) {
 		return "the guard is managed by the running spa-server", nil
 	}
 	if err != nil {
