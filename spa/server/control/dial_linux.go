@@ -26,6 +26,10 @@ const (
 // answerWithin is the time limit for a reply: reading a hundred thousand client files again takes some seconds.
 const answerWithin = time.Minute
 
+// slowest is how many times that long all replies of an answer may take, so that a server that an attacker controls
+// cannot make its client wait for ever.
+const slowest = 10
+
 // Client is the client's end of the socket.
 type Client struct {
 	conn     *net.UnixConn
@@ -78,11 +82,13 @@ func unreachable(path string, err error) error {
 func (c *Client) Close() error { return c.conn.Close() }
 
 // Ask sends a request and passes on each reply except the last. If the server did not execute it, the error is a
-// *Denied. Ask ends with ctx, and, except for a watch, after a minute without a reply.
+// *Denied. Ask ends with ctx, and, except for a watch, after a minute without a reply, or ten minutes
+// of waiting for all of them.
 func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) error {
 	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	c.await(ctx, r)
+	left := slowest * c.patience
+	c.await(ctx, r, left)
 	line, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -95,7 +101,12 @@ func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) err
 	}
 	lines := bufio.NewScanner(answer)
 	lines.Buffer(nil, longest)
-	for n := 0; lines.Scan() && answer.N > 0; n++ {
+	next := func() bool {
+		since := time.Now()
+		defer func() { left -= time.Since(since) }()
+		return lines.Scan()
+	}
+	for n := 0; next() && answer.N > 0; n++ {
 		if n == maxReplies && r.Command != CommandWatch {
 			return errEndless
 		}
@@ -110,7 +121,7 @@ func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) err
 		if err := each(reply); err != nil {
 			return err
 		}
-		c.await(ctx, r) // the caller may have taken its time to print the reply
+		c.await(ctx, r, left) // the caller may have taken its time to print the reply
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -128,11 +139,11 @@ var errEndless = errors.New("the server's answer is too long: an attacker may co
 	"ends it; grants and sessions continue)")
 
 // await sets the deadline for the next reply.
-func (c *Client) await(ctx context.Context, r Request) {
+func (c *Client) await(ctx context.Context, r Request, left time.Duration) {
 	if r.Command == CommandWatch {
 		return
 	}
-	c.conn.SetDeadline(time.Now().Add(c.patience))
+	c.conn.SetDeadline(time.Now().Add(min(c.patience, left)))
 	if ctx.Err() != nil {
 		c.conn.SetDeadline(time.Unix(1, 0))
 	}

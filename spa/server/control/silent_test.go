@@ -41,3 +41,29 @@ func TestSilentServer(t *testing.T) {
 	watcher.Close()
 	<-ended
 }
+
+// TestTricklingServer: a server that keeps sending replies that say nothing cannot keep a client for ever.
+func TestTricklingServer(t *testing.T) {
+	dir := hostileServer(t, func(conn net.Conn) {
+		for range time.Tick(time.Millisecond) {
+			if _, err := conn.Write([]byte("{}\n")); err != nil {
+				return
+			}
+		}
+	})
+	client := lab.Value(Dial(dir))(t)
+	defer client.Close()
+	client.patience = time.Second / 2
+	ended := make(chan error, 1)
+	go func() {
+		ended <- client.Ask(t.Context(), Request{Command: CommandReload}, func(Reply) error { return nil })
+	}()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, ErrSilent) {
+			t.Errorf("got %v, want %v", err, ErrSilent)
+		}
+	case <-time.After(lab.Patience):
+		t.Error("it keeps waiting")
+	}
+}
