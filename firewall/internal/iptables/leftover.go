@@ -108,10 +108,27 @@ func leftInFamily(domain int, v6 bool, names []string) (bool, error) {
 func RemoveLeftover(kinds []string) error {
 	for _, kind := range kinds {
 		if err := removeKind(kind); err != nil {
-			return fmt.Errorf("removing the guard from the tables of iptables (%s): %w", kind, err)
+			err = fmt.Errorf("removing the guard from the tables of iptables (%s): %w", kind, err)
+			return errors.Join(err, lockHeld(kind))
 		}
 	}
 	return nil
+}
+
+// lockHeld returns an error if a process holds the lock of iptables: the server's user can open it, and never release it.
+func lockHeld(kind string) error {
+	if kind != KindLegacy {
+		return nil
+	}
+	lock, err := os.Open(LockPath)
+	if err != nil {
+		return nil // there is none
+	}
+	defer lock.Close()
+	if !errors.Is(unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK) {
+		return nil
+	}
+	return fmt.Errorf("fuser -v %s shows the process that holds the lock of iptables: end it, then try again", LockPath)
 }
 
 func removeKind(kind string) error {
