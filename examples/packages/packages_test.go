@@ -76,7 +76,8 @@ func testSameBytes(t *testing.T, dir, copied string) {
 // needed are files that each server package has.
 var needed = []string{
 	"usr/bin/spa-server", "usr/bin/spa-keygen", "usr/lib/systemd/system/spa-guard.service",
-	"usr/lib/systemd/system/spa-guard-root.service", "usr/lib/systemd/system/spa-server.service", "usr/lib/systemd/system/spa-server.service.d/package.conf",
+	"usr/lib/systemd/system/spa-guard-root.service", "usr/lib/systemd/system/spa-server.service",
+	"usr/lib/systemd/system/spa-server.service.d/package.conf",
 	"usr/lib/sysusers.d/sallyport.conf", "usr/lib/tmpfiles.d/sallyport.conf", "etc/logrotate.d/sallyport",
 	"etc/apparmor.d/sallyport-server", "usr/share/man/man8/spa-server.8.gz", "usr/share/man/man8/spa-keygen.8.gz",
 	"usr/share/man/man5/spa-server.toml.5.gz", "usr/share/bash-completion/completions/spa-server",

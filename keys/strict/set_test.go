@@ -312,7 +312,8 @@ func TestKeys(t *testing.T) {
 // TestSetKeepsCommentsInLists: a new list is written on one line, and what people wrote between the entries of the old
 // one goes above it.
 func TestSetKeepsCommentsInLists(t *testing.T) {
-	got, _, _ := settle(t, "version = 1\nlist = [\n  \"a\", # daily\n  # on leave:\n  \"b\",\n]  # all\non = true\n", "list=a,c")
+	got, _, _ := settle(t, "version = 1\nlist = [\n  \"a\", # daily\n  # on leave:\n  \"b\",\n]  # all\non = true\n",
+		"list=a,c")
 	if want := "version = 1\n# daily\n# on leave:\nlist = [\"a\", \"c\"]  # all\non = true\n"; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

@@ -25,8 +25,9 @@ func created(t *testing.T, dir string) Config {
 	return c
 }
 
-func TestCreateReadsBack(t *testing.T) {
-	for name, change := range map[string]func(*Config){
+// settled returns changes of what init writes.
+func settled(t *testing.T) map[string]func(*Config) {
+	return map[string]func(*Config){
 		"as init":     func(*Config) {},
 		"no services": func(c *Config) { c.Services = nil },
 		"no receipts": func(c *Config) { c.Receipts = false },
@@ -66,7 +67,11 @@ func TestCreateReadsBack(t *testing.T) {
 		"admit in one family": func(c *Config) {
 			c.Firewall.Mode, c.Firewall.Admit = "admit", Admit{Family: "ip6", Table: "filter", Set6: "spa6"}
 		},
-	} {
+	}
+}
+
+func TestCreateReadsBack(t *testing.T) {
+	for name, change := range settled(t) {
 		dir := t.TempDir()
 		c := created(t, dir)
 		change(&c)
