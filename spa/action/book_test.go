@@ -54,7 +54,7 @@ func (d *door) open() {
 		d.stop()
 		lab.Must(d, d.book.Close())
 	}
-	f := lab.Value(OpenFile(filepath.Join(d.dir, FileName)))(d)
+	f := lab.Value(OpenFile(filepath.Join(d.dir, config.ActionsFile)))(d)
 	d.book = lab.Value(Open(d.c, Options{File: f, Held: d.holds, Report: d.report}))(d)
 	lab.Must(d, d.book.Recover())
 	ctx, cancel := context.WithCancel(d.Context())

@@ -33,7 +33,6 @@ import (
 //	103     zeros
 //	120  8  SHA-256(the bytes before)[:8], against a torn write
 const (
-	FileName   = "actions" // in the state directory
 	magic      = "sallyport action"
 	version    = 1
 	headerSize = 4096

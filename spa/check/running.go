@@ -6,12 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"sallyport/keys"
 	"sallyport/keys/quote"
-	"sallyport/spa/action"
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
@@ -86,8 +84,8 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 		found = openable(filepath.Join(c.State, config.JournalFile), h)
 	}
 	files := []string{setup.LockFile, setup.LedgerFile, "keeper", control.SocketName}
-	if slices.ContainsFunc(c.Services, func(s config.Service) bool { return s.Action.Any() }) {
-		files = append(files, action.FileName)
+	if c.RunsPrograms() {
+		files = append(files, config.ActionsFile)
 	}
 	for _, file := range files {
 		found = append(found, openable(filepath.Join(c.State, file), h)...)

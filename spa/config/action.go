@@ -22,6 +22,11 @@ type Action struct {
 // Any reports whether there is a program to run.
 func (a Action) Any() bool { return len(a.Run) > 0 || len(a.After) > 0 }
 
+// RunsPrograms reports whether a service has a program.
+func (c *Config) RunsPrograms() bool {
+	return slices.ContainsFunc(c.Services, func(s Service) bool { return s.Action.Any() })
+}
+
 const defaultTimeout = time.Minute
 
 // Limits of an action.

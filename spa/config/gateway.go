@@ -9,11 +9,13 @@ import (
 	"sallyport/keys/service"
 )
 
-// Names of the files beside server.toml, and of the journal in the state directory.
+// Names of the files beside server.toml, and of two in the state directory: the journal, and what programs of services
+// are due.
 const (
 	GateFile    = "gate.key"
 	ClientsDir  = "clients"
 	JournalFile = "journal"
+	ActionsFile = "actions"
 )
 
 // NewService returns a service of this name with the default times.

@@ -23,7 +23,7 @@ func (s *Server) openActions() error {
 		return nil
 	}
 	var file *os.File
-	path := s.inState(action.FileName)
+	path := s.inState(config.ActionsFile)
 	err := setup.Either(path, func() (err error) { file, err = action.OpenFile(path); return err })()
 	if err != nil {
 		return err
@@ -42,8 +42,7 @@ func (s *Server) openActions() error {
 }
 
 func runsPrograms(c *config.Config) bool {
-	return c.Firewall.Backend != firewall.BackendDryRun &&
-		slices.ContainsFunc(c.Services, func(s config.Service) bool { return s.Action.Any() })
+	return c.Firewall.Backend != firewall.BackendDryRun && c.RunsPrograms()
 }
 
 // heldBy returns the client's live grants, as actions know them.

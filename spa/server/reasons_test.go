@@ -137,7 +137,7 @@ func (b *bench) withActions() {
 	c.Name, c.Address, c.ServerID, c.Services = "gw", "192.0.2.1", b.s.config.ServerID, b.s.config.Services
 	lab.Must(b, config.Create(c.Dir, c))
 	read := lab.Value(config.Load(c.Dir))(b)
-	f := lab.Value(action.OpenFile(filepath.Join(c.Dir, action.FileName)))(b)
+	f := lab.Value(action.OpenFile(filepath.Join(c.Dir, config.ActionsFile)))(b)
 	book := lab.Value(action.Open(read, action.Options{File: f, Held: b.s.heldBy, Report: b.s.programs}))(b)
 	b.Cleanup(func() { book.Close() })
 	lab.Must(b, book.Recover())

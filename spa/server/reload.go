@@ -17,7 +17,6 @@ import (
 	"sallyport/keys/place"
 	"sallyport/keys/quote"
 	"sallyport/spa"
-	"sallyport/spa/action"
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
@@ -96,10 +95,10 @@ func restartCommand(was, is *config.Config) string {
 		command = setup.MakeState(is.State) + " && " + command
 	}
 	var files []string
-	for _, name := range []string{config.JournalFile, setup.LedgerFile, setup.SettingsFile, action.FileName} {
+	for _, name := range []string{config.JournalFile, setup.LedgerFile, setup.SettingsFile, config.ActionsFile} {
 		path := filepath.Join(was.State, name)
 		if _, err := os.Lstat(path); name == setup.SettingsFile && (err != nil || was.State == was.Dir) ||
-			name == action.FileName && err != nil {
+			name == config.ActionsFile && err != nil {
 			continue // none there, or the copy that stays beside server.toml
 		}
 		files = append(files, quote.Shell(path))

@@ -118,7 +118,7 @@ func (m *move) mark() error {
 	if _, err := os.Lstat(path); err == nil {
 		return nil
 	}
-	for _, name := range []string{config.JournalFile, LedgerFile} {
+	for _, name := range contents {
 		if _, err := os.Lstat(filepath.Join(to, name)); !errors.Is(err, fs.ErrNotExist) {
 			return errors.Join(fmt.Errorf("%s: %w", to, ErrOccupied), err)
 		}
@@ -138,9 +138,12 @@ func (m *move) unmark() error {
 	return err
 }
 
+// contents are the files of a state directory that have content, apart from the settings.
+var contents = []string{config.JournalFile, LedgerFile, config.ActionsFile}
+
 // files returns the names of the files that have content, relative to either directory.
 func (m *move) files() []string {
-	names := []string{config.JournalFile, LedgerFile}
+	names := slices.Clone(contents)
 	if m.c.Audit.File == m.next.Audit.File {
 		return names // it is elsewhere, or in the journal of systemd
 	}

@@ -18,7 +18,7 @@ import (
 
 // stateOf is what a gateway's state directory holds in these tests. A move does not read it.
 var stateOf = map[string]string{config.JournalFile: "spent packets and floors", LedgerFile: "grants",
-	"audit.jsonl": "{}\n"}
+	config.ActionsFile: "programs that are due", "audit.jsonl": "{}\n"}
 
 // filled makes a gateway with state, whose settings were applied.
 func filled(t *testing.T) *config.Config {

@@ -64,7 +64,7 @@ func (p *preparing) files(dir string) {
 	for _, place := range settingsPlaces(dir, c.State) {
 		p.settings(place)
 	}
-	p.state(c.State)
+	p.state(c)
 	p.audit(c.Audit.File)
 	if socket, ok := c.Metrics.Socket(); ok {
 		p.metrics(socket)
@@ -186,9 +186,13 @@ func (p *preparing) settings(place string) {
 
 // state hands over the files of the state directory. If the server's user cannot make files there, it gets a directory
 // for its socket.
-func (p *preparing) state(dir string) {
+func (p *preparing) state(c *config.Config) {
+	dir := c.State
 	p.directory(dir)
 	names := []string{LockFile, LedgerFile, firewall.KeeperFile, config.JournalFile}
+	if c.RunsPrograms() {
+		names = append(names, config.ActionsFile)
+	}
 	if !onlyRoots(dir) {
 		if rootLeadsTo(dir) {
 			for _, name := range names {
