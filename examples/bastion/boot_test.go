@@ -42,23 +42,24 @@ func TestBootWithNetwork(t *testing.T) {
 func (c *computer) knock() {
 	c.t.Helper()
 	config := filepath.Join(c.t.TempDir(), "spa")
-	client := c.path("/usr/local/bin/spa-client")
-	for _, args := range [][]string{
-		{"import", c.path("/root/alice.token"), "--config", config},
-		{"open", "ssh", "--host", "gw", "--config", config},
-	} {
-		var out bytes.Buffer
-		cmd := exec.Command(client, args...)
-		cmd.Stdout, cmd.Stderr = &out, &out
-		lab.Must(c.t, c.client.Start(cmd))
-		if err := cmd.Wait(); err != nil {
-			c.t.Fatalf("spa-client %v: %v\n%s\n%s", args, err, out.String(),
-				c.run("journalctl -b --no-pager -u spa-server -u spa-guard"))
-		}
-	}
+	c.alice(config, "import", c.path("/root/alice.token"))
+	c.alice(config, "open", "ssh", "--host", "gw")
 	conn := lab.Value(lab.Dial(c.client, alice, "192.0.2.1:22", lab.Patience))(c.t)
 	conn.Close()
 	c.dark()
+}
+
+// alice runs spa-client at her desk, with her files in a directory.
+func (c *computer) alice(config string, args ...string) {
+	c.t.Helper()
+	var out bytes.Buffer
+	cmd := exec.Command(c.path("/usr/local/bin/spa-client"), append(args, "--config", config)...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	lab.Must(c.t, c.client.Start(cmd))
+	if err := cmd.Wait(); err != nil {
+		c.t.Fatalf("spa-client %v: %v\n%s\n%s", args, err, out.String(),
+			c.run("journalctl -b --no-pager -u spa-server -u spa-guard"))
+	}
 }
 
 func (c *computer) dark() {

@@ -134,8 +134,12 @@ func rootsAlone(path string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// DropIn is the file that lets the systemd unit's server run programs as other users.
-const DropIn = "examples/actions/actions.conf"
+// DropIn is the file that lets the systemd unit's server run programs as other users, and install the command for it.
+const (
+	DropIn  = "examples/actions/actions.conf"
+	install = "install -D -m 644 " + DropIn + " /etc/systemd/system/spa-server.service.d/actions.conf && " +
+		"systemctl daemon-reload"
+)
 
 // needed are the capabilities to start programs of other users, and to end them.
 var needed = []cap.Value{cap.SETUID, cap.SETGID, cap.KILL}
@@ -153,8 +157,8 @@ func CheckRights(c *config.Config) error {
 	}
 	for _, s := range c.Services {
 		if who, err := lookUp(s.Action.User); s.Action.Any() && err == nil && who.uid != os.Geteuid() {
-			return fmt.Errorf("service.%s.user: the server cannot run programs as %s: it lacks %s; give them to its unit, "+
-				"as %s does", s.Name, who.name, strings.Join(missing, " and "), DropIn)
+			return fmt.Errorf("service.%s.user: the server cannot run programs as %s: it lacks %s; for its unit: %s",
+				s.Name, who.name, strings.Join(missing, " and "), install)
 		}
 	}
 	return nil
