@@ -19,10 +19,6 @@ import (
 // ErrBusy is returned by Reserve when too many programs are waiting already.
 var ErrBusy = errors.New("too many programs are waiting to be started")
 
-// mostWaiting is how many grants may wait for their first program. A client that had to wait longer would believe that
-// it was started.
-const mostWaiting = 64
-
 // Grant is what a book knows of a grant.
 type Grant struct {
 	Client, Service string
@@ -39,6 +35,7 @@ type Options struct {
 	Held func(client string) []Grant
 	// Report is called with what becomes of each program, in order. It is not called again before it has returned.
 	Report func(Job, Event)
+	Now    func() time.Time
 }
 
 // Book decides when programs are started, once for the begin and once for the end of each grant. Programs for the same
@@ -58,6 +55,7 @@ type Book struct {
 	lines   map[key][]*entry // the oldest first; one that has not ended is the last
 	queue   []*entry         // those with a program to start, in the order in which it became due
 	running map[uint64]*entry
+	skipped []Job // to be reported
 	free    []int // slots of the file
 	stuck   int   // how many programs of ends could not be started
 	counts  map[Count]uint64
@@ -216,7 +214,7 @@ func (b *Book) reserve(g Grant, r *Reservation) error {
 	if err := b.runner.Trouble(g.Service); err != nil {
 		return err
 	}
-	if len(b.free) == 0 || len(action.Run) > 0 && b.beginning() >= mostWaiting {
+	if len(b.free) == 0 || b.crowded(g.Client, len(action.Run) > 0) {
 		return ErrBusy
 	}
 	e := &entry{record: record{g.key(), newNumber(), g.Until, reserved}, slot: b.free[len(b.free)-1]}
@@ -237,17 +235,6 @@ func newNumber() uint64 {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return binary.BigEndian.Uint64(b[:])
-}
-
-// beginning returns how many grants wait for their first program.
-func (b *Book) beginning() int {
-	n := 0
-	for _, e := range b.queue {
-		if e.hook == Begin {
-			n++
-		}
-	}
-	return n
 }
 
 // Commit follows when the firewall has the grants.
@@ -295,17 +282,15 @@ func (b *Book) cancel(r *Reservation) {
 	}
 }
 
-// due queues a program.
-func (b *Book) due(e *entry, h Hook) {
-	e.stage, e.hook = waiting, h
-	b.queue = append(b.queue, e)
-}
-
-// end notes that a grant has ended. Its last program waits for the first.
+// end notes that a grant has ended. Its last program waits for the first, which is not started any more if the grant was
+// closed or revoked before it could be.
 func (b *Book) end(e *entry) {
 	if e.phase != ended {
 		e.phase = ended
 		b.save(e)
+	}
+	if e.stage == waiting && e.hook == Begin && b.Now().Before(e.until) {
+		b.skip(e)
 	}
 	if e.stage != idle {
 		return
@@ -358,6 +343,7 @@ func (b *Book) Run(ctx context.Context) error {
 			b.heard(n)
 		}
 		b.startNext()
+		b.reportSkipped()
 	}
 }
 
@@ -377,26 +363,6 @@ func (b *Book) review() {
 		if last.phase != ended && last.stage != claimed && !last.pinned && !held[k.client][k] {
 			b.end(last)
 		}
-	}
-}
-
-// startNext starts the programs that are due, as many as may run.
-func (b *Book) startNext() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for i := 0; i < len(b.queue) && len(b.running) < MaxRunning; {
-		e := b.queue[i]
-		if b.lines[e.key][0] != e { // an earlier grant's come first
-			i++
-			continue
-		}
-		number, err := b.runner.send(request{Job: e.job(e.hook)}, nil)
-		if err != nil {
-			return // it stays in the file
-		}
-		e.stage = busy
-		b.running[number] = e
-		b.queue = slices.Delete(b.queue, i, i+1)
 	}
 }
 

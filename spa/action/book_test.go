@@ -30,14 +30,16 @@ type door struct {
 	events []string
 }
 
-// newDoor returns a door whose services run these scripts, with "log WORD" to write into the log.
+// newDoor returns a door whose services run these scripts, with "log WORD" to write into the log, and
+// "hold" to wait for release.
 func newDoor(t *testing.T, begin, end string) *door {
 	d := &door{T: t, dir: t.TempDir()}
 	script := func(text string) []string {
 		if text == "" {
 			return nil
 		}
-		return []string{"/bin/sh", "-c", "log() { echo $1 $SPA_CLIENT $SPA_GRANT >>" + d.dir + "/log; }; " + text}
+		return []string{"/bin/sh", "-c", "log() { echo $1 $SPA_CLIENT $SPA_GRANT >>" + d.dir + "/log; }; " +
+			"hold() { while ! [ -e " + d.dir + "/go ]; do sleep 0.02; done; }; " + text}
 	}
 	a := config.Action{Run: script(begin), After: script(end), User: "root", Timeout: time.Minute}
 	d.c = gateway(t, map[string]config.Action{"a": a, "b": a, "c": {Run: []string{"/nowhere"}, User: "root",
@@ -45,6 +47,11 @@ func newDoor(t *testing.T, begin, end string) *door {
 	d.open()
 	t.Cleanup(func() { d.stop(); d.book.Close() })
 	return d
+}
+
+func (d *door) release() {
+	d.Helper()
+	lab.Must(d, os.WriteFile(filepath.Join(d.dir, "go"), nil, 0o600))
 }
 
 // open opens the book as a server does at its start. An earlier one is left as if the server had been killed.
@@ -55,7 +62,7 @@ func (d *door) open() {
 		lab.Must(d, d.book.Close())
 	}
 	f := lab.Value(OpenFile(filepath.Join(d.dir, config.ActionsFile)))(d)
-	d.book = lab.Value(Open(d.c, Options{File: f, Held: d.holds, Report: d.report}))(d)
+	d.book = lab.Value(Open(d.c, Options{File: f, Held: d.holds, Report: d.report, Now: time.Now}))(d)
 	lab.Must(d, d.book.Recover())
 	ctx, cancel := context.WithCancel(d.Context())
 	over := make(chan struct{})
@@ -206,12 +213,60 @@ func TestKilledBetween(t *testing.T) {
 func TestOrder(t *testing.T) {
 	d := newDoor(t, "sleep 0.2; log begin", "sleep 0.1; log end")
 	g := grantTo("alice", "a")
+	g.Until = time.Now()
 	for range 3 {
 		lab.Must(t, d.give(g))
 		d.take(g)
 	}
 	d.book.Left()
 	d.logged("begin alice", "end alice", "begin alice", "end alice", "begin alice", "end alice")
+}
+
+// TestRevokedBefore: a program that waits when its grant is closed or revoked is not started any more; that of the end
+// is.
+func TestRevokedBefore(t *testing.T) {
+	d := newDoor(t, "log begin; hold", "log end")
+	first, second := grantTo("alice", "a"), grantTo("alice", "a")
+	lab.Must(t, d.give(first))
+	d.logged("begin alice")
+	d.take(first)
+	lab.Must(t, d.give(second))
+	d.take(second)
+	d.book.Left()
+	lab.Eventually(t, "a report", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return slices.Contains(d.events, "run failed")
+	})
+	d.release()
+	d.logged("begin alice", "end alice", "end alice")
+	d.quiet()
+	if lines := d.log(); len(lines) != 3 {
+		t.Errorf("got %q", lines)
+	}
+}
+
+// TestOneClient: a client whose programs do not end, who opens and closes as often as the book allows, does not keep
+// another's from being started.
+func TestOneClient(t *testing.T) {
+	d := newDoor(t, "log begin; hold", "log end")
+	refused := 0
+	for i := range 100 {
+		g := grantTo("mallory", "a")
+		g.Source = netip.AddrFrom4([4]byte{198, 51, 100, byte(i)})
+		if err := d.give(g); errors.Is(err, ErrBusy) {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Error("none was refused")
+	}
+	lab.Must(t, d.give(grantTo("bob", "a")))
+	lab.Eventually(t, "the begin of another client's", func() bool {
+		return slices.ContainsFunc(d.log(), func(line string) bool { return strings.HasPrefix(line, "begin bob ") })
+	})
+	d.release()
+	d.quiet()
 }
 
 // TestCancelled: what the firewall does not take begins nothing, and a service whose program cannot be started is
@@ -250,7 +305,7 @@ func TestThousand(t *testing.T) {
 			given = append(given, g)
 		}
 	}
-	if busy == 0 || len(given) < mostWaiting {
+	if busy == 0 || len(given) < mostBegins {
 		t.Errorf("%d refused, %d given", busy, len(given))
 	}
 	lab.Eventually(t, "the begin of each", func() bool { return len(d.log()) == len(given) })

@@ -28,7 +28,7 @@ func (s *Server) openActions() error {
 	if err != nil {
 		return err
 	}
-	book, err := action.Open(s.config, action.Options{File: file, Held: s.heldBy, Report: s.programs})
+	book, err := action.Open(s.config, action.Options{File: file, Held: s.heldBy, Report: s.programs, Now: s.now})
 	if err != nil {
 		return err
 	}

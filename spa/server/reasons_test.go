@@ -138,7 +138,7 @@ func (b *bench) withActions() {
 	lab.Must(b, config.Create(c.Dir, c))
 	read := lab.Value(config.Load(c.Dir))(b)
 	f := lab.Value(action.OpenFile(filepath.Join(c.Dir, config.ActionsFile)))(b)
-	book := lab.Value(action.Open(read, action.Options{File: f, Held: b.s.heldBy, Report: b.s.programs}))(b)
+	book := lab.Value(action.Open(read, action.Options{File: f, Held: b.s.heldBy, Report: b.s.programs, Now: b.s.now}))(b)
 	b.Cleanup(func() { book.Close() })
 	lab.Must(b, book.Recover())
 	b.s.actions = book
