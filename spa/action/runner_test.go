@@ -357,6 +357,37 @@ func TestRunnerKilled(t *testing.T) {
 	lab.Eventually(t, "the end of what the program started", func() bool { return len(running(marker)) == 0 })
 }
 
+// TestAboveKilled: if the process above a program is killed or stopped, all that the program has started is killed, and
+// no other program.
+func TestAboveKilled(t *testing.T) {
+	for name, with := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGSTOP} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			marker := fmt.Sprint(8_500_000_000 + 100*os.Getpid() + int(with))
+			script := "setsid sh -c 'setsid sleep " + marker + " & sleep " + marker + "' & sleep " + marker
+			r := started(t, gateway(t, map[string]config.Action{"a": shell(script, time.Second),
+				"b": shell("sleep 0.5", time.Minute)}))
+			lab.Value(r.send(request{Job: job("a")}, nil))(t)
+			<-r.events
+			above := childrenOf(r.PID)
+			lab.Value(r.send(request{Job: job("b")}, nil))(t)
+			lab.Eventually(t, "the programs", func() bool { return len(running(marker)) >= 3 })
+			lab.Must(t, syscall.Kill(above[0], with))
+			want := map[uint64]string{2: Lost, 3: Ended}
+			for len(want) > 0 {
+				if n := <-r.events; n.event.over() && n.event.What != want[n.number] {
+					t.Fatalf("got %d: %+v", n.number, n.event)
+				} else if n.event.over() {
+					delete(want, n.number)
+				}
+			}
+			if left := running(marker); len(left) > 0 {
+				t.Errorf("left running: %v", left)
+			}
+		})
+	}
+}
+
 // TestDaemonGone: when the daemon ends, programs go on, and the runner ends after them.
 func TestDaemonGone(t *testing.T) {
 	done := filepath.Join(t.TempDir(), "done")

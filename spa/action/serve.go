@@ -8,10 +8,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -119,7 +117,11 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	r := &runner{out: json.NewEncoder(conn), free: make(chan struct{}, MaxRunning), pace: newPace(time.Now())}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil { // see sweep
+		return os.NewSyscallError("prctl", err)
+	}
+	r := &runner{out: json.NewEncoder(conn), free: make(chan struct{}, MaxRunning), pace: newPace(time.Now()),
+		aboves: make(map[int]bool)}
 	in := bufio.NewScanner(conn)
 	in.Buffer(nil, mostRequest)
 	for in.Scan() {
@@ -143,6 +145,9 @@ type runner struct {
 	running sync.WaitGroup
 	mu      sync.Mutex // guards the order of answers
 	out     *json.Encoder
+
+	starting sync.Mutex   // guards aboves, and is held while one is started
+	aboves   map[int]bool // the processes above programs
 }
 
 func (r *runner) send(a answer) {
@@ -238,7 +243,7 @@ func (r *runner) begin(number uint64, j *Job) {
 	r.free <- struct{}{}
 	time.Sleep(r.pace.wait(time.Now()))
 	r.running.Go(func() {
-		over := above(t, func(e Event) { r.send(answer{Number: number, Event: &e}) })
+		over := r.above(t, func(e Event) { r.send(answer{Number: number, Event: &e}) })
 		<-r.free // before the daemon knows
 		r.send(answer{Number: number, Event: &over})
 	})
@@ -271,52 +276,6 @@ func (r *runner) taskOf(j *Job) (task, error) {
 			"HOME="+who.home, "USER="+who.name, "LOGNAME="+who.name),
 	}, nil
 }
-
-// above starts the process above a program, passes on what it reports, and returns the last of that.
-func above(t task, report func(Event)) (over Event) {
-	over.What = Failed
-	err := func() error {
-		in, tell, err := os.Pipe()
-		if err != nil {
-			return err
-		}
-		defer in.Close()
-		cmd := exec.Command("/proc/self/exe")
-		cmd.Args = []string{aboveName, aboveArg}
-		cmd.Env = []string{"GOMAXPROCS=1"}
-		cmd.Dir = "/"
-		cmd.Stderr = os.Stderr
-		cmd.ExtraFiles = []*os.File{tell}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		to, err := cmd.StdinPipe()
-		if err == nil {
-			err = cmd.Start()
-		}
-		tell.Close()
-		if err != nil {
-			return err
-		}
-		sent := errors.Join(json.NewEncoder(to).Encode(t), to.Close())
-		for from := json.NewDecoder(in); ; report(over) {
-			var e Event
-			if err := from.Decode(&e); err != nil {
-				return errors.Join(errAlone, sent, cmd.Wait())
-			}
-			if over = e; e.over() {
-				return cmd.Wait()
-			}
-		}
-	}()
-	if err != nil && over.What != Failed {
-		over.What = Lost
-	}
-	if err != nil {
-		over.Text = err.Error()
-	}
-	return over
-}
-
-var errAlone = errors.New("the process above the program has ended: what the program has started may still run")
 
 // pace spaces starts: Burst of them at once, and then PerMinute.
 type pace struct{ next time.Time }

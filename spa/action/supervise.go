@@ -108,7 +108,7 @@ func (s *supervisor) start() (output *os.File, err error) {
 	defer null.Close()
 	attributes := &syscall.ProcAttr{
 		Dir: "/", Env: s.Environment, Files: []uintptr{null.Fd(), theirs.Fd(), theirs.Fd()},
-		Sys: &syscall.SysProcAttr{Setsid: true},
+		Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}, // a program may change that: see sweep
 	}
 	if s.UID != os.Geteuid() {
 		attributes.Sys.Credential = &syscall.Credential{Uid: uint32(s.UID), Gid: uint32(s.GID), Groups: s.Groups}
@@ -171,13 +171,13 @@ func (s *supervisor) wait(children <-chan os.Signal) {
 		case <-over.C:
 			if stage++; stage == 1 {
 				s.end.What = TooLong
-				signalAll(unix.SIGTERM)
+				signalTo(childrenOf(os.Getpid()), unix.SIGTERM)
 				over.Reset(s.Grace)
 				continue
 			}
 			over.Reset(again)
 		}
-		signalAll(unix.SIGKILL) // what was below these comes next
+		signalTo(childrenOf(os.Getpid()), unix.SIGKILL) // what was below these comes next
 	}
 }
 
@@ -210,11 +210,11 @@ func (s *supervisor) conclude(status unix.WaitStatus) {
 	}
 }
 
-// signalAll sends a signal to the groups of all children, those that have become this process's children among them. It
-// does not signal this process. A child that has ended is not reaped yet, so no number means another process.
-func signalAll(with unix.Signal) {
+// signalTo sends a signal to the groups of children, those that have become this process's children among them. It does
+// not signal this process. A child that has ended is not reaped yet, so no number means another process.
+func signalTo(children []int, with unix.Signal) {
 	own := unix.Getpgrp()
-	for _, pid := range childrenOf(os.Getpid()) {
+	for _, pid := range children {
 		if group, err := unix.Getpgid(pid); err == nil && group != own && group > 1 {
 			_ = unix.Kill(-group, with) // it may just have ended
 			continue
