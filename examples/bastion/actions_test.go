@@ -13,7 +13,7 @@ import (
 const probe = `#!/bin/sh
 echo "$SPA_SERVICE-$1: $(id -un) $(grep -E '^(Cap|NoNewPrivs)' /proc/self/status | tr -s '\t\n' ' ')"
 case $1 in
-run) file=$(mktemp) && chown "$(id -u)" "$file" && rm "$file" && echo "nice $(nice -n 3 nice)" ;;
+run) file=$(mktemp) && chown "$(id -u)" "$file" && rm "$file" && echo "nice $(nice -n 3 nice), $(ulimit -p) processes" ;;
 late) setsid setsid sleep 7654 & exec sleep 7654 ;;
 esac
 `
@@ -76,7 +76,7 @@ printf '[Service]\nExecStart=/bin/sleep infinity\n' > /etc/systemd/system/other.
 	c.alice(config, "close", "plain", "--host", "gw")
 	var log string
 	for _, want := range []string{
-		"plain-run: backup " + none, "plain-after: backup " + none, "late-late: backup " + none, "program timed out", `"nice 3"`,
+		"plain-run: backup " + none, "plain-after: backup " + none, "late-late: backup " + none, "program timed out", `"nice 3, 512 processes"`,
 	} {
 		lab.Eventually(t, want, func() bool {
 			log = c.run("journalctl --sync; journalctl -b --no-pager -o cat -u spa-server")
@@ -90,6 +90,9 @@ printf '[Service]\nExecStart=/bin/sleep infinity\n' > /etc/systemd/system/other.
 		out, _ := c.try("tar -xzOf /var/backups/data/archive-*.tar.gz ./file")
 		return out == "precious\n"
 	})
+	if out := c.run("systemctl show -P OOMPolicy spa-server.service"); out != "continue\n" {
+		t.Errorf("what takes too much memory ends the server: %s", out)
+	}
 	if out, _ := c.try("pgrep -f '[s]leep 7654'"); out != "" {
 		t.Errorf("these outlive their time: %s", out)
 	}

@@ -64,8 +64,9 @@ const (
 	// Burst and PerMinute are how many may be started at once, and how many a minute afterwards. More wait.
 	Burst     = 60
 	PerMinute = 300
-	// MaxOutput is how many bytes of a program's output are passed on. The rest is read, counted and discarded.
+	// MaxOutput and MaxLines are how much of a program's output is passed on. The rest is read, counted and discarded.
 	MaxOutput = 4096
+	MaxLines  = 64
 	// Grace is the time between SIGTERM and SIGKILL.
 	Grace = 5 * time.Second
 )
@@ -85,10 +86,10 @@ func (j *Job) check() error {
 	if err := service.ValidName(j.Client); err != nil {
 		return fmt.Errorf("the client: %w", err)
 	}
-	if !j.Address.IsValid() || j.Address.Zone() != "" && !validZone(j.Address.Zone()) {
+	if !j.Address.IsValid() || j.Address.Is4In6() || j.Address.Zone() != "" && !validZone(j.Address.Zone()) {
 		return errors.New("the address is not one")
 	}
-	if y := j.Until.Year(); y < 1970 || y > 9999 {
+	if y := j.Until.UTC().Year(); y < 1970 || y > 9999 {
 		return errors.New("the time is out of range")
 	}
 	return nil

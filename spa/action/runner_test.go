@@ -186,6 +186,15 @@ func TestOutput(t *testing.T) {
 	}
 }
 
+// TestLines: short lines do not fill the log.
+func TestLines(t *testing.T) {
+	events := one(t, "yes | head -n 1000", time.Minute)
+	lines, last := printed(events), events[len(events)-1]
+	if len(lines) != MaxLines || last.Dropped != 2*(1000-MaxLines) {
+		t.Errorf("%d lines, %+v", len(lines), last)
+	}
+}
+
 // TestNotStarted: a job that is not one, or whose program is not to be trusted, starts nothing.
 func TestNotStarted(t *testing.T) {
 	missing := config.Action{Run: []string{"/nowhere/at/all"}, User: "nobody", Timeout: time.Minute}
@@ -203,6 +212,8 @@ func TestNotStarted(t *testing.T) {
 		"no client":         func(j *Job) { j.Client = "" },
 		"no address":        func(j *Job) { j.Address = netip.Addr{} },
 		"a zone":            func(j *Job) { j.Address = netip.MustParseAddr("fe80::1%$(reboot)") },
+		"another notation":  func(j *Job) { j.Address = netip.MustParseAddr("::ffff:192.0.2.2") },
+		"a year 10000":      func(j *Job) { j.Until = time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -7200)) },
 		"a time":            func(j *Job) { j.Until = time.Unix(1<<60, 0) },
 	} {
 		j := job("a")

@@ -146,14 +146,18 @@ func pass(output io.Reader, report func(Event)) (dropped int64) {
 	left := &io.LimitedReader{R: output, N: MaxOutput}
 	lines := bufio.NewScanner(left)
 	lines.Buffer(make([]byte, MaxOutput), MaxOutput+1)
-	for lines.Scan() {
+	for n := 0; lines.Scan(); n++ {
+		if n >= MaxLines {
+			dropped += int64(len(lines.Bytes())) + 1
+			continue
+		}
 		text := strings.TrimSpace(quote.Printable(strings.ReplaceAll(lines.Text(), "\t", " ")))
 		if text != "" {
 			report(Event{What: Printed, Text: text})
 		}
 	}
-	dropped, _ = io.Copy(io.Discard, output) // ends when the output does
-	return dropped
+	rest, _ := io.Copy(io.Discard, output) // ends when the output does
+	return dropped + rest
 }
 
 // wait returns when all that the program has left behind is gone, at the latest when its time is over and everything
