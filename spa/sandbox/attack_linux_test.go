@@ -90,6 +90,10 @@ func escapes(dir string, victim int) []attack {
 		{"call: rename", func() error { return unix.Rename(in("write/file"), in("write/file")) }},
 		{"call: signal to another", func() error { return unix.Kill(victim, 0) }},
 		{"call: signal to another's thread", func() error { return unix.Tgkill(victim, victim, 0) }},
+		{"call: signal to another by a descriptor",
+			func() error { return raw(unix.SYS_FCNTL, 2, unix.F_SETOWN, uintptr(victim)) }},
+		{"call: signal of any number by a descriptor",
+			func() error { return raw(unix.SYS_FCNTL, 2, unix.F_SETSIG, uintptr(unix.SIGKILL)) }},
 		{"call: descriptor of another", func() error { return pidfd(victim) }},
 		{"call: limits", func() error { return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) }},
 	}

@@ -15,6 +15,12 @@ func calls(numbers ...uintptr) []call {
 	return list
 }
 
+// onDescriptors returns the commands of fcntl up to locks, and those that only Linux has. Those between make the kernel
+// send a signal of any number to another process of the user (F_SETOWN, F_SETSIG).
+func onDescriptors(number uintptr) []call {
+	return []call{{number, 1, ^uint32(7), 0}, {number, 1, ^uint32(1023), 1024}}
+}
+
 // namespaces are the flags of clone that make one.
 const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
@@ -25,7 +31,7 @@ func forAnyProgram() []call {
 	pid := uint32(os.Getpid())
 	list := calls(
 		unix.SYS_FUTEX, unix.SYS_NANOSLEEP, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_SCHED_YIELD, unix.SYS_RESTART_SYSCALL,
-		unix.SYS_READ, unix.SYS_WRITE, unix.SYS_CLOSE, unix.SYS_FCNTL,
+		unix.SYS_READ, unix.SYS_WRITE, unix.SYS_CLOSE,
 		unix.SYS_PREAD64, // the last one for the limits of a control group
 		unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_CREATE1, unix.SYS_EVENTFD2,
 		unix.SYS_MUNMAP, unix.SYS_MADVISE, unix.SYS_BRK,
@@ -35,7 +41,7 @@ func forAnyProgram() []call {
 		unix.SYS_CLOCK_GETTIME, unix.SYS_GETTIMEOFDAY, unix.SYS_GETRANDOM,
 		unix.SYS_EXIT, unix.SYS_EXIT_GROUP,
 	)
-	list = append(list, runtimeCalls...)
+	list = append(append(list, runtimeCalls...), onDescriptors(unix.SYS_FCNTL)...)
 	for _, number := range mmaps {
 		list = append(list, call{number, 2, unix.PROT_EXEC, 0})
 	}

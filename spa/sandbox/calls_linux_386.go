@@ -6,10 +6,11 @@ var (
 	mmaps        = []uintptr{unix.SYS_MMAP2}
 	runtimeCalls = calls(unix.SYS_EPOLL_WAIT, unix.SYS_POLL, unix.SYS_FUTEX_TIME64, unix.SYS_CLOCK_GETTIME64,
 		unix.SYS_CLOCK_NANOSLEEP_TIME64, unix.SYS_SIGRETURN, unix.SYS_SET_THREAD_AREA) // the last one by each new thread
-	daemonCalls = append(calls(unix.SYS_FSTAT64, unix.SYS_FSTATAT64, unix.SYS_FCNTL64,
+	daemonCalls = append(calls(unix.SYS_FSTAT64, unix.SYS_FSTATAT64,
 		unix.SYS__LLSEEK, unix.SYS_PPOLL_TIME64,
-		unix.SYS_GETUID32, unix.SYS_GETEUID32, unix.SYS_GETGID32, unix.SYS_GETEGID32), ofSockets...)
-	keeperCalls  = calls(unix.SYS_FSTAT64, unix.SYS_FCNTL64)
+		unix.SYS_GETUID32, unix.SYS_GETEUID32, unix.SYS_GETGID32, unix.SYS_GETEGID32),
+		append(onDescriptors(unix.SYS_FCNTL64), ofSockets...)...)
+	keeperCalls  = append(calls(unix.SYS_FSTAT64), onDescriptors(unix.SYS_FCNTL64)...)
 	programCalls = calls(unix.SYS_OPEN, unix.SYS_STAT64, unix.SYS_LSTAT64, unix.SYS_ACCESS,
 		unix.SYS_READLINK, unix.SYS_UNLINK,
 		unix.SYS_FORK, unix.SYS_VFORK, unix.SYS_PIPE, unix.SYS_DUP2, unix.SYS__NEWSELECT,
