@@ -11,9 +11,10 @@ import (
 
 // probe prints who runs it, with which rights. With a word, it leaves a daemon behind and does not end.
 const probe = `#!/bin/sh
-echo "$SPA_SERVICE-$1: $(id -un) $(grep -E '^(Cap|NoNewPrivs)' /proc/self/status | tr -s '\t\n' ' ')"
+rights=$(grep -E '^(Cap|NoNewPrivs)' /proc/self/status | tr -s '\t\n' ' ')
+echo "$SPA_SERVICE-$1: $(id -un) $rights"
 case $1 in
-run) file=$(mktemp) && chown "$(id -u)" "$file" && rm "$file" && echo "nice $(nice -n 3 nice), $(ulimit -p) processes" ;;
+run) file=$(mktemp); chown "$(id -u)" "$file" && rm "$file" && echo "nice $(nice -n 3 nice), $(ulimit -p) processes" ;;
 late) setsid setsid sleep 7654 & exec sleep 7654 ;;
 esac
 `
@@ -42,8 +43,8 @@ run = ["/usr/local/lib/spa/backup", "/srv/data", "/var/backups/data"]
 user = "backup"
 `
 
-// TestActionsInTheUnit: with the drop-in, installed as its page says, the unit's server runs programs as other users, who
-// get no right of the server's. Without it the server does not start, and the guard stays.
+// TestActionsInTheUnit: with the drop-in, installed as its page says, the unit's server runs programs as other users,
+// who get no right of the server's. Without it the server does not start, and the guard stays.
 func TestActionsInTheUnit(t *testing.T) {
 	c := guarded(t)
 	for _, name := range []string{"backup", "security-group", "message", "actions.conf"} {
@@ -76,7 +77,8 @@ printf '[Service]\nExecStart=/bin/sleep infinity\n' > /etc/systemd/system/other.
 	c.alice(config, "close", "plain", "--host", "gw")
 	var log string
 	for _, want := range []string{
-		"plain-run: backup " + none, "plain-after: backup " + none, "late-late: backup " + none, "program timed out", `"nice 3, 512 processes"`,
+		"plain-run: backup " + none, "plain-after: backup " + none, "late-late: backup " + none, "program timed out",
+		`"nice 3, 512 processes"`,
 	} {
 		lab.Eventually(t, want, func() bool {
 			log = c.run("journalctl --sync; journalctl -b --no-pager -o cat -u spa-server")

@@ -11,8 +11,8 @@
 //
 // Each program has a process above it, spa-action, which inherits everything that the program leaves behind, even what
 // forks away into another session. The action lasts until all of it has ended; when its time is over, all of it is
-// killed. It goes on when the server ends, and ends on time. If an action itself is killed, the runner kills what it was
-// above.
+// killed. It goes on when the server ends, and ends on time. If an action itself is killed, the runner kills what it
+// was above.
 //
 // A program gets a session of its own, no input, no capability, no set-user-id programs (unless it is root's), and this
 // environment and no more: PATH, HOME, USER, LOGNAME, and

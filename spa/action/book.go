@@ -282,7 +282,7 @@ func (b *Book) cancel(r *Reservation) {
 	}
 }
 
-// end notes that a grant has ended. Its last program waits for the first, which is not started any more if the grant was
+// end notes that a grant has ended. Its last program waits for the first. That is not started any more if the grant was
 // closed or revoked before it could be.
 func (b *Book) end(e *entry) {
 	if e.phase != ended {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -316,6 +318,47 @@ func TestThousand(t *testing.T) {
 	if lines := d.log(); len(lines) != len(given) {
 		t.Errorf("%d programs of %d grants", len(lines), len(given))
 	}
+}
+
+// TestCrashes: whatever is killed at whatever moment, a grant's first program begins at most twice, its last at least
+// once after the next start, and nothing runs longer than it may.
+func TestCrashes(t *testing.T) {
+	d := newDoor(t, "log begin; sleep 0.02", "log end")
+	for i := range 30 {
+		g := grantTo(fmt.Sprint("client-", i), "a")
+		lab.Must(t, d.give(g))
+		time.Sleep(rand.N(30 * time.Millisecond)) // the moment
+		switch i % 3 {
+		case 0:
+			lab.Must(t, syscall.Kill(d.book.runner.PID, syscall.SIGKILL))
+		case 1:
+			for _, pid := range childrenOf(d.book.runner.PID) {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+			}
+		}
+		if i%2 == 0 {
+			d.take(g)
+			d.book.Left()
+		}
+		d.open()
+		d.take(g)
+		d.book.Left()
+		lab.Eventually(t, "its end", func() bool { return d.book.Status().Live == 0 })
+	}
+	times := make(map[string]int)
+	for _, line := range d.log() {
+		fields := strings.Fields(line)
+		times[fields[0]+" "+fields[1]]++
+	}
+	for i := range 30 {
+		if n := times[fmt.Sprint("begin client-", i)]; n > 2 {
+			t.Errorf("client-%d began %d times", i, n)
+		}
+		if times[fmt.Sprint("end client-", i)] == 0 {
+			t.Errorf("client-%d never ended", i)
+		}
+	}
+	lab.Eventually(t, "the end of all programs", func() bool { return len(running(d.dir)) == 0 })
 }
 
 // TestEndFails: a program of an end that cannot be started runs at the next start.

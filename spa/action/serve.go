@@ -132,7 +132,10 @@ func serve() error {
 		r.do(&q)
 	}
 	r.running.Wait()
-	return in.Err()
+	if err := in.Err(); !errors.Is(err, unix.ECONNRESET) {
+		return err
+	}
+	return nil // the daemon has ended before it had read everything
 }
 
 // runner is the process that starts programs.
