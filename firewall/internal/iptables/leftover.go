@@ -115,7 +115,8 @@ func RemoveLeftover(kinds []string) error {
 	return nil
 }
 
-// lockHeld returns an error if a process holds the lock of iptables: the server's user can open it, and never release it.
+// lockHeld returns an error if a process holds the lock of iptables: the server's user can open it, and never release
+// it.
 func lockHeld(kind string) error {
 	if kind != KindLegacy {
 		return nil

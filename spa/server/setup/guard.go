@@ -101,7 +101,8 @@ func awaitGuard(ctx context.Context, c *config.Config) bool {
 	}
 }
 
-// serverGuards reports whether the running server says that its guard is in place. Only root sees one of legacy iptables.
+// serverGuards reports whether the running server says that its guard is in place. Only root sees one of legacy
+// iptables.
 func serverGuards(ctx context.Context, c *config.Config) bool {
 	if os.Geteuid() == 0 {
 		return false
