@@ -39,8 +39,9 @@ func Prepare(dir string) (did []string, err error) {
 	if path := filepath.Join(dir, config.FileName); rootWrites(path) {
 		p.files(dir)
 	} else {
+		p.beside(dir)
 		p.errs = append(p.errs, fmt.Errorf("%s can be changed by users other than root, so user %s gets no file that it "+
-			"names: %s", path, SystemUser, takeBack(dir)))
+			"names elsewhere: %s", path, SystemUser, takeBack(dir)))
 	}
 	if !Running() {
 		p.errs = append(p.errs, firewall.EndOwnKeepers())
@@ -48,12 +49,29 @@ func Prepare(dir string) (did []string, err error) {
 	return p.did, errors.Join(p.errs...)
 }
 
-// files hands over the directory of server.toml and what that names.
-func (p *preparing) files(dir string) {
+// beside hands over the files that init makes beside server.toml, whatever that says.
+func (p *preparing) beside(dir string) {
+	if !onlyRoots(dir) {
+		return // their names may lead elsewhere
+	}
+	c := config.Default(dir)
+	p.legibles(dir)
+	p.settings(dir)
+	p.state(&c)
+	p.audit(c.Audit.File)
+}
+
+// legibles lets the server's user read the directory of server.toml, that file and the gate key.
+func (p *preparing) legibles(dir string) {
 	p.directory(dir)
 	for _, name := range []string{config.FileName, config.GateFile} {
 		p.legible(filepath.Join(dir, name))
 	}
+}
+
+// files hands over the directory of server.toml and what that names.
+func (p *preparing) files(dir string) {
+	p.legibles(dir)
 	c, err := config.Load(dir)
 	if err != nil {
 		if c, _, err = LastGood(dir); err != nil {
