@@ -235,6 +235,7 @@ func (w *world) change(s *lawState) {
 	w.flush()
 	if s.forget {
 		w.forget()
+		w.flush() // until then a listener may repeat its SYN+ACK
 	}
 	was := newSight()
 	was.peer = w.see.peer
