@@ -15,10 +15,11 @@ func calls(numbers ...uintptr) []call {
 	return list
 }
 
-// onDescriptors returns the commands of fcntl up to locks, and those that only Linux has. Those between make the kernel
-// send a signal of any number to another process of the user (F_SETOWN, F_SETSIG).
+// onDescriptors returns the commands of fcntl for descriptors and locks, and those that only Linux has. Others make the
+// kernel send a signal of any number to another process of the user (F_SETOWN, F_SETSIG, F_SETOWN_EX).
 func onDescriptors(number uintptr) []call {
-	return []call{{number, 1, ^uint32(7), 0}, {number, 1, ^uint32(1023), 1024}}
+	return []call{{number, 1, ^uint32(7), 0}, {number, 1, ^uint32(1023), 1024},
+		{number, 1, ^uint32(1), 12}, {number, 1, ^uint32(0), 14}} // F_GETLK64 to F_SETLKW64, of 32 bits
 }
 
 // namespaces are the flags of clone that make one.
