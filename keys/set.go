@@ -55,7 +55,7 @@ func SetClient(dir, name string, args []string, dry bool, accept func(before, af
 	return after, changed, place.Overwrite(path, doc.Text(), text)
 }
 
-// clientOf reads the text of a client file that is to be at path.
+// clientOf parses the text of the client file at path.
 func clientOf(path, name string, text []byte) (*Client, error) {
 	if len(text) > maxClientFile {
 		return nil, &place.FileError{File: path, Text: fmt.Sprintf("would be larger than %d bytes", maxClientFile)}

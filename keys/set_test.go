@@ -144,7 +144,7 @@ func TestSetInTurn(t *testing.T) {
 	}
 }
 
-// TestEditedMeanwhile: what somebody writes into the file with an editor, while it is being changed, stays.
+// TestEditedMeanwhile: an edit made while a command changes the file is kept.
 func TestEditedMeanwhile(t *testing.T) {
 	dir, path := handwrittenClient(t)
 	edited := handwritten + "# by hand\n"

@@ -72,7 +72,7 @@ func TestArchives(t *testing.T) {
 	}
 }
 
-// TestReplaceable: a directory of somebody's own is not removed.
+// TestReplaceable: a directory that it did not make is not removed.
 func TestReplaceable(t *testing.T) {
 	dir := t.TempDir()
 	if err := errors.Join(replaceable(dir), replaceable(filepath.Join(dir, "none"))); err != nil {

@@ -96,7 +96,7 @@ func (r *release) build(t target) error {
 	cmd := exec.Command("go", args...)
 	cmd.Dir = r.root
 	cmd.Stderr = os.Stderr
-	// What this machine prefers must not change the programs.
+	// This machine's settings must not change the programs.
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOEXPERIMENT=", "GOAMD64=v1", "GOARM64=v8.0",
 		"GORISCV64=rva20u64", "GOFIPS140=off", "GOOS="+t.os, "GOARCH="+t.arch)
 	cmd.Env = append(cmd.Env, t.env...)

@@ -72,8 +72,8 @@ const settingsIntro = `spa-server init writes this file, with every setting. It 
 and in clients/NAME.toml beside it.
 
 The file is TOML. A key that is misspelt, or that would have no effect, is an error with its line. spa-server check
-reads the file and changes nothing; spa-server reload applies it to the running server, or prints the mistake and applies
-nothing. A few settings, such as state, need a restart: reload says so.
+reads the file and changes nothing; spa-server reload applies it to the running server, or prints the mistake and
+applies nothing. A few settings, such as state, need a restart: reload says so.
 
 Durations are written "30s", "10m" or "1h30m"; ports "tcp/22" or "udp/60000-60010"; hours "mon-fri 08:00-18:00".`
 
@@ -108,14 +108,15 @@ var moreSettings = map[string]string{
 	"firewall.closed":             "What happens to a connection to a guarded port without a grant",
 	"firewall.trusted_interfaces": "Names of interfaces, such as wg0",
 	"firewall.admit.table":        "Family and name of the table",
-	"audit.file":                  `"journal" sends the lines to systemd's journal, with fields: journalctl SPA_CLIENT=alice`,
-	"limits":                      "These hold for each client",
-	"limits.grants_per_hour":      "How often a client may open something within an hour",
-	"service.ssh":                 "A table for each service, with a name of your choice: spa-client open ssh",
-	"service.ssh.ports":           "Of the host, unless addresses names other machines",
-	"service.ssh.addresses":       "The gateway is then their router. Its own port of that number is shut to all",
-	"service.ssh.on_expiry":       `The default is "keep"`,
-	"service.ssh.when":            "Days and hours in the time zone that zone names",
+	"audit.file": `"journal" sends the lines to systemd's journal, with fields: ` +
+		"journalctl SPA_CLIENT=alice",
+	"limits":                 "These hold for each client",
+	"limits.grants_per_hour": "How often a client may open something within an hour",
+	"service.ssh":            "A table for each service, with a name of your choice: spa-client open ssh",
+	"service.ssh.ports":      "Of the host, unless addresses names other machines",
+	"service.ssh.addresses":  "The gateway is then their router. Its own port of that number is shut to all",
+	"service.ssh.on_expiry":  `The default is "keep"`,
+	"service.ssh.when":       "Days and hours in the time zone that zone names",
 	"service.ssh.run": "A program, by its absolute path, and its arguments; there is no shell. Only root may be able to " +
 		"change it. See examples/actions",
 	"service.ssh.timeout": "The default is a minute",

@@ -153,7 +153,7 @@ for pkgname in sallyport-server sallyport-client; do pkgdir=$1/root; cd "$srcdir
 	}
 }
 
-// TestUserOfAnotherPurpose: a user spa that may be somebody's stops an installation, and no upgrade.
+// TestUserOfAnotherPurpose: a user spa that may have another purpose stops an installation, but no upgrade.
 func TestUserOfAnotherPurpose(t *testing.T) {
 	home := t.TempDir()
 	fake := t.TempDir()

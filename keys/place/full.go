@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 )
 
-// ErrMeanwhile means that a file no longer says what it said when it was read: somebody has edited it.
+// ErrMeanwhile means that a file no longer has the text that was read: it was edited.
 var ErrMeanwhile = errors.New("was changed by another program in the meantime")
 
 // ErrFull means that there is no space to write a file, not even over the old one, which is unchanged.

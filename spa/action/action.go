@@ -116,7 +116,7 @@ func (j *Job) environment() []string {
 	}
 }
 
-// What became of a program.
+// Results of a program.
 const (
 	Started = "started"
 	Failed  = "failed"    // it could not be started

@@ -46,7 +46,7 @@ type Status struct {
 	Actions *Actions `json:"actions,omitempty"` // nil: no service runs a program
 }
 
-// Actions is what became of the programs of services, and what is to be done.
+// Actions reports the programs of services: results, and those that wait.
 type Actions struct {
 	PID     int    `json:"pid"`              // of the process that starts them
 	Trouble string `json:"trouble,omitzero"` // why none can be started

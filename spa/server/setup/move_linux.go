@@ -89,7 +89,7 @@ func (m *move) do() (moved bool, err error) {
 	return true, nil
 }
 
-// steps returns what is to be done while both directories are locked.
+// steps returns the steps of the move, for which both directories are locked.
 func (m *move) steps() []func() error {
 	return []func() error{m.mark, m.copyAll, m.keepSettings, m.commit, m.removeOld, m.unmark}
 }
@@ -264,7 +264,7 @@ func fill(file *os.File, to *os.Root, source io.Reader, info fs.FileInfo) error 
 	if err := ownedAs(file, to); err != nil {
 		return err
 	}
-	// What a process adds meanwhile is not copied: it could add for ever.
+	// The copy ends at this size, because a process could append for ever.
 	if _, err := io.CopyN(file, source, info.Size()); err != nil {
 		return err
 	}

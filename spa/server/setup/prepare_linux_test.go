@@ -56,8 +56,19 @@ func TestPrepareBelievesRoot(t *testing.T) {
 		c.Name, c.ServerID, c.Address, c.Audit.File = "gw", keys.NewServerID(), "gw.example.net", roots
 		lab.Must(t, errors.Join(os.Chmod(c.Dir, 0o750), config.Create(c.Dir, c)))
 		lab.Must(t, SaveSettings(lab.Value(config.Load(c.Dir))(t), now))
+		lock := filepath.Join(c.Dir, LockFile)
+		lab.Must(t, os.WriteFile(lock, nil, 0o600))
+		lab.Must(t, os.WriteFile(filepath.Join(c.Dir, config.GateFile), nil, 0o600))
 		lab.Must(t, weaken(c.Dir, filepath.Join(c.Dir, config.FileName)))
+		rootsDir := onlyRoots(c.Dir)
 		_, err := Prepare(c.Dir)
+		if beside := lab.Value(os.Stat(lock))(t).Sys().(*syscall.Stat_t).Uid == spaID; beside != rootsDir {
+			t.Errorf("%s: a file beside server.toml was given: %v, want %v", name, beside, rootsDir)
+		}
+		key := lab.Value(os.Stat(filepath.Join(c.Dir, config.GateFile)))(t).Sys().(*syscall.Stat_t)
+		if legible := key.Gid == spaID; legible != rootsDir {
+			t.Errorf("%s: the gate key was made legible: %v, want %v", name, legible, rootsDir)
+		}
 		given := lab.Value(os.Stat(roots))(t).Sys().(*syscall.Stat_t).Uid != 0
 		if name == "root's" {
 			lab.Must(t, err)
