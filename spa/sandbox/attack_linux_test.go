@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
@@ -92,6 +93,10 @@ func escapes(dir string, victim int) []attack {
 		{"call: signal to another's thread", func() error { return unix.Tgkill(victim, victim, 0) }},
 		{"call: signal to another by a descriptor",
 			func() error { return raw(unix.SYS_FCNTL, 2, unix.F_SETOWN, uintptr(victim)) }},
+		{"call: signal to another by a descriptor, in the longer form", func() error {
+			owner := [2]int32{1, int32(victim)} // struct f_owner_ex of fcntl.h: F_OWNER_PID
+			return raw(unix.SYS_FCNTL, 2, unix.F_SETOWN_EX, uintptr(unsafe.Pointer(&owner)))
+		}},
 		{"call: signal of any number by a descriptor",
 			func() error { return raw(unix.SYS_FCNTL, 2, unix.F_SETSIG, uintptr(unix.SIGKILL)) }},
 		{"call: descriptor of another", func() error { return pidfd(victim) }},
