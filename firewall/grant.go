@@ -24,10 +24,9 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	for i := range gs {
-		if err := gs[i].check(now); err != nil {
-			return err
-		}
+	asked, err := checked(gs, now)
+	if err != nil {
+		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -35,7 +34,7 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 		return errNotLoaded
 	}
 	f.endOver(now)
-	changes, err := f.changes(gs, now)
+	changes, err := f.changes(asked)
 	if err != nil {
 		return err
 	}
@@ -54,41 +53,54 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	return nil
 }
 
-// check returns an error for an invalid grant.
-func (g *Grant) check(now time.Time) error {
-	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !a.IsValid() }) {
-		return errors.New("a grant needs destination addresses")
-	}
-	if len(g.Ports) == 0 && len(g.To) > 0 {
-		return errors.New("a grant without ports has no destination")
-	}
-	for _, h := range g.holdings() {
-		h.Until = g.Until
-		if err := h.Check(now); err != nil {
-			return err
+// checked returns the grants as ledger records, or an error if one of them is invalid.
+func checked(gs []Grant, now time.Time) ([]*ledger.Holding, error) {
+	for i := range gs {
+		if slices.ContainsFunc(gs[i].To, func(a netip.Addr) bool { return !a.IsValid() }) {
+			return nil, errors.New("a grant needs destination addresses")
+		}
+		if len(gs[i].Ports) == 0 && len(gs[i].To) > 0 {
+			return nil, errors.New("a grant without ports has no destination")
 		}
 	}
-	return nil
+	hs := holdingsOf(gs, now)
+	for _, h := range hs {
+		if err := h.Check(now); err != nil {
+			return nil, err
+		}
+	}
+	return hs, nil
 }
 
-// changes finds or makes the holdings for the grants.
-func (f *Firewall) changes(gs []Grant, now time.Time) ([]ledger.Change, error) {
-	changes := make([]ledger.Change, 0, len(gs))
-	fresh := make(map[ledger.Key]int) // indexes of new holdings in changes
-	for _, g := range gs {
-		until := now.Add(guard.Remaining(g.Until, now)) // with now's monotonic reading, which g.Until may lack
-		for _, h := range g.holdings() {
-			if old := f.held.Find(h.Key()); old != nil {
-				changes = append(changes, ledger.Change{Holding: old, Until: ledger.Later(until, old.Until)})
-				continue
-			}
-			if i, again := fresh[h.Key()]; again {
-				changes[i].Until = ledger.Later(until, changes[i].Until)
-				continue
-			}
-			fresh[h.Key()] = len(changes)
-			changes = append(changes, ledger.Change{Holding: h, Until: until, Fresh: true})
+// holdingsOf returns the grants as ledger records.
+func holdingsOf(gs []Grant, now time.Time) []*ledger.Holding {
+	hs := make([]*ledger.Holding, 0, len(gs))
+	for i := range gs {
+		until := now.Add(guard.Remaining(gs[i].Until, now)) // with now's monotonic reading, which Until may lack
+		for _, h := range gs[i].holdings() {
+			h.Until = until
+			hs = append(hs, h)
 		}
+	}
+	return hs
+}
+
+// changes finds the holdings that there are already, and gives the others slots in the ledger.
+func (f *Firewall) changes(asked []*ledger.Holding) ([]ledger.Change, error) {
+	changes := make([]ledger.Change, 0, len(asked))
+	fresh := make(map[ledger.Key]int) // indexes of new holdings in changes
+	for _, h := range asked {
+		key := h.Key()
+		if old := f.held.Find(key); old != nil {
+			changes = append(changes, ledger.Change{Holding: old, Until: ledger.Later(h.Until, old.Until)})
+			continue
+		}
+		if i, again := fresh[key]; again {
+			changes[i].Until = ledger.Later(h.Until, changes[i].Until)
+			continue
+		}
+		fresh[key] = len(changes)
+		changes = append(changes, ledger.Change{Holding: h, Until: h.Until, Fresh: true})
 	}
 	if free, all := f.ledger.Spare(); len(fresh) > free {
 		return nil, fmt.Errorf("%w: the ledger holds %d", guard.ErrFull, all)

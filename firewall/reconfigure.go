@@ -160,7 +160,7 @@ func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 	}
 	f.held = next
 	var err error
-	if r.changes, err = f.changes(parts, now); err != nil {
+	if r.changes, err = f.changes(holdingsOf(parts, now)); err != nil {
 		f.held = r.before
 		return nil, err
 	}

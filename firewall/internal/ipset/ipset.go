@@ -401,15 +401,14 @@ func (s *Conn) send(ms []netlink.Message) (map[int]unix.Errno, error) {
 	for start := 0; start < len(ms); start += nl.Chunk {
 		part := ms[start:min(start+nl.Chunk, len(ms))]
 		part[len(part)-1].Header.Flags |= netlink.Acknowledge // failures are answered anyway
-		sent, err := s.conn.SendMessages(part)
-		if err != nil {
+		if err := nl.Send(s.conn, part); err != nil {
 			return nil, err
 		}
-		place := make(map[uint32]int, len(sent))
-		for i, m := range sent {
+		place := make(map[uint32]int, len(part))
+		for i, m := range part {
 			place[m.Header.Sequence] = start + i
 		}
-		err = nl.Answers(s.conn, sent[len(sent)-1].Header.Sequence, func(sequence uint32, errno unix.Errno) bool {
+		err := nl.Answers(s.conn, part[len(part)-1].Header.Sequence, func(sequence uint32, errno unix.Errno) bool {
 			if i, ours := place[sequence]; ours && errno != 0 {
 				failed[i] = errno
 			}

@@ -118,15 +118,15 @@ func (b *batch) send(c *netlink.Conn) error {
 		return nil
 	}
 	b.messages[len(b.messages)-1].Header.Flags |= netlink.Acknowledge
-	sent, err := c.SendMessages(slices.Concat(
+	ms := slices.Concat(
 		[]netlink.Message{border(unix.NFNL_MSG_BATCH_BEGIN)},
 		b.messages,
 		[]netlink.Message{border(unix.NFNL_MSG_BATCH_END)},
-	))
-	if err != nil {
+	)
+	if err := nl.Send(c, ms); err != nil {
 		return err
 	}
-	if err := nl.Answer(c, sent[len(sent)-2].Header.Sequence); err != nil {
+	if err := nl.Answer(c, ms[len(ms)-2].Header.Sequence); err != nil {
 		return errors.Join(err, nl.Drain(c))
 	}
 	return nil
