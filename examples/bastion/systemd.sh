@@ -1,5 +1,6 @@
 #!/bin/sh
-# systemd.sh DIR makes a machine's files: those of this one, over which everything that is written stays in DIR.
+# systemd.sh DIR makes a machine's files: those of this one, or those in $LOWER, over which everything
+# that is written stays in DIR.
 # systemd.sh DIR boot CGROUP boots it: systemd becomes process 1 in namespaces of its own.
 set -eu
 dir=$1
@@ -8,7 +9,7 @@ if [ $# = 1 ]; then
 	mount -t tmpfs tmpfs "$dir"
 	mkdir "$dir/upper" "$dir/work" "$root" "$dir/cgroup"
 	mount -t cgroup2 cgroup2 "$dir/cgroup"
-	mount -t overlay overlay -o "lowerdir=/,upperdir=$dir/upper,workdir=$dir/work" "$root"
+	mount -t overlay overlay -o "lowerdir=${LOWER:-/},upperdir=$dir/upper,workdir=$dir/work" "$root"
 	mount -t proc proc "$root/proc" # for what is run while the machine is off
 	mount --bind /dev "$root/dev"
 	# Nothing starts but what systemd itself needs.

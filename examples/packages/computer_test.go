@@ -15,7 +15,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// computer is a Debian with systemd: this machine's files, over which everything that is written is its own.
+// computer is a Debian with systemd: the files in $SALLYPORT_DEBIAN, which debootstrap made, or without that this
+// machine's, over which everything that is written is its own.
 type computer struct {
 	t            *testing.T
 	dir          string
@@ -33,6 +34,7 @@ func newComputer(t *testing.T) *computer {
 	lab.NeedProgram(t, "dpkg", "apt-get install dpkg")
 	c := &computer{t: t, dir: t.TempDir()}
 	c.holder = exec.Command("unshare", "-m", "--propagation", "private", script(t), c.dir)
+	c.holder.Env = append(os.Environ(), "LOWER="+os.Getenv("SALLYPORT_DEBIAN"))
 	c.holder.Stderr = os.Stderr
 	c.holder.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out := lab.Value(c.holder.StdoutPipe())(t)
