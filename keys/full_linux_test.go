@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -71,29 +70,12 @@ func TestFull(t *testing.T) {
 // small mounts a small file system.
 func small(t *testing.T, kind string) string {
 	t.Helper()
-	dir := t.TempDir()
-	args := []string{"-t", "tmpfs", "-o", "size=64k", "tmpfs", dir}
 	if kind == "ext4" {
-		image := filepath.Join(t.TempDir(), "image")
-		if out, err := exec.Command("/bin/sh", "-ec", "truncate -s 2M "+image+"; /usr/sbin/mkfs.ext4 -q "+
-			image).CombinedOutput(); err != nil {
-			t.Fatalf("mkfs.ext4: %v\n%s", err, out)
-		}
-		args = []string{"-o", "loop", image, dir}
+		return lab.NewDisk(t, "2M").Dir
 	}
-	out, err := exec.Command("mount", args...).CombinedOutput()
-	if err != nil && kind != "tmpfs" {
-		t.Logf("mounting: %v\n%s", err, out)
-		lab.KernelLacks(t, "loop devices and "+kind)
-	}
-	if err != nil {
-		t.Fatalf("mounting: %v\n%s", err, out)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := t.TempDir()
+	lab.Must(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"))
+	t.Cleanup(func() { lab.Must(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
 	return dir
 }
 

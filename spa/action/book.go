@@ -42,8 +42,8 @@ type Options struct {
 // client, service and address run one after the other.
 //
 // A grant is in the file before the firewall gets it, and until the program of its end was started. So that program is
-// started at least once, whenever a process is killed, and twice only if the server is killed between the start and
-// the record of it. The same holds for the first program, as long as the grant lasts.
+// started at least once, whenever a process is killed or the power fails, and twice only if that happens between the
+// start and the record of it. The same holds for the first program, as long as the grant lasts.
 type Book struct {
 	Options
 	runner *Runner
@@ -53,6 +53,7 @@ type Book struct {
 	mu      sync.Mutex // guards the fields below
 	actions map[string]config.Action
 	lines   map[key][]*entry // the oldest first; one that has not ended is the last
+	fresh   []*entry         // not known to be on the disk yet
 	queue   []*entry         // those with a program to start, in the order in which it became due
 	running map[uint64]*entry
 	skipped []Job // to be reported
@@ -78,6 +79,7 @@ type entry struct {
 	stage  stage
 	hook   Hook // of the program that waits or runs
 	pinned bool // it is being renewed
+	synced bool // it outlives a loss of power
 }
 
 // Open starts the runner. Call it before privileges are dropped, and Recover and Run afterwards.
@@ -116,7 +118,7 @@ func (b *Book) Recover() error {
 	var entries []*entry
 	for slot := slots - 1; slot >= 0; slot-- {
 		if r, ok := found[slot]; ok {
-			entries = append(entries, &entry{record: r, slot: slot, stage: idle})
+			entries = append(entries, &entry{record: r, slot: slot, stage: idle, synced: true})
 			continue
 		}
 		b.free = append(b.free, slot)
@@ -223,6 +225,7 @@ func (b *Book) reserve(g Grant, r *Reservation) error {
 	}
 	b.free = b.free[:len(b.free)-1]
 	b.lines[e.key] = append(b.lines[e.key], e)
+	b.fresh = append(b.fresh, e)
 	r.fresh = append(r.fresh, e)
 	if len(action.Run) > 0 {
 		r.starts = append(r.starts, g.Service)
@@ -342,8 +345,30 @@ func (b *Book) Run(ctx context.Context) error {
 			}
 			b.heard(n)
 		}
+		b.sync()
 		b.startNext()
 		b.reportSkipped()
+	}
+}
+
+// sync waits until the disk has what was reserved, so that no program starts whose end a loss of power makes the book
+// forget. Knocks do not wait for it.
+func (b *Book) sync() {
+	b.mu.Lock()
+	fresh := b.fresh
+	b.fresh = nil
+	b.mu.Unlock()
+	if len(fresh) == 0 {
+		return
+	}
+	err := b.file.Sync()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range fresh {
+		e.synced = true
+	}
+	if err != nil {
+		b.unsaved = err
 	}
 }
 

@@ -22,7 +22,8 @@ import (
 // door is a book with a firewall that holds what the test says, and programs that write what they do to a log.
 type door struct {
 	*testing.T
-	dir  string
+	dir  string // of the log
+	file string // of the book
 	c    *config.Config
 	book *Book
 	stop func()
@@ -43,6 +44,7 @@ func newDoor(t *testing.T, begin, end string) *door {
 		return []string{"/bin/sh", "-c", "log() { echo $1 $SPA_CLIENT $SPA_GRANT >>" + d.dir + "/log; }; " +
 			"hold() { while ! [ -e " + d.dir + "/go ]; do sleep 0.02; done; }; " + text}
 	}
+	d.file = filepath.Join(d.dir, config.ActionsFile)
 	a := config.Action{Run: script(begin), After: script(end), User: "root", Timeout: time.Minute}
 	d.c = gateway(t, map[string]config.Action{"a": a, "b": a, "c": {Run: []string{"/nowhere"}, User: "root",
 		Timeout: time.Minute}})
@@ -63,7 +65,7 @@ func (d *door) open() {
 		d.stop()
 		lab.Must(d, d.book.Close())
 	}
-	f := lab.Value(OpenFile(filepath.Join(d.dir, config.ActionsFile)))(d)
+	f := lab.Value(OpenFile(d.file))(d)
 	d.book = lab.Value(Open(d.c, Options{File: f, Held: d.holds, Report: d.report, Now: time.Now}))(d)
 	lab.Must(d, d.book.Recover())
 	ctx, cancel := context.WithCancel(d.Context())
@@ -188,6 +190,37 @@ func TestEndAfterRestart(t *testing.T) {
 	d.open()
 	d.quiet()
 	d.logged("begin alice", "end alice")
+}
+
+// TestPowerLoss: when a program has started, a loss of power does not make the book forget the end of its grant, with or
+// without a program at the begin.
+func TestPowerLoss(t *testing.T) {
+	for _, begin := range []string{"log begin", ""} {
+		disk := lab.NewDisk(t, "4M")
+		d := newDoor(t, begin, "log end")
+		d.file = filepath.Join(disk.Dir, config.ActionsFile)
+		d.open()
+		g := grantTo("alice", "a")
+		lab.Must(t, d.give(g))
+		want := []string{"end alice"}
+		if begin != "" {
+			want = []string{"begin alice", "end alice"}
+			d.logged(want[0])
+		}
+		d.quiet()
+		lab.Eventually(t, "the disk to have it", func() bool {
+			d.book.mu.Lock()
+			defer d.book.mu.Unlock()
+			return d.book.last(g.key()).synced
+		})
+		d.take(g)
+		d.stop()
+		lab.Must(t, d.book.Close())
+		d.book = nil
+		disk.CutPower(t)
+		d.open()
+		d.logged(want...)
+	}
 }
 
 // TestKilledBetween: if the server was killed before anything was started, or before it could record that, the first

@@ -54,7 +54,8 @@ func (b *Book) startNext() {
 	defer b.mu.Unlock()
 	for i := 0; i < len(b.queue) && len(b.running) < MaxRunning; {
 		e := b.queue[i]
-		if b.lines[e.key][0] != e || b.runningOf(e.client) >= mostRunning { // an earlier grant's come first
+		// An earlier grant's come first.
+		if !e.synced || b.lines[e.key][0] != e || b.runningOf(e.client) >= mostRunning {
 			i++
 			continue
 		}
