@@ -90,6 +90,9 @@ func ParseWords(text string) (*Profile, error) {
 	return nil, ErrWords
 }
 
+// CheckWords returns an error if one line of words, counted from 0, has a mistake that shows without the others.
+func CheckWords(line int, text string) error { return words.Check(line, text) }
+
 // ErrWords means that each line of words may be right, and together they are not a token: lines are missing, or a word
 // is wrong that its line's checksum does not show.
 var ErrWords = errors.New("not a whole token: are all lines there, and in their order? Compare each word")

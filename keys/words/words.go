@@ -107,6 +107,15 @@ func Decode(text string) ([]byte, error) {
 	return b, err
 }
 
+// Check returns the error of Decode for a single line, which is counted from 0.
+func Check(line int, text string) error {
+	_, places := list()
+	if _, err := decodeLine(line, fields(text), places); err != nil {
+		return fmt.Errorf("line %d%w", line+1, err)
+	}
+	return nil
+}
+
 // fields returns the words of a line, without its number.
 func fields(line string) []string {
 	in := strings.Fields(strings.ToLower(line))

@@ -83,7 +83,7 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	if len(checkOwner(c, h)) == 0 { // that reports the journal
 		found = openable(filepath.Join(c.State, config.JournalFile), h)
 	}
-	files := []string{setup.LockFile, setup.LedgerFile, "keeper", control.SocketName}
+	files := []string{setup.LockFile, setup.LedgerFile, "keeper", control.SocketName, config.RecoveryFile}
 	if c.RunsPrograms() {
 		files = append(files, config.ActionsFile)
 	}

@@ -75,15 +75,17 @@ func create(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = giveTo(f)
-	if err == nil {
-		_, err = f.WriteAt(header(), 0)
-	}
-	if err == nil {
-		err = errors.Join(f.Sync(), syncDir(filepath.Dir(path)))
-	}
-	if err != nil {
+	if err := giveTo(f); err != nil {
 		return nil, errors.Join(err, f.Close(), os.Remove(path))
+	}
+	return begin(f)
+}
+
+// begin writes the header of an empty file.
+func begin(f *os.File) (*os.File, error) {
+	_, err := f.WriteAt(header(), 0)
+	if err = errors.Join(err, f.Sync(), syncDir(filepath.Dir(f.Name()))); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }

@@ -174,9 +174,8 @@ type Book struct {
 	again func() (*os.File, error) // opens the file if there was none
 	file  *os.File                 // nil: there is none yet
 	known map[keys.ID]record
-	why   error // why there is none, or why it cannot be read
-	spent uint64
-	tried uint64
+	why   error  // why there is none, or why it cannot be read
+	tried uint64 // in vain
 }
 
 // New returns the book of the file that open opens. If that fails, or if the file cannot be read, no recovery key can
@@ -256,7 +255,6 @@ func (b *Book) Use(id keys.ID, most int, request [16]byte, again bool, now time.
 		b.tried++
 		return r.Count, err
 	}
-	b.spent++
 	return r.Count, nil
 }
 
@@ -278,11 +276,14 @@ func (b *Book) Count(id keys.ID) (Count, bool) {
 	return r.Count, ok
 }
 
-// Uses returns how often recovery keys were used, and how often in vain, since the book was opened.
-func (b *Book) Uses() (used, refused uint64) {
+// Total returns how often the keys of the file were used, and how often keys were refused since the book was opened.
+func (b *Book) Total() (used, refused uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.spent, b.tried
+	for _, r := range b.known {
+		used += uint64(r.Used)
+	}
+	return used, b.tried
 }
 
 // Close closes the file.
@@ -380,7 +381,13 @@ func Copy(to, from *os.File) error {
 func OpenFile(path string) (*os.File, error) {
 	f, err := openPlain(path, os.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {
-		f, err = create(path)
+		return create(path)
 	}
-	return f, err
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || info.Size() > 0 {
+		return f, err
+	}
+	return begin(f)
 }

@@ -91,7 +91,7 @@ func TestTwoAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if used, refused := b.Uses(); len(good) != 3 || used != 3 || refused != 17 {
+	if used, refused := b.Total(); len(good) != 3 || used != 3 || refused != 17 {
 		t.Errorf("%d were good; counted %d and %d", len(good), used, refused)
 	}
 }
@@ -132,7 +132,8 @@ func TestNoCount(t *testing.T) {
 			text := lab.Value(os.ReadFile(path))(t)
 			lab.Must(t, errors.Join(os.WriteFile(path+".old", text, 0o600), os.Rename(path+".old", path)))
 		},
-		"cut": func(path string) { lab.Must(t, os.Truncate(path, 2*recordSize-1)) },
+		"emptied": func(path string) { lab.Must(t, os.Truncate(path, 0)) },
+		"cut":     func(path string) { lab.Must(t, os.Truncate(path, 2*recordSize-1)) },
 		"changed": func(path string) {
 			text := lab.Value(os.ReadFile(path))(t)
 			text[recordSize+19] = 99
@@ -162,7 +163,7 @@ func TestNoCount(t *testing.T) {
 func TestFileOfAnotherKind(t *testing.T) {
 	newer := header()
 	newer[len(magic)] = 2
-	for _, text := range [][]byte{[]byte("a letter"), newer, {}} {
+	for _, text := range [][]byte{[]byte("a letter"), newer, header()[:20]} {
 		path := filepath.Join(t.TempDir(), "uses")
 		lab.Must(t, os.WriteFile(path, text, 0o600))
 		open := func() (*os.File, error) { return OpenFile(path) }

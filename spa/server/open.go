@@ -24,6 +24,7 @@ import (
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
 	"sallyport/spa/policy"
+	"sallyport/spa/recovery"
 	"sallyport/spa/replay"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
@@ -67,6 +68,7 @@ type Server struct {
 	clients   *keys.Registry
 	policy    *policy.Policy
 	journal   *replay.Journal
+	uses      *recovery.Book
 	firewall  *firewall.Firewall
 	actions   *action.Book // nil: no service has a program
 	audit     *audit.Log
@@ -96,7 +98,8 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 	for _, step := range []func() error{
 		s.requireRights, setup.Either(s.inState(setup.LockFile), s.openLock), s.openDir,
 		setup.Either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
-		s.openKeys, setup.Either(s.inState(config.JournalFile), s.openJournal), setup.Either(c.Audit.File, s.openAudit),
+		s.openKeys, setup.Either(s.inState(config.JournalFile), s.openJournal), s.openUses,
+		setup.Either(c.Audit.File, s.openAudit),
 		func() error { return s.openFirewall(ctx, o.Confirm) }, s.openActions,
 		s.openSockets, setup.Either(s.inState(control.SocketName), s.openControl), s.openMetrics, s.openNotify,
 		s.dropPrivileges,

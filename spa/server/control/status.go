@@ -44,6 +44,17 @@ type Status struct {
 	Processes []Process `json:"processes"` // that belong to the server
 
 	Actions *Actions `json:"actions,omitempty"` // nil: no service runs a program
+
+	Recovery []Recovery `json:"recovery,omitempty"`
+}
+
+// Recovery is a client with a recovery key.
+type Recovery struct {
+	Client string    `json:"client"`
+	Left   int       `json:"left"`           // uses
+	Uses   int       `json:"uses"`           // that the key has
+	Last   time.Time `json:"last,omitzero"`  // use
+	Lost   string    `json:"lost,omitempty"` // why no use is possible: its count is lost
 }
 
 // Actions reports the programs of services: results, and those that wait.
