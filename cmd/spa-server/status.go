@@ -174,7 +174,8 @@ func guardText(s *control.Status) string {
 	case f.Missing:
 		return "MISSING: guarded ports may be open; the log says why it cannot be restored"
 	case !f.Trial.IsZero():
-		return fmt.Sprintf("on trial: removed at %s unless someone connects through a knock", cli.Clock(f.Trial, s.Now))
+		return fmt.Sprintf("on trial: removed at %s unless %s connects through a knock", cli.Clock(f.Trial, s.Now),
+			cmp.Or(f.TrialBy, "someone"))
 	case f.Unkept:
 		return "in place; its keeper has ENDED: if this server is killed too, another tool can flush it (systemctl restart " +
 			"spa-server starts a new one)"

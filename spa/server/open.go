@@ -37,6 +37,8 @@ import (
 type Options struct {
 	// Confirm, if not zero, is how long a guard may stay without a new flow through a grant before it is removed.
 	Confirm time.Duration
+	// ConfirmBy, if not empty, is the recovery client whose flow that must be.
+	ConfirmBy string
 	// Log receives what the administrator should know. Nil discards it.
 	Log *slog.Logger
 	// Version is the program's version, for status.
@@ -100,7 +102,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 		setup.Either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
 		s.openKeys, setup.Either(s.inState(config.JournalFile), s.openJournal), s.openUses,
 		setup.Either(c.Audit.File, s.openAudit),
-		func() error { return s.openFirewall(ctx, o.Confirm) }, s.openActions,
+		func() error { return s.openFirewall(ctx, o) }, s.openActions,
 		s.openSockets, setup.Either(s.inState(control.SocketName), s.openControl), s.openMetrics, s.openNotify,
 		s.dropPrivileges,
 	} {
@@ -213,9 +215,12 @@ func (s *Server) auditLog() (*audit.Log, error) {
 	return audit.Open(s.config.Audit.File, s.log)
 }
 
-func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error {
-	fw, err := setup.OpenGuard(ctx, s.config, s.clients, setup.Loading{Confirm: confirm, Now: s.now, Log: s.log,
-		Left: func() { s.actions.Left() }})
+func (s *Server) openFirewall(ctx context.Context, o Options) error {
+	if err := s.mayConfirm(o.ConfirmBy); err != nil {
+		return err
+	}
+	fw, err := setup.OpenGuard(ctx, s.config, s.clients, setup.Loading{Confirm: o.Confirm, ConfirmBy: o.ConfirmBy,
+		Now: s.now, Log: s.log, Left: func() { s.actions.Left() }})
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,8 @@ package server
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -35,6 +37,22 @@ func (s *Server) openUses() error {
 		}
 	}
 	return nil
+}
+
+// ErrNoRecovery means that the client that must confirm the guard cannot.
+var ErrNoRecovery = errors.New("no recovery client that can knock")
+
+// mayConfirm returns an error unless the client has a recovery key with uses left; an empty name is no client.
+func (s *Server) mayConfirm(client string) error {
+	if client == "" {
+		return nil
+	}
+	for _, r := range s.recoveryStatus() {
+		if r.Client == client && r.Left > 0 {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: %w", client, ErrNoRecovery)
 }
 
 // refreshUses reads the keys that spa-keygen has made since. It records a key before it writes the client's file, so an

@@ -71,6 +71,7 @@ func (s *Server) firewallStatus(mode string) control.Firewall {
 	return control.Firewall{
 		Backend: s.firewall.BackendName(), Mode: mode, Sentence: s.firewall.Describe(), Persists: s.firewall.Persists(),
 		Missing: condition.Missing, Unkept: condition.Unkept, Trial: condition.Trial,
+		TrialBy: condition.TrialBy,
 	}
 }
 

@@ -99,7 +99,8 @@ type Firewall struct {
 	Missing  bool   `json:"missing"`  // the guard is not in place, and guarded ports may be open
 	Unkept   bool   `json:"unkept"`   // the keeper has ended
 
-	Trial time.Time `json:"trial,omitzero"` // when the guard is reverted, unless someone connects through a knock
+	Trial   time.Time `json:"trial,omitzero"`     // when the guard is reverted, unless someone connects through a knock
+	TrialBy string    `json:"trial_by,omitempty"` // the client that must; empty: any
 }
 
 // Gate is the key that all clients share.
