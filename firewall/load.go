@@ -64,7 +64,7 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 	}
 	if confirm > 0 && f.cfg.ConfirmBy != "" {
 		var err error
-		if next.earlier, err = f.established(f.cfg.guards); err != nil {
+		if next.earlier, err = f.recent(); err != nil {
 			return fmt.Errorf("listing the sessions from before the trial: %w", err)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 // each look while that client holds no grant, and a flow of its address and ports that was not there then is its own.
 func (f *Firewall) enteredByOne(counted bool) bool {
 	now := f.cfg.Now()
-	flows, err := f.established(f.cfg.guards)
+	flows, err := f.recent()
 	if err != nil || guard.Remaining(f.state.confirmBy, now) <= 0 { // the ports have been open since
 		return false
 	}
@@ -24,6 +24,14 @@ func (f *Firewall) enteredByOne(counted bool) bool {
 	return counted && slices.ContainsFunc(flows, func(l guard.Flow) bool {
 		return !slices.Contains(f.state.earlier, l) && slices.ContainsFunc(held, func(g Grant) bool { return g.lets(l) })
 	})
+}
+
+// recent lists the flows to guarded ports, also those that have just ended: a command over ssh is short.
+func (f *Firewall) recent() ([]guard.Flow, error) {
+	if f.sessions == nil || f.cfg.Mode != Guard {
+		return nil, nil
+	}
+	return f.sessions.Recent(f.cfg.guards)
 }
 
 // lets reports whether the grant is for a flow.

@@ -30,7 +30,7 @@ func TestConfirmedByOne(t *testing.T) {
 		if looks() || s.Condition().TrialBy != "door" {
 			t.Error("another address's connection confirmed the guard")
 		}
-		s.connect("192.0.2.2", "192.0.2.1", "22")
+		s.connect("192.0.2.2", "192.0.2.1", "22").Close()
 		if !looks() {
 			t.Error("its own did not")
 		}
