@@ -3,11 +3,13 @@ package check
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"sallyport/keys"
 	"sallyport/spa/config"
 	"sallyport/spa/recovery"
+	"sallyport/spa/server/control"
 )
 
 // checkRecovery reports recovery keys that cannot be used, or soon not.
@@ -41,6 +43,21 @@ func checkRecovery(c *config.Config, registry *keys.Registry, now time.Time) []F
 				"nothing"))
 		case ok && count.Left(client.Recovery) == 1:
 			found = append(found, ofRecovery(client, Notice, "its recovery key has one use left"))
+		}
+	}
+	return found
+}
+
+// checkRefused reports recovery keys that the running server refuses for a reason that the file alone does not show.
+func checkRefused(c *config.Config, clients []control.Recovery) []Finding {
+	counts, _ := recovery.Read(filepath.Join(c.State, config.RecoveryFile))
+	var found []Finding
+	for _, r := range clients {
+		client, err := keys.ReadClient(filepath.Join(c.Dir, config.ClientsDir, r.Client+keys.Suffix))
+		counted := err == nil && slices.ContainsFunc(counts, func(n recovery.Count) bool { return n.ID == client.ID })
+		if r.Lost != "" && counted { // else the file shows it
+			found = append(found, ofRecovery(client, Problem, "the server refuses its recovery key: "+r.Lost+", or the file "+
+				"with the count is older than the last use, or was replaced while the server runs"))
 		}
 	}
 	return found

@@ -51,6 +51,7 @@ func checkRunning(c *config.Config, s *control.Status) []Finding {
 		})
 	}
 	found = append(found, checkPrograms(s.Actions)...)
+	found = append(found, checkRefused(c, s.Recovery)...)
 	return append(found, notTaken(c, s)...)
 }
 

@@ -8,8 +8,11 @@
 // shut the key until it is replaced: each record names the file that it was written to, by its inode, the moment at
 // which that was made, and the machine. Only [Copy] writes records for another file.
 //
-// Not protected: anyone who can write the file can give uses back, and so does an older content that is written over the
-// file in place, or a snapshot of the whole file system.
+// An older content that is written over the file in place is found by [Book.Verify], as long as the replay journal has
+// what there was since.
+//
+// Not protected: anyone who can write the file can give uses back, and so does a snapshot of the whole file system. Where
+// a file system does not tell when a file was made, the inode alone distinguishes a copy.
 package recovery
 
 import (
@@ -20,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -174,14 +178,15 @@ type Book struct {
 	again func() (*os.File, error) // opens the file if there was none
 	file  *os.File                 // nil: there is none yet
 	known map[keys.ID]record
-	why   error  // why there is none, or why it cannot be read
-	tried uint64 // in vain
+	older map[keys.ID]bool // whose records are older than what is known elsewhere
+	why   error            // why there is none, or why it cannot be read
+	tried uint64           // in vain
 }
 
 // New returns the book of the file that open opens. If that fails, or if the file cannot be read, no recovery key can
 // be used: see [Book.Trouble]. [Book.Refresh] tries again, with later, which may have fewer rights.
 func New(open func() (*os.File, error), later func() (*os.File, error)) *Book {
-	b := &Book{again: open}
+	b := &Book{again: open, older: make(map[keys.ID]bool)}
 	if b.machine, b.why = machineID(); b.why == nil {
 		_ = b.Refresh()
 	}
@@ -207,6 +212,7 @@ func (b *Book) refresh() error {
 	if b.why = err; err != nil {
 		return err
 	}
+	maps.DeleteFunc(found, func(id keys.ID, _ record) bool { return b.older[id] })
 	for id, was := range b.known {
 		if is, ok := found[id]; !ok || is.Used < was.Used { // what was used stays used while the server runs
 			found[id] = was
@@ -214,6 +220,21 @@ func (b *Book) refresh() error {
 	}
 	b.known = found
 	return nil
+}
+
+// Verify compares each record with the number of uses that there were for certain, and loses those that have fewer: the
+// file was written over with an older one.
+func (b *Book) Verify(certain func(Count) int) (older []keys.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, r := range b.known {
+		if r.Used < certain(r.Count) {
+			older = append(older, id)
+			b.older[id] = true
+			delete(b.known, id)
+		}
+	}
+	return older
 }
 
 // Trouble returns why no recovery key can be used, or nil.

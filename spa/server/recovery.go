@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"sallyport/keys/service"
 	"sallyport/spa/audit"
@@ -31,12 +32,39 @@ func (s *Server) openUses() error {
 	}
 	s.uses = recovery.New(open, func() (*os.File, error) { return recovery.OpenIn(root, config.RecoveryFile) })
 	s.keep(s.uses)
+	s.verifyUses()
 	for _, r := range s.recoveryStatus() {
 		if r.Lost != "" {
 			s.log.Error("recovery key refused: make another with spa-keygen rotate", "client", r.Client, "why", r.Lost)
 		}
 	}
 	return nil
+}
+
+// used is what a floor in the journal is for that has the number of a key's uses, as a time. It is no name or port.
+const used = "*used*"
+
+// verifyUses shuts recovery keys that had more uses than their file says: someone has put back an older one. The journal
+// knows that until the host is rebooted.
+func (s *Server) verifyUses() {
+	s.uses.Verify(func(c recovery.Count) int {
+		before := s.journal.FloorOf(ofKey(c.ID, used))
+		if before.IsZero() {
+			if err := s.noteUses(c); err != nil {
+				s.log.Error("an older count of the uses of a recovery key would go unnoticed", "key", c.ID, "error", err)
+			}
+			return 0
+		}
+		return int(before.UnixNano())
+	})
+}
+
+// noteUses puts the number of a key's uses into the journal.
+func (s *Server) noteUses(c recovery.Count) error {
+	if c.Used == 0 {
+		return nil
+	}
+	return s.journal.SetFloor(ofKey(c.ID, used), time.Unix(0, int64(c.Used)))
 }
 
 // ErrNoRecovery means that the client that must confirm the guard cannot.
@@ -82,7 +110,7 @@ func (s *Server) takeUse(e *audit.Event, retry bool) error {
 		return nil
 	}
 	s.alarm(e, count, err)
-	return err
+	return errors.Join(err, s.noteUses(count))
 }
 
 // alarm logs and records that a recovery key was used, or was refused.

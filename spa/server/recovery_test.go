@@ -29,7 +29,10 @@ func (b *bench) limit(uses int) {
 }
 
 // restart opens the counts anew, as after kill -9: the book is not closed.
-func (b *bench) restart() { b.s.uses = openBook(b.s.config.Dir) }
+func (b *bench) restart() {
+	b.s.uses = openBook(b.s.config.Dir)
+	b.s.verifyUses()
+}
 
 // TestRecoveryLaw: however requests, retries, copies, closes, refusals, restarts, reloads and changes of the client's
 // file follow each other, a recovery key with N uses has at most N requests granted, and each is in the audit log.
@@ -126,6 +129,11 @@ func TestRecoveryCountLost(t *testing.T) {
 			older := lab.Value(os.ReadFile(path))(b)
 			b.ask("ssh")
 			lab.Must(b, os.Remove(path))
+			lab.Must(b, os.WriteFile(path, older, 0o600))
+		},
+		"older, written over it": func(b *bench, path string) {
+			older := lab.Value(os.ReadFile(path))(b)
+			b.ask("ssh")
 			lab.Must(b, os.WriteFile(path, older, 0o600))
 		},
 		"unreadable": func(b *bench, path string) { lab.Must(b, os.WriteFile(path, []byte("a letter"), 0o600)) },
