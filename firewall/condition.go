@@ -11,6 +11,7 @@ import (
 type Condition struct {
 	Missing bool      // the guard could not be put back so far, and guarded ports may be open
 	Trial   time.Time // when the guard is removed unless a client connects through a grant first; zero: it stays
+	TrialBy string    // the client that must connect for that; empty: any
 	Unkept  bool      // the keeper, which protects the guard from other tools while no daemon runs, has ended
 	PutBack uint64    // how often the guard was put back after another tool had changed it
 }
@@ -49,7 +50,7 @@ func (f *Firewall) Condition() Condition {
 	defer f.mu.Unlock()
 	b, ok := f.backend.(withKeeper)
 	return Condition{Unkept: ok && b.KeeperGone(), Missing: f.state.missing || !f.state.loaded, Trial: f.state.confirmBy,
-		PutBack: f.back}
+		TrialBy: f.cfg.ConfirmBy, PutBack: f.back}
 }
 
 // Time lets observe know how long each change of grants in the kernel took. Call it before the first grant.

@@ -101,6 +101,9 @@ type Config struct {
 	// NoCarry keeps a first load from carrying flows that already exist.
 	NoCarry bool
 
+	// ConfirmBy is the client whose new flow confirms a guard on trial; empty: any client's does.
+	ConfirmBy string
+
 	// Keep reports whether a grant from the ledger may still be held. A grant that a client lost while no daemon ran
 	// is not loaded into the kernel. Nil: keep all.
 	Keep func(Grant) bool
@@ -216,6 +219,7 @@ type state struct {
 	missing   bool            // it is not: putting it back failed
 	confirmBy time.Time       // zero: the guard needs no confirmation
 	carried   []guard.Carried // flows that a first load carries
+	earlier   []guard.Flow    // with cfg.ConfirmBy: flows from before that client held a grant
 }
 
 // New opens everything that the firewall needs later and probes the kernel's abilities. It changes no rule. After New

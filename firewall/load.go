@@ -62,6 +62,12 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 	if err := f.carry(&next, now); err != nil {
 		return err
 	}
+	if confirm > 0 && f.cfg.ConfirmBy != "" {
+		var err error
+		if next.earlier, err = f.recent(); err != nil {
+			return fmt.Errorf("listing the sessions from before the trial: %w", err)
+		}
+	}
 	p := guard.Plan{
 		Leases:    f.held.Leases(),
 		ConfirmBy: next.confirmBy,

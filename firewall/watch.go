@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -150,12 +151,16 @@ func (f *Firewall) stay() error {
 // a late check sees what one in time would. An error means that the table has just gone.
 func (f *Firewall) entered() bool {
 	ok, err := f.backend.Entered()
+	if f.cfg.ConfirmBy != "" {
+		return f.enteredByOne(ok && err == nil)
+	}
 	return ok && err == nil
 }
 
 func (f *Firewall) setConfirmed() error {
 	f.state.confirmBy = time.Time{}
-	f.log.Info("the guard is confirmed: a new connection came in through a grant")
+	f.state.earlier = nil
+	f.log.Info("the guard is confirmed: a new connection came in through a grant", "client", cmp.Or(f.cfg.ConfirmBy, "any"))
 	return f.ledger.SetPhase(ledger.LoadAgain)
 }
 

@@ -22,7 +22,11 @@ type Client struct {
 	RequireSource bool           // requests must state their source
 	When          []service.Span // when it may open, by the server's local time; none: always
 	Revoked       time.Time      // zero: not revoked
+	Recovery      int            // how many uses each of its keys has; 0: any number. The server's state counts them
 }
+
+// MaxUses is the most uses that a recovery key can have.
+const MaxUses = 100
 
 // IDs returns the ids that the client's packets may have.
 func (c *Client) IDs() []ID {

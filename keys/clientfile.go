@@ -34,6 +34,7 @@ type rawClient struct {
 	When          []string     `toml:"when"`
 	Previous      *rawPrevious `toml:"previous"`
 	Revoked       *time.Time   `toml:"revoked"`
+	Recovery      *int64       `toml:"recovery"`
 }
 
 type rawPrevious struct {
@@ -121,6 +122,7 @@ func (raw *rawClient) client(d *strict.Document, name string) (*Client, error) {
 	c := &Client{Name: name, Allow: raw.Allow, RequireSource: raw.RequireSource}
 	c.ID, c.Key = r.credential("", raw.ID, raw.Key)
 	c.Previous = r.previous(raw)
+	c.Recovery = r.recovery(raw)
 	r.allow(raw.Allow)
 	c.From, c.Deny = r.prefixes("from", raw.From), r.prefixes("deny", raw.Deny)
 	if raw.From != nil && len(raw.From) == 0 {
@@ -205,6 +207,17 @@ func (r *reader) previous(raw *rawClient) *Previous {
 	return p
 }
 
+func (r *reader) recovery(raw *rawClient) int {
+	if raw.Recovery == nil {
+		return 0
+	}
+	if uses := *raw.Recovery; uses < 1 || uses > MaxUses {
+		r.must("recovery", fmt.Errorf("the number of uses is 1 to %d", MaxUses))
+		return 0
+	}
+	return int(*raw.Recovery)
+}
+
 // WriteClient writes dir/NAME.toml, whole or not at all, for the server to read. Written by root it belongs to root and
 // the directory's group, 0640, or, if that is root's group too, to the directory's owner, 0600.
 //
@@ -254,6 +267,9 @@ func (c *Client) text() []byte {
 	}
 	if len(c.When) > 0 {
 		fmt.Fprintf(&b, "when = %s\n", list(service.SpanTexts(c.When)))
+	}
+	if c.Recovery != 0 {
+		fmt.Fprintf(&b, "recovery = %d\n", c.Recovery)
 	}
 	if p := c.Previous; p != nil {
 		fmt.Fprintf(&b, "previous = %s\n", p.text())

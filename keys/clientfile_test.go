@@ -27,6 +27,7 @@ func fullClient() *Client {
 		When: []service.Span{{First: time.Monday, Last: time.Friday, From: 480, To: 1080},
 			{First: time.Friday, Last: time.Friday, From: 1320, To: 120}},
 		MaxFor: 90 * time.Minute, RequireSource: true, Revoked: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC),
+		Recovery: 3,
 	}
 }
 

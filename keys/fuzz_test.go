@@ -24,8 +24,8 @@ func FuzzToken(f *testing.F) {
 		if err == nil && p.Token() != token {
 			t.Errorf("got %s back, want %s", p.Token(), token)
 		}
-		if p, err := ParseToken(tokenPrefix + string(body)); err == nil &&
-			p.Token() != tokenPrefix+strings.TrimSpace(string(body)) {
+		if p, err := ParseToken(ordinary.prefix + string(body)); err == nil &&
+			p.Token() != ordinary.prefix+strings.TrimSpace(string(body)) {
 			t.Errorf("%q is not printed back", body)
 		}
 	})

@@ -24,6 +24,7 @@ type Profile struct {
 	Key        Key                 // shared with the gateway
 	Services   map[string][]string // ports of each service as text: "tcp/22", "tcp/60000-60010"
 	Receipts   bool                // the gateway answers
+	Recovery   bool                // the key is good for a few uses: nothing may use it unasked
 	Source     string              // "" (auto), "observed", an address, or "stun:HOST"
 }
 

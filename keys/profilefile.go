@@ -26,6 +26,7 @@ type rawProfile struct {
 	ID         string              `toml:"id"`
 	Key        string              `toml:"key"`
 	Receipts   bool                `toml:"receipts"`
+	Recovery   bool                `toml:"recovery"`
 	Source     string              `toml:"source"`
 	Services   map[string][]string `toml:"services"`
 	Locked     *rawLock            `toml:"locked"`
@@ -69,6 +70,7 @@ func (raw *rawProfile) profile(d *strict.Document, name string) (*StoredProfile,
 	p := &StoredProfile{Profile: Profile{
 		Name: raw.Name, Address: raw.Address, KnockPorts: r.ports("knock_ports", raw.KnockPorts),
 		Client: raw.Client, Services: raw.Services, Receipts: raw.Receipts, Source: raw.Source,
+		Recovery: raw.Recovery,
 	}}
 	if p.Source == "auto" {
 		p.Source = ""
@@ -159,7 +161,11 @@ func (p *Profile) textWith(l *lock) []byte {
 		fmt.Fprintf(&b, "server_id = \"%s\"\ngate_key = \"%s\"\n", p.ServerID, p.Gate.Reveal())
 		fmt.Fprintf(&b, "client = %q\nid = \"%s\"\nkey = \"%s\"\n", p.Client, p.ID, p.Key.Reveal())
 	}
-	fmt.Fprintf(&b, "receipts = %t\nsource = %q\n\n[services]\n", p.Receipts, source)
+	fmt.Fprintf(&b, "receipts = %t\nsource = %q\n", p.Receipts, source)
+	if p.Recovery {
+		b.WriteString("recovery = true # each use is one of a few\n")
+	}
+	b.WriteString("\n[services]\n")
 	for _, name := range slices.Sorted(maps.Keys(p.Services)) {
 		fmt.Fprintf(&b, "%s = %s\n", name, list(p.Services[name]))
 	}

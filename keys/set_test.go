@@ -20,6 +20,7 @@ var samples = map[string][]string{
 	"deny":           {"203.0.113.0/24"},
 	"expires":        {"2027-01-31T00:00:00Z", "2027-01-31T00:00:00+05:45"},
 	"max_for":        {"1h", `"90s"`},
+	"recovery":       {"3", "1"},
 	"require_source": {"true", "false"},
 	"when":           {"mon-fri 08:00-18:00,sat 09:00-12:00", `["fri 22:00-02:00"]`},
 }

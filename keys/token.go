@@ -10,6 +10,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"sallyport/keys/words"
 )
 
 // A token is a profile on one line: "spa1" and the base64url, without padding, of
@@ -27,11 +29,25 @@ import (
 //
 // Numbers are big-endian. Each profile has exactly one token. The checksum detects mistakes in pasting and typing; it
 // authenticates nothing.
-const (
-	tokenPrefix  = "spa1"
-	tokenLabel   = "sallyport 1 token"
-	checksumSize = 8
+//
+// A token of a recovery key begins with "spar1" and has a checksum with another label: a client that would use it
+// unasked, to renew a grant or in both address families, does not take it.
+const checksumSize = 8
+
+// A form is one of the two forms of a token.
+type form struct{ prefix, label string }
+
+var (
+	ordinary = form{"spa1", "sallyport 1 token"}
+	recovery = form{"spar1", "sallyport 1 recovery token"}
 )
+
+func (p *Profile) form() form {
+	if p.Recovery {
+		return recovery
+	}
+	return ordinary
+}
 
 // ErrToken means that a text is not a token. It never quotes the text.
 var ErrToken = errors.New("not a valid token: was it copied whole?")
@@ -44,34 +60,81 @@ func (p *Profile) Token() string {
 		return ""
 	}
 	b := p.appendBinary(nil)
-	return tokenPrefix + tokenText.EncodeToString(append(b, checksum(b)...))
+	return p.form().prefix + tokenText.EncodeToString(append(b, p.form().checksum(b)...))
 }
+
+// Words returns the token of a recovery key as words to print, in lines; nil if the profile is not Valid, or of another
+// key.
+func (p *Profile) Words() []string {
+	if p.Valid() != nil || !p.Recovery {
+		return nil
+	}
+	b := p.appendBinary(nil)
+	return words.Encode(append(b, recovery.checksum(b)...))
+}
+
+// ParseWords parses what Words returns, as typed. Its error names lines and words by their numbers.
+func ParseWords(text string) (*Profile, error) {
+	b, err := words.Decode(text)
+	if err != nil {
+		return nil, err
+	}
+	for n := len(b); n >= max(checksumSize, len(b)-words.Size+1); n-- { // zeros may follow
+		if p, err := recovery.parse(b[:n]); err == nil {
+			return p, nil
+		}
+		if b[n-1] != 0 {
+			break
+		}
+	}
+	return nil, ErrWords
+}
+
+// CheckWords returns an error if one line of words, counted from 0, has a mistake that shows without the others.
+func CheckWords(line int, text string) error { return words.Check(line, text) }
+
+// ErrWords means that each line of words may be right, and together they are not a token: lines are missing, or a word
+// is wrong that its line's checksum does not show.
+var ErrWords = errors.New("not a whole token: are all lines there, and in their order? Compare each word")
 
 // ParseToken parses what Token returns, ignoring white space around it. Its error is ErrToken.
 func ParseToken(s string) (*Profile, error) {
-	text, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
-	if !ok {
+	s = strings.TrimSpace(s)
+	f := ordinary
+	text, ok := strings.CutPrefix(s, recovery.prefix)
+	if ok {
+		f = recovery
+	} else if text, ok = strings.CutPrefix(s, f.prefix); !ok {
 		return nil, ErrToken
 	}
 	b, err := tokenText.DecodeString(text)
-	if err != nil || len(b) < checksumSize {
+	// Decoding tolerates line breaks and more: the text must be the one token of the profile.
+	if err != nil || len(text) != tokenText.EncodedLen(len(b)) {
+		return nil, ErrToken
+	}
+	return f.parse(b)
+}
+
+// parse parses the bytes of a token.
+func (f form) parse(b []byte) (*Profile, error) {
+	if len(b) < checksumSize {
 		return nil, ErrToken
 	}
 	body, sum := b[:len(b)-checksumSize], b[len(b)-checksumSize:]
-	if subtle.ConstantTimeCompare(sum, checksum(body)) != 1 {
+	if subtle.ConstantTimeCompare(sum, f.checksum(body)) != 1 {
 		return nil, ErrToken
 	}
 	p := parseBinary(body)
-	// Decoding tolerates line breaks and more: the text must be the one token of the profile.
-	if p.Valid() != nil || !bytes.Equal(p.appendBinary(nil), body) || len(text) != tokenText.EncodedLen(len(b)) {
+	p.Recovery = f == recovery
+	if p.Valid() != nil || !bytes.Equal(p.appendBinary(nil), body) {
 		return nil, ErrToken
 	}
 	return p, nil
 }
 
-func checksum(body []byte) []byte {
+func (f form) checksum(body []byte) []byte {
 	h := sha256.New()
-	h.Write([]byte(tokenLabel))
+	h.Write([]byte(f.label))
 	h.Write(body)
 	return h.Sum(nil)[:checksumSize]
 }

@@ -57,7 +57,7 @@ func TestChangedTokenIsRefused(t *testing.T) {
 			refused(token[:i] + "\n" + token[i:])
 		}
 	}
-	refused(token[len(tokenPrefix):])
+	refused(token[len(ordinary.prefix):])
 	refused(token + "A")
 	refused(token + token)
 	refused(strings.ToUpper(token[:4]) + token[4:])
@@ -66,7 +66,7 @@ func TestChangedTokenIsRefused(t *testing.T) {
 // sealToken makes a token with any body and the right checksum: nobody makes one by mistake in an editor, but a program
 // with a bug can.
 func sealToken(body []byte) string {
-	return tokenPrefix + base64.RawURLEncoding.EncodeToString(append(body[:len(body):len(body)], checksum(body)...))
+	return ordinary.prefix + base64.RawURLEncoding.EncodeToString(append(body[:len(body):len(body)], ordinary.checksum(body)...))
 }
 
 func TestTokenIsCanonical(t *testing.T) {

@@ -67,7 +67,7 @@ func addGoodReceipts(add addAnswerFunc) {
 		})
 	for _, s := range []Status{ReasonExpired, ReasonNoService, ReasonNotAllowed, ReasonSourceRequired, ReasonTooManyGrants,
 		ReasonTooManyPerHour, ReasonSuperseded, ReasonIDReused, ReasonFailed, ReasonNotNow,
-		ReasonTooManyPorts, ReasonOtherFamily, ReasonNoProgram} {
+		ReasonTooManyPorts, ReasonOtherFamily, ReasonNoProgram, ReasonNoUses} {
 		add("receipt-denied-"+strconv.Itoa(int(s)), "receipt-ok", "Refused: "+s.String()+".", func(a *answer) {
 			a.receipt = deniedReceipt()
 			a.receipt.Status = s

@@ -57,6 +57,7 @@ const (
 	ReasonOtherFamily    Status = 27 // the service is at addresses of the other family only, IPv4 or IPv6
 	ReasonTooEarly       Status = 28 // the server has just started; Again says from when on it takes packets
 	ReasonNoProgram      Status = 29 // the program that the service runs cannot be started, so nothing was opened
+	ReasonNoUses         Status = 30 // a recovery key was used as often as it may, or the server cannot count that
 )
 
 // String returns the status in words.
@@ -94,6 +95,8 @@ func (s Status) String() string {
 		return "too early: the server has just started"
 	case ReasonNoProgram:
 		return "the server cannot start the service's program now"
+	case ReasonNoUses:
+		return "this recovery key has no uses left, or the server has lost their count"
 	}
 	return "status " + strconv.Itoa(int(s))
 }

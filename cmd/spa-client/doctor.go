@@ -76,6 +76,9 @@ func (d *diagnosis) run(cmd *cobra.Command, args []string) error {
 	if d.profile, err = d.app.profileFor(cmd.Context(), d.host, services); err != nil {
 		return err // names the file and what to do
 	}
+	if err := spare(d.profile, "doctor"); err != nil {
+		return err
+	}
 	first := doctor.Finding{Step: "profile", State: doctor.Good,
 		Text: fmt.Sprintf("%s is readable only by you: client %s, gateway %s", d.profile.Name,
 			d.profile.Client, d.profile.Address)}

@@ -87,6 +87,7 @@ func gatewayCommand(ts *testscript.TestScript, neg bool, args []string) {
 		g.stopListening()
 	})
 	ts.Check(os.WriteFile(ts.MkAbs("token"), []byte(g.profile.Token()+"\n"), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs("words"), []byte(strings.Join(g.profile.Words(), "\n")+"\n"), 0o600))
 	ts.Setenv("PORT", strconv.Itoa(int(g.profile.KnockPorts[0])))
 	ts.Value(gatewayKey{}).(*current).gateway = g
 }
@@ -98,6 +99,8 @@ func (g *testGateway) set(ts *testscript.TestScript, name, value string) {
 		g.profile.Name = value
 	case "source":
 		g.profile.Source = value
+	case "recovery":
+		g.profile.Name, g.profile.Recovery = "gw-door", true
 	case "receipts":
 		g.profile.Receipts, g.drop = false, -1
 	case "services":

@@ -28,6 +28,7 @@ type importing struct {
 	app     *app
 	name    string // name for the host here; empty: the gateway's own
 	replace bool
+	words   bool
 }
 
 func (a *app) importCommand() *cobra.Command {
@@ -40,13 +41,17 @@ It reads the token from a file or from standard input. On a terminal, without a 
 it: it is not shown. zbarimg (Debian: zbar-tools) reads the token from a picture of its QR
 code. A token cannot be an argument: every user of this machine can read those.
 
+With --words it asks for the words of a recovery page (spa-keygen new --recovery), a line at
+a time, and says which word is wrong. From a file or a pipe it reads words as well.
+
 A token for a new key (spa-keygen rotate) of the same client and gateway updates the
 existing host: its name, address, source and services stay, and a locked host stays
 locked with the same passphrase. Any other host of that name is overwritten only with
 --replace.`,
 		Example: `  spa-client import alice.token
   zbarimg --raw picture.png | spa-client import -
-  ssh admin@gw cat alice.token | spa-client import --name work`,
+  ssh admin@gw cat alice.token | spa-client import --name work
+  spa-client import --words`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("name") {
@@ -62,12 +67,17 @@ locked with the same passphrase. Any other host of that name is overwritten only
 		},
 	}
 	cmd.Flags().StringVar(&i.name, "name", "", "`NAME` for the host here (default: the gateway's own)")
+	cmd.Flags().BoolVar(&i.words, "words", false, "ask for the words of a recovery page, which are shown as they are typed")
 	cmd.Flags().BoolVar(&i.replace, "replace", false, "overwrite any host of that name with what the token says")
 	return cmd
 }
 
 func (i *importing) run(cmd *cobra.Command, file string) error {
-	p, err := readToken(cmd, file)
+	read := readToken
+	if i.words && file == "-" {
+		read = readWords
+	}
+	p, err := read(cmd, file)
 	if err != nil {
 		return err
 	}
@@ -190,7 +200,7 @@ func (i *importing) renew(cmd *cobra.Command, there *keys.StoredProfile, p *keys
 	}
 	next := *old
 	next.Gate, next.ID, next.Key = p.Gate, p.ID, p.Key
-	next.KnockPorts, next.Receipts = p.KnockPorts, p.Receipts
+	next.KnockPorts, next.Receipts, next.Recovery = p.KnockPorts, p.Receipts, p.Recovery
 	next.Services = make(map[string][]string)
 	for _, services := range []map[string][]string{old.Services, p.Services} {
 		maps.Copy(next.Services, services)
@@ -239,9 +249,21 @@ func readToken(cmd *cobra.Command, file string) (*keys.Profile, error) {
 		}
 		return nil, fmt.Errorf("reading the token: %w", err)
 	}
-	p, err := keys.ParseToken(decoded(data))
-	if err != nil {
+	return parseInput(data)
+}
+
+// parseInput parses a token, or the words of one.
+func parseInput(data []byte) (*keys.Profile, error) {
+	text := decoded(data)
+	p, err := keys.ParseToken(text)
+	if err == nil {
+		return p, nil
+	}
+	if !mayBeWords(text) {
 		return nil, noToken(err, data)
+	}
+	if p, err = keys.ParseWords(text); err != nil {
+		return nil, noWords(err)
 	}
 	return p, nil
 }

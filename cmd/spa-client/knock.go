@@ -183,6 +183,9 @@ func (k *knock) send(cmd *cobra.Command) error {
 	if err := k.conclude(cmd, answers); err != nil {
 		return err
 	}
+	if k.plan.Profile.Recovery && k.plan.Command.Type == spa.TypeOpen {
+		cli.Note(cmd, "that was one of the few uses of the recovery key of %s", k.plan.Profile.Client)
+	}
 	if !k.wait {
 		return nil
 	}

@@ -109,6 +109,9 @@ func (p *probe) try(ctx context.Context, result *probed) error {
 	if err != nil {
 		return err
 	}
+	if err := spare(profile, "probe"); err != nil {
+		return err
+	}
 	result.Host = profile.Name
 	result.Steps, err = doctor.Probe(ctx, profile, result.Service, p.source.Source, p.timeout)
 	return err

@@ -242,6 +242,8 @@ func (a *app) advice(p *keys.Profile, asked []service.Service, reason spa.Status
 		return "run the command again"
 	case spa.ReasonTooEarly:
 		return "wait half a minute, then run it again"
+	case spa.ReasonNoUses:
+		return "have a new recovery page printed on the gateway: spa-keygen rotate " + p.Client
 	case spa.ReasonNoProgram:
 		return "try again later, or ask the gateway's administrator: spa-server status and its log have the reason"
 	}

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -23,13 +24,17 @@ func profileOf(c *config.Config, client *keys.Client) (*keys.Profile, error) {
 		Key:      client.Key,
 		Services: make(map[string][]string),
 		Receipts: c.Receipts,
+		Recovery: client.Recovery > 0,
+	}
+	if name := c.Name + "-" + client.Name; profile.Recovery && service.ValidName(name) == nil {
+		profile.Name = name // beside the host that the user may have
 	}
 	for _, port := range c.KnockPorts {
 		profile.KnockPorts = append(profile.KnockPorts, port.Port)
 	}
 	for _, text := range client.Allow {
-		if service, ok := c.Service(text); ok && len(service.Ports) > 0 { // a profile lists services with their ports
-			profile.Services[text] = portTexts(service)
+		if s, ok := c.Service(text); ok && len(s.Ports) > 0 { // a profile lists services with their ports
+			profile.Services[text] = portTexts(s)
 		}
 	}
 	return profile, nil

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
 )
 
 // handing is how to hand out a token; by default it is printed.
@@ -25,11 +26,18 @@ func (h *handing) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&h.qr, "qr", false, "draw the token as a QR code instead of printing it")
 }
 
-// give hands out a client's token completely, or not at all.
-func (h *handing) give(cmd *cobra.Command, name, token string) error {
+// give hands out a client's token completely, or not at all: of a recovery key as a page to print.
+func (h *handing) give(cmd *cobra.Command, client *keys.Client, p *keys.Profile) error {
+	token, what := p.Token(), "enrolment token"
 	code, err := h.code(token)
 	if err != nil {
 		return err
+	}
+	if p.Recovery {
+		if token, err = page(client, p); err != nil {
+			return err
+		}
+		what = "recovery page"
 	}
 	if err := h.write(token, code); err != nil {
 		return err
@@ -39,7 +47,7 @@ func (h *handing) give(cmd *cobra.Command, name, token string) error {
 	}
 	for _, file := range []string{h.out, h.png} {
 		if file != "" {
-			cli.Note(cmd, "the enrolment token of %s is in %s", name, file)
+			cli.Note(cmd, "the %s of %s is in %s", what, client.Name, file)
 		}
 	}
 	return nil

@@ -22,7 +22,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata/script",
 		Setup: gateway,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"token": checkToken,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"token": checkToken, "words": checkWords,
 			"gates": checkGates, "exitcode": checkExit},
 	})
 }

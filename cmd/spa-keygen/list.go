@@ -28,7 +28,7 @@ func newList(dir *string) *cobra.Command {
 			if err := errors.Join(problems...); registry.Len() == 0 && errors.Is(err, fs.ErrPermission) {
 				return denied(err)
 			}
-			if err := printList(cmd, registry.Clients(), asJSON); err != nil {
+			if err := printList(cmd, registry.Clients(), readUses(*dir), asJSON); err != nil {
 				return err
 			}
 			if len(problems) > 0 {
@@ -41,11 +41,11 @@ func newList(dir *string) *cobra.Command {
 	return cmd
 }
 
-func printList(cmd *cobra.Command, clients []*keys.Client, asJSON bool) error {
+func printList(cmd *cobra.Command, clients []*keys.Client, uses usesOf, asJSON bool) error {
 	now := time.Now()
 	if asJSON {
 		for _, c := range clients {
-			if err := cli.JSON(cmd, describe(c, now)); err != nil {
+			if err := cli.JSON(cmd, describe(c, uses, now)); err != nil {
 				return err
 			}
 		}
@@ -54,7 +54,7 @@ func printList(cmd *cobra.Command, clients []*keys.Client, asJSON bool) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tID\tALLOW\tSTATE")
 	for _, c := range clients {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Name, c.ID, strings.Join(c.Allow, ","), condition(c, now))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Name, c.ID, strings.Join(c.Allow, ","), condition(c, uses, now))
 	}
 	return w.Flush()
 }
@@ -74,11 +74,12 @@ type description struct {
 	Revoked       *time.Time `json:"revoked,omitempty"`
 	PreviousID    string     `json:"previous_id,omitempty"`
 	PreviousUntil *time.Time `json:"previous_until,omitempty"`
+	Recovery      *uses      `json:"recovery,omitempty"`
 
 	limits []string // services that allow less than MaxFor
 }
 
-func describe(c *keys.Client, now time.Time) description {
+func describe(c *keys.Client, uses usesOf, now time.Time) description {
 	d := description{
 		Name: c.Name, ID: c.ID.String(), State: state(c, now), Allow: c.Allow,
 		RequireSource: c.RequireSource, Expires: known(c.Expires), Revoked: known(c.Revoked),
@@ -98,6 +99,7 @@ func describe(c *keys.Client, now time.Time) description {
 	if c.Previous != nil {
 		d.PreviousID, d.PreviousUntil = c.Previous.ID.String(), known(c.Previous.Until)
 	}
+	d.Recovery = uses.of(c)
 	return d
 }
 
@@ -109,7 +111,7 @@ func known(t time.Time) *time.Time {
 }
 
 // condition returns the client's state, and until when or at which hours it is active.
-func condition(c *keys.Client, now time.Time) string {
+func condition(c *keys.Client, uses usesOf, now time.Time) string {
 	text := state(c, now)
 	if text != "active" {
 		return text
@@ -119,6 +121,9 @@ func condition(c *keys.Client, now time.Time) string {
 	}
 	if len(c.When) > 0 {
 		text += ", " + strings.Join(service.SpanTexts(c.When), ", ")
+	}
+	if left := uses.of(c); left != nil {
+		text += ", recovery: " + left.String()
 	}
 	return text
 }

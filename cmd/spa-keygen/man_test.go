@@ -50,6 +50,9 @@ version = 1           # The version of this format
 # require_source = true  # Its packets must state the address that they come from. Set it for each client with a ` +
 	`public address of its own: otherwise an attacker who intercepts a packet can send it from another address. A ` +
 	`client behind NAT cannot state its address
+# recovery = 3        # Each of its keys is good for so many uses, as spa-keygen new --recovery makes them. A lower ` +
+	`number holds at once; a higher one, and the line in the file of another client, once spa-keygen rotate has made a ` +
+	`new key
 # revoked = 2026-11-01T12:00:00Z  # When it was revoked: it is shut out. spa-keygen revoke writes it
 # [previous]          # The key before the last spa-keygen rotate
 # id = "0badcafe"     # As above

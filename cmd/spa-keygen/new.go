@@ -24,6 +24,7 @@ type making struct {
 	allow   []string
 	terms   terms
 	handing handing
+	uses    usesFlags
 	ensure  bool
 	setting setting
 }
@@ -40,6 +41,12 @@ QR code instead, and --png writes that to a picture, which zbarimg (Debian: zbar
 reads: zbarimg --raw picture.png | spa-client import -. Anyone who sees or photographs
 the code has the token.
 
+--recovery makes a key for the day on which no other key gets you in, and prints a page
+to keep on paper: what it is for, the token as a QR code, and as words that "spa-client
+import --words" reads. The key is good for a few uses, opens what --allow says, and expires
+only if you say so. Each use is an alarm in the log, the audit log and the metrics.
+"spa-keygen rotate NAME" prints a new page, with fresh uses.
+
 --ensure is for configuration management: a client of this name that exists keeps its
 key, and gets the settings that are given here. Only a client that is made has a token,
 which --out names a file for. --json tells as "changed" whether there was anything to do.`,
@@ -47,11 +54,15 @@ which --out names a file for. --json tells as "changed" whether there was anythi
   spa-keygen new carol --allow ssh --when "mon-fri 08:00-18:00" --expires 90d
   spa-keygen new bob --allow ssh,web --out bob.token
   spa-keygen new dora --allow ssh --qr
+  spa-keygen new door --allow ssh --recovery --uses 3 | lp
   spa-keygen new erin --ensure --allow ssh --expires 2027-01-31 --out erin.token --json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !m.ensure && (m.setting.asJSON || m.setting.dry) {
 				return cli.Misuse(errors.New("--json and --dry-run need --ensure"), "")
+			}
+			if err := m.uses.check(cmd); err != nil {
+				return err
 			}
 			c, err := load(*dir)
 			if err != nil {
@@ -71,6 +82,7 @@ which --out names a file for. --json tells as "changed" whether there was anythi
 	cmd.Flags().BoolVar(&m.ensure, "ensure", false, "if the client exists, set what is given here and keep its key")
 	m.terms.flags(cmd)
 	m.handing.flags(cmd)
+	m.uses.flags(cmd)
 	m.setting.flags(cmd)
 	cmd.MarkFlagRequired("allow")
 	cmd.MarkFlagsMutuallyExclusive("ensure", "qr") // which prints the token
@@ -80,7 +92,7 @@ which --out names a file for. --json tells as "changed" whether there was anythi
 
 // make makes the client and hands out its token.
 func (m *making) make(cmd *cobra.Command, c *config.Config, name string) error {
-	client := &keys.Client{Name: name, ID: keys.NewID(), Key: keys.NewKey(), Allow: m.allow}
+	client := &keys.Client{Name: name, ID: keys.NewID(), Key: keys.NewKey(), Allow: m.allow, Recovery: m.uses.number()}
 	if err := m.terms.apply(client, time.Now()); err != nil {
 		return err
 	}
@@ -128,6 +140,9 @@ func create(cmd *cobra.Command, c *config.Config, client *keys.Client, h handing
 	if err != nil {
 		return err
 	}
+	if err := countUses(c, client); err != nil {
+		return err
+	}
 	err = keys.WriteClient(clients, client, true)
 	if errors.Is(err, place.ErrExists) {
 		return taken(err, clients, name)
@@ -135,7 +150,7 @@ func create(cmd *cobra.Command, c *config.Config, client *keys.Client, h handing
 	if err != nil {
 		return err
 	}
-	if err := h.give(cmd, name, profile.Token()); err != nil {
+	if err := h.give(cmd, client, profile); err != nil {
 		os.Remove(filepath.Join(clients, name+keys.Suffix))
 		err = fmt.Errorf("handing out the token (no client was made): %w", err)
 		if errors.Is(err, fs.ErrExist) {

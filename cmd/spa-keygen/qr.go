@@ -57,19 +57,27 @@ func (c *code) image() image.Image {
 // draw draws the code with two modules per character, one above the other. With colours it is black on white. Without,
 // it assumes a terminal with a dark background, where drawn blocks are light.
 func (c *code) draw(w io.Writer, colours bool) error {
-	blocks := map[[2]bool]string{{true, true}: " ", {true, false}: "▄", {false, true}: "▀", {false, false}: "█"}
 	before, after := "", "\n"
 	if colours {
 		before, after = "\x1b[97;40m", "\x1b[0m\n"
 	}
+	_, err := io.WriteString(w, c.blocks(quiet, false, before, after))
+	return err
+}
+
+// print returns the code for white paper, with ink where it is dark. The paper is its margin.
+func (c *code) print(before string) string { return c.blocks(0, true, before, "\n") }
+
+// blocks returns the code in lines, with ink where it is dark, or where it is not.
+func (c *code) blocks(margin int, ink bool, before, after string) string {
+	drawn := map[[2]bool]string{{true, true}: "█", {true, false}: "▀", {false, true}: "▄", {false, false}: " "}
 	var b strings.Builder
-	for y := -quiet; y < c.size+quiet; y += 2 {
+	for y := -margin; y < c.size+margin; y += 2 {
 		b.WriteString(before)
-		for x := -quiet; x < c.size+quiet; x++ {
-			b.WriteString(blocks[[2]bool{c.dark(x, y), c.dark(x, y+1)}])
+		for x := -margin; x < c.size+margin; x++ {
+			b.WriteString(drawn[[2]bool{c.dark(x, y) == ink, c.dark(x, y+1) == ink}])
 		}
 		b.WriteString(after)
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	return b.String()
 }

@@ -36,6 +36,9 @@ With --overlap 0 the previous key ends at once, and so do the client's grants, s
 whoever has the lost key may have opened them. Sessions continue: "spa-server revoke
 NAME --cut" ends them.
 
+For a recovery client it prints a new page, whose key has fresh uses. The previous key ends
+at once, unless --overlap is given.
+
 The client imports the token, which updates its host:
 
   alice$ spa-client import alice.token
@@ -74,14 +77,20 @@ func (r *rotation) run(cmd *cobra.Command, c *config.Config, name string) error 
 	var before keys.Client
 	after, err := keys.ChangeClient(clients, name, func(client *keys.Client) error {
 		before = *client
-		return r.apply(client, clients, now)
+		if err := r.forRecovery(cmd, client); err != nil {
+			return err
+		}
+		if err := r.apply(client, clients, now); err != nil {
+			return err
+		}
+		return addUses(c, client) // the directory is locked
 	})
 	if err != nil {
 		return absent(err, name)
 	}
 	profile, err := profileOf(c, after)
 	if err == nil {
-		err = r.handing.give(cmd, name, profile.Token())
+		err = r.handing.give(cmd, after, profile)
 	}
 	if err != nil {
 		err = fmt.Errorf("handing out the token: %w", err)

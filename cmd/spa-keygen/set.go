@@ -44,7 +44,7 @@ func newSet(dir *string) *cobra.Command {
 running spa-server applies them at once. KEY= removes a setting, so that its default holds.
 Comments and all other lines stay as they are.
 
-Keys: allow, from, deny, when (lists: a,b), expires, max_for, require_source.
+Keys: allow, from, deny, when (lists: a,b), expires, max_for, require_source, recovery.
 
 It exits with 0 whether or not something had to be changed, and prints which: with --json
 as "changed".`,
@@ -138,6 +138,7 @@ func warnOf(cmd *cobra.Command, dir string, c *keys.Client) {
 	if state := state(c, time.Now()); state != "active" {
 		cli.Warn(cmd, "%s cannot knock: %s", c.Name, state)
 	}
+	warnUses(cmd, dir, c)
 	if gateway, err := config.Load(dir); err == nil { // without it, the limits of the services are unknown
 		warnShorter(cmd, gateway, c)
 	}

@@ -27,7 +27,7 @@ func newShow(dir *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			d := describe(c, time.Now())
+			d := describe(c, readUses(*dir), time.Now())
 			if gateway, err := config.Load(*dir); err == nil { // without it, show only the client's own
 				d.limits = shorter(gateway, c)
 			}
@@ -75,6 +75,9 @@ func (d description) rows() [][2]string {
 	add("max_for", maxFor)
 	add("expires", moment(d.Expires))
 	add("revoked", moment(d.Revoked))
+	if d.Recovery != nil {
+		add("recovery", d.Recovery.String())
+	}
 	add("previous id", d.PreviousID)
 	add("previous until", moment(d.PreviousUntil))
 	return rows

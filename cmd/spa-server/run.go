@@ -22,6 +22,7 @@ import (
 
 func newRun(dir *string) *cobra.Command {
 	var confirm time.Duration
+	var by string
 	var lastGood bool
 	cmd := &cobra.Command{
 		Use:   "run",
@@ -31,17 +32,23 @@ it is stopped. The guard stays when it stops: ports are shut, grants end on time
 
 With --confirm the guard is on trial: unless someone connects through a knock before
 the time is over, the kernel removes the guard, even if spa-server was killed. Use it
-the first time you guard the port that you log in through.
+the first time you guard the port that you log in through. With --recovery NAME too, the
+connection must come through a knock of that recovery client: so you know that its printed
+page works. The knock is one of its uses.
 
 With --last-good it starts even if server.toml has a mistake: it logs that, and uses the
 last good settings. The systemd unit does that, so that a typing error and a reboot lock
 no one out.`,
 		Example: `  spa-server run
-  spa-server run --confirm 5m`,
+  spa-server run --confirm 5m
+  spa-server run --confirm 5m --recovery door`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if confirm < 0 || cmd.Flags().Changed("confirm") && confirm < time.Second {
 				return cli.Misuse(fmt.Errorf("--confirm %v: must be at least 1s", confirm), "--confirm 5m")
+			}
+			if by != "" && confirm == 0 {
+				return cli.Misuse(errors.New("--recovery needs --confirm"), "--confirm 5m --recovery "+by)
 			}
 			signal.Ignore(syscall.SIGHUP) // a lost terminal must not leave a guard without a server to open it
 			messages := audit.NewQueue(cmd.ErrOrStderr())
@@ -55,7 +62,8 @@ no one out.`,
 			if err != nil {
 				return err
 			}
-			s, err := server.Open(cmd.Context(), c, server.Options{Confirm: confirm, Log: log, Version: cli.Version()})
+			s, err := server.Open(cmd.Context(), c, server.Options{Confirm: confirm, ConfirmBy: by, Log: log,
+				Version: cli.Version()})
 			if err != nil {
 				return startError(err, c.State)
 			}
@@ -68,6 +76,7 @@ no one out.`,
 	cmd.Flags().BoolVar(&lastGood, "last-good", false, "if server.toml has a mistake, run with the last good settings")
 	cmd.Flags().DurationVar(&confirm, "confirm", 0, "remove the guard after `DURATION`, such as 5m, unless someone "+
 		"connects through a knock")
+	cmd.Flags().StringVar(&by, "recovery", "", "with --confirm: only a connection of the recovery client `NAME` counts")
 	return cmd
 }
 
@@ -117,6 +126,9 @@ func runError(err error) error {
 	case errors.Is(err, firewall.ErrUnconfirmed):
 		return cli.Fail(err, "the guard was removed: the ports are as before the start; knock and connect while it is in "+
 			"place, or allow more time with --confirm")
+	case errors.Is(err, server.ErrNoRecovery):
+		return cli.Fail(err, "spa-keygen list shows the recovery clients and what they have left; to make one: spa-keygen new "+
+			"NAME --allow ssh --recovery")
 	case errors.Is(err, setup.ErrRunning):
 		return cli.Fail(err, "stop it first (systemctl stop spa-server)")
 	}

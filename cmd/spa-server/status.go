@@ -72,6 +72,7 @@ func printStatus(out io.Writer, s *control.Status) error {
 	if s.Journal.Damaged != "" {
 		line("", "a damaged one was replaced: %s", s.Journal.Damaged)
 	}
+	recoveryLines(line, s)
 	actionLines(line, s.Actions)
 	auditLines(line, s)
 	line("rights", "%s", rightsText(s.Rights))
@@ -88,6 +89,22 @@ func printStatus(out io.Writer, s *control.Status) error {
 	}
 	seenLines(line, s)
 	return w.Flush()
+}
+
+// recoveryLines prints what is left of recovery keys.
+func recoveryLines(line func(what, format string, args ...any), s *control.Status) {
+	what := "recovery"
+	for _, r := range s.Recovery {
+		switch {
+		case r.Lost != "":
+			line(what, "%s CANNOT KNOCK: %s", r.Client, r.Lost)
+		case r.Last.IsZero():
+			line(what, "%s: %d of %d uses left", r.Client, r.Left, r.Uses)
+		default:
+			line(what, "%s: %d of %d uses left, the last was at %s", r.Client, r.Left, r.Uses, cli.Clock(r.Last, s.Now))
+		}
+		what = ""
+	}
 }
 
 // actionLines prints what became of the programs of services.
@@ -157,7 +174,8 @@ func guardText(s *control.Status) string {
 	case f.Missing:
 		return "MISSING: guarded ports may be open; the log says why it cannot be restored"
 	case !f.Trial.IsZero():
-		return fmt.Sprintf("on trial: removed at %s unless someone connects through a knock", cli.Clock(f.Trial, s.Now))
+		return fmt.Sprintf("on trial: removed at %s unless %s connects through a knock", cli.Clock(f.Trial, s.Now),
+			cmp.Or(f.TrialBy, "someone"))
 	case f.Unkept:
 		return "in place; its keeper has ENDED: if this server is killed too, another tool can flush it (systemctl restart " +
 			"spa-server starts a new one)"

@@ -40,6 +40,9 @@ var after = map[string]func(r *runbook, output string){
 	"Users: spa-server revoke bob --cut":                                                (*runbook).bobIsGone,
 	"New keys: alice$ spa-client open ssh --host gw":                                    (*runbook).open,
 	"Status: alice$ spa-client doctor --host gw":                                        (*runbook).watched,
+	"The second door: spa-server run --confirm 5m --recovery door":                      (*runbook).dark,
+	"The second door: alice$ ssh gw.example.net":                                        (*runbook).confirmed,
+	"The second door: spa-keygen show door":                                             (*runbook).doorLeft,
 	"I am locked out: spa-server teardown":                                              (*runbook).everybody,
 	"I am locked out: alice$ ssh gw.example.net":                                        (*runbook).confirmed,
 	"Backup: umask 077; tar -C / -czf spa-backup.tgz etc/spa/server.toml etc/spa/gate.key " +
@@ -177,6 +180,9 @@ func (r *runbook) follow(s step) string {
 // carry takes a token home.
 func (r *runbook) carry(command string) {
 	r.t.Helper()
+	if strings.Contains(command, "door.page |") {
+		lab.Must(r.t, copyFile(filepath.Join(r.bastion.dir, "door.page"), filepath.Join(r.home.dir, "door.page")))
+	}
 	token := filepath.Join(r.bastion.dir, "alice.token")
 	if !strings.HasPrefix(command, "spa-client import") {
 		return

@@ -183,3 +183,11 @@ func (r *runbook) nothingLeft(string) {
 	}
 	r.everybody("")
 }
+
+// doorLeft: the trial of the second door was one of its uses.
+func (r *runbook) doorLeft(output string) {
+	r.t.Helper()
+	if !strings.Contains(output, "2 of 3 uses left, the last was at") {
+		r.t.Errorf("got %q, want 2 of 3 uses left", output)
+	}
+}

@@ -87,6 +87,7 @@ func examine(ctx context.Context, dir string, now time.Time, h *host) []Finding 
 	found = append(found, checkActions(c)...)
 	found = append(found, checkWeak(c, h)...)
 	found = append(found, checkWeakKeys(gates, registry, now)...)
+	found = append(found, checkRecovery(c, registry, now)...)
 	found = append(found, checkJournal(c)...)
 	return append(found, checkHost(ctx, c, h)...)
 }

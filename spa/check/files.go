@@ -27,7 +27,7 @@ func checkAccess(c *config.Config, h *host) []Finding {
 		"users who can write it decide what is guarded")...)
 	for _, path := range []string{
 		filepath.Join(c.State, config.JournalFile), filepath.Join(c.State, setup.LedgerFile),
-		filepath.Join(c.State, config.ActionsFile),
+		filepath.Join(c.State, config.ActionsFile), filepath.Join(c.State, config.RecoveryFile),
 		filepath.Join(c.State, control.SocketName), c.Audit.File, // none with the journal
 	} {
 		found = append(found, private(path)...)

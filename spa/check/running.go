@@ -51,6 +51,7 @@ func checkRunning(c *config.Config, s *control.Status) []Finding {
 		})
 	}
 	found = append(found, checkPrograms(s.Actions)...)
+	found = append(found, checkRefused(c, s.Recovery)...)
 	return append(found, notTaken(c, s)...)
 }
 
@@ -83,7 +84,7 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	if len(checkOwner(c, h)) == 0 { // that reports the journal
 		found = openable(filepath.Join(c.State, config.JournalFile), h)
 	}
-	files := []string{setup.LockFile, setup.LedgerFile, "keeper", control.SocketName}
+	files := []string{setup.LockFile, setup.LedgerFile, "keeper", control.SocketName, config.RecoveryFile}
 	if c.RunsPrograms() {
 		files = append(files, config.ActionsFile)
 	}

@@ -83,6 +83,10 @@ func keep(ctx context.Context, p *keys.Profile, c Command, n network) iter.Seq[R
 // resolve, it uses the addresses from before.
 func (r *Round) run(ctx context.Context, p *keys.Profile, c Command, w *whereabouts) {
 	w.look(w.to)
+	if p.Recovery {
+		r.Err = &CommandError{errors.New("a recovery key is not used to renew: each renewal would be one of its few uses")}
+		return
+	}
 	if r.Plan, r.Err = prepare(ctx, p, c, w.net); r.Err != nil {
 		return
 	}

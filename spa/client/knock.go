@@ -24,7 +24,12 @@ const errorPause = 5 * time.Millisecond
 // Knock sends the command and yields each route's answer as it arrives: at the latest when the time allowed is over,
 // with the command's Patience, and a second after another route was answered. If ctx ends or the loop is left, Knock
 // sends and yields nothing more.
+//
+// With a recovery key it knocks in one family, and in the other only if no answer came: each knock is a use.
 func (p *Plan) Knock(ctx context.Context) iter.Seq[Answer] {
+	if p.Profile.Recovery {
+		return func(yield func(Answer) bool) { p.knockInTurn(ctx, yield) }
+	}
 	return func(yield func(Answer) bool) {
 		knocking, cancel := context.WithCancel(ctx)
 		answers := make(chan Answer, len(p.Routes))
@@ -48,6 +53,20 @@ func (p *Plan) Knock(ctx context.Context) iter.Seq[Answer] {
 				patience := time.AfterFunc(grace, cancel)
 				defer patience.Stop()
 			}
+		}
+	}
+}
+
+// knockInTurn knocks on one route after the other, until one is answered, or may have been used without an answer.
+func (p *Plan) knockInTurn(ctx context.Context, yield func(Answer) bool) {
+	for _, r := range p.Routes {
+		a := p.knock(ctx, r)
+		if ctx.Err() != nil {
+			a.discard()
+			return
+		}
+		if !yield(a) || a.Verdict != Silent || !p.Profile.Receipts {
+			return
 		}
 	}
 }

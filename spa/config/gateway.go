@@ -9,13 +9,14 @@ import (
 	"sallyport/keys/service"
 )
 
-// Names of the files beside server.toml, and of two in the state directory: the journal, and what programs of services
-// are due.
+// Names of the files beside server.toml, and of three in the state directory: the journal, what programs of services
+// are due, and how often recovery keys were used.
 const (
-	GateFile    = "gate.key"
-	ClientsDir  = "clients"
-	JournalFile = "journal"
-	ActionsFile = "actions"
+	GateFile     = "gate.key"
+	ClientsDir   = "clients"
+	JournalFile  = "journal"
+	ActionsFile  = "actions"
+	RecoveryFile = "recovery"
 )
 
 // NewService returns a service of this name with the default times.

@@ -41,6 +41,7 @@ var afterMAC = strings.Fields(`
 	(*spa/server.Server).repeat (*spa/server.Server).closeGrants (*spa/server.Server).conclude
 	(*spa/policy.Policy).Authorize spa/server.source spa/server.reasonFor
 	(*firewall.Firewall).Grant spa/server.granted
+	(*spa/server.Server).takeUse
 	(*spa/action.Book).Reserve (*spa/action.Book).Commit (*spa/action.Book).Cancel spa/server.begins
 	(*spa/server/metrics.Page).Decided
 	(*spa/server.Server).answer (*spa/server.Server).tooEarly

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
 	"sallyport/spa/policy"
+	"sallyport/spa/recovery"
 	"sallyport/spa/replay"
 	"sallyport/spa/server/feed"
 	"sallyport/spa/server/setup"
@@ -42,12 +44,18 @@ func newLine(tb testing.TB) (*Server, spa.Sender) {
 	s.journal, err = replay.Open(filepath.Join(dir, "journal"), replay.Config{Window: c.Window, LiveNonces: 4096},
 		time.Now().Add(-time.Hour))
 	lab.Must(tb, err)
+	s.uses = openBook(dir)
 	s.audit = lab.Value(audit.Open(filepath.Join(dir, "audit"), s.log))(tb)
 	s.firewall = lab.Value(firewall.New(setup.FirewallConfig(&c, s.clients, time.Now), s.log))(tb)
 	lab.Must(tb, s.firewall.Load(context.Background(), 0, time.Now()))
 	s.policy = policy.New(&c, s.firewall)
-	tb.Cleanup(func() { s.journal.Close(); s.audit.Close(); s.firewall.Close() })
+	tb.Cleanup(func() { s.journal.Close(); s.uses.Close(); s.audit.Close(); s.firewall.Close() })
 	return s, spa.Sender{Server: c.ServerID, Gate: gate, ID: client.ID, Key: client.Key}
+}
+
+func openBook(dir string) *recovery.Book {
+	open := func() (*os.File, error) { return recovery.OpenFile(filepath.Join(dir, config.RecoveryFile)) }
+	return recovery.New(open, open)
 }
 
 func arriving(data []byte) capture.Packet {

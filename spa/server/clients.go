@@ -173,6 +173,7 @@ func (s *Server) reloadClient(ctx context.Context, name string) error {
 	s.line.Lock()
 	defer s.line.Unlock()
 	bad := s.clients.Bad()
+	s.refreshUses()
 	changes, err := s.clients.Reload(name)
 	s.apply(ctx, changes, bad)
 	return err

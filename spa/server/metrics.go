@@ -50,6 +50,7 @@ func (s *Server) sample() metrics.Sample {
 	m := metrics.Sample{
 		Packets: allCounts(s.audit.Tally()), LeftOut: len(registry.Bad()), Lost: s.audit.Lost().Lines,
 		LogMoved: s.audit.Named() != nil, Actions: s.actionStatus(),
+		Recovery: s.recoverySample(),
 	}
 	m.Live = s.firewall.Count(now)
 	if byClient {
@@ -94,7 +95,7 @@ var silent = []struct {
 var answered = []spa.Status{
 	spa.ReasonExpired, spa.ReasonNoService, spa.ReasonNotAllowed, spa.ReasonSourceRequired, spa.ReasonTooManyGrants,
 	spa.ReasonTooManyPerHour, spa.ReasonSuperseded, spa.ReasonIDReused, spa.ReasonNotNow, spa.ReasonTooManyPorts,
-	spa.ReasonOtherFamily,
+	spa.ReasonOtherFamily, spa.ReasonNoUses,
 }
 
 // outcomes returns every verdict and reason with a count of zero: Prometheus cannot see a count rise that it has not

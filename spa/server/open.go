@@ -24,6 +24,7 @@ import (
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
 	"sallyport/spa/policy"
+	"sallyport/spa/recovery"
 	"sallyport/spa/replay"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
@@ -36,6 +37,8 @@ import (
 type Options struct {
 	// Confirm, if not zero, is how long a guard may stay without a new flow through a grant before it is removed.
 	Confirm time.Duration
+	// ConfirmBy, if not empty, is the recovery client whose flow that must be.
+	ConfirmBy string
 	// Log receives what the administrator should know. Nil discards it.
 	Log *slog.Logger
 	// Version is the program's version, for status.
@@ -67,6 +70,7 @@ type Server struct {
 	clients   *keys.Registry
 	policy    *policy.Policy
 	journal   *replay.Journal
+	uses      *recovery.Book
 	firewall  *firewall.Firewall
 	actions   *action.Book // nil: no service has a program
 	audit     *audit.Log
@@ -96,8 +100,9 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 	for _, step := range []func() error{
 		s.requireRights, setup.Either(s.inState(setup.LockFile), s.openLock), s.openDir,
 		setup.Either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
-		s.openKeys, setup.Either(s.inState(config.JournalFile), s.openJournal), setup.Either(c.Audit.File, s.openAudit),
-		func() error { return s.openFirewall(ctx, o.Confirm) }, s.openActions,
+		s.openKeys, setup.Either(s.inState(config.JournalFile), s.openJournal), s.openUses,
+		setup.Either(c.Audit.File, s.openAudit),
+		func() error { return s.openFirewall(ctx, o) }, s.openActions,
 		s.openSockets, setup.Either(s.inState(control.SocketName), s.openControl), s.openMetrics, s.openNotify,
 		s.dropPrivileges,
 	} {
@@ -210,9 +215,12 @@ func (s *Server) auditLog() (*audit.Log, error) {
 	return audit.Open(s.config.Audit.File, s.log)
 }
 
-func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error {
-	fw, err := setup.OpenGuard(ctx, s.config, s.clients, setup.Loading{Confirm: confirm, Now: s.now, Log: s.log,
-		Left: func() { s.actions.Left() }})
+func (s *Server) openFirewall(ctx context.Context, o Options) error {
+	if err := s.mayConfirm(o.ConfirmBy); err != nil {
+		return err
+	}
+	fw, err := setup.OpenGuard(ctx, s.config, s.clients, setup.Loading{Confirm: o.Confirm, ConfirmBy: o.ConfirmBy,
+		Now: s.now, Log: s.log, Left: func() { s.actions.Left() }})
 	if err != nil {
 		return err
 	}

@@ -168,7 +168,7 @@ func TestOpenedJournal(t *testing.T) {
 // TestOpenedFirewall: the guard is loaded, and grants go to it.
 func TestOpenedFirewall(t *testing.T) {
 	s, said := opening(t)
-	lab.Must(t, errors.Join(s.openDir(), s.openKeys(), s.openFirewall(t.Context(), 0)))
+	lab.Must(t, errors.Join(s.openDir(), s.openKeys(), s.openFirewall(t.Context(), Options{})))
 	if s.firewall == nil || s.policy == nil || !said.has("load the guard") {
 		t.Errorf("firewall %v, policy %v, and the log says %q", s.firewall, s.policy, said.list)
 	}
@@ -191,7 +191,7 @@ func TestOpenedSettings(t *testing.T) {
 		for _, place := range []string{s.config.State, s.dir}[:test.full] {
 			lab.Must(t, os.MkdirAll(filepath.Join(place, setup.SettingsFile, "full"), 0o700))
 		}
-		if err := errors.Join(s.openDir(), s.openKeys(), s.openFirewall(t.Context(), test.confirm)); err != nil {
+		if err := errors.Join(s.openDir(), s.openKeys(), s.openFirewall(t.Context(), Options{Confirm: test.confirm})); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		_, _, err := setup.LastGood(s.dir)

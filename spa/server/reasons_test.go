@@ -212,6 +212,11 @@ var denials = map[spa.Status]func(b *bench){
 		b.withActions()
 		b.ask("act")
 	},
+	spa.ReasonNoUses: func(b *bench) {
+		b.limit(1)
+		b.ask("ssh")
+		b.ask("ssh")
+	},
 	spa.ReasonOtherFamily: func(b *bench) {
 		b.rule(func(c *config.Config) { c.Services[0].Addresses = []netip.Addr{netip.MustParseAddr("2001:db8::5")} })
 		b.ask("ssh")

@@ -95,10 +95,11 @@ func restartCommand(was, is *config.Config) string {
 		command = setup.MakeState(is.State) + " && " + command
 	}
 	var files []string
-	for _, name := range []string{config.JournalFile, setup.LedgerFile, setup.SettingsFile, config.ActionsFile} {
+	for _, name := range []string{config.JournalFile, setup.LedgerFile, setup.SettingsFile, config.ActionsFile,
+		config.RecoveryFile} {
 		path := filepath.Join(was.State, name)
 		if _, err := os.Lstat(path); name == setup.SettingsFile && (err != nil || was.State == was.Dir) ||
-			name == config.ActionsFile && err != nil {
+			(name == config.ActionsFile || name == config.RecoveryFile) && err != nil {
 			continue // none there, or the copy that stays beside server.toml
 		}
 		files = append(files, quote.Shell(path))
@@ -211,6 +212,7 @@ func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r
 	}
 	s.identity.Window, s.config, s.policy = next.config.Window, next.config, rules
 	s.audit.SetOrigin(next.config.Name, s.named)
+	s.refreshUses()
 	s.clients.Replace(next.clients)
 	lost := make(map[string]bool)
 	for _, c := range clients {

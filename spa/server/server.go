@@ -74,6 +74,10 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	if err != nil {
 		return s.refuse(event, audit.Failed, spa.ReasonNoProgram, err)
 	}
+	if err := s.takeUse(&event, admitted.Retry); err != nil {
+		s.actions.Cancel(programs)
+		return s.refuse(event, audit.Denied, spa.ReasonNoUses, err)
+	}
 	if err := s.firewall.Grant(ctx, grants, now); err != nil {
 		s.actions.Cancel(programs)
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)

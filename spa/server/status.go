@@ -34,6 +34,7 @@ func (s *Server) status() *control.Status {
 		Capture: captured(s.sniffer.Stats()), Watchers: s.feed.Watching(),
 		Audit: s.auditStatus(c.Audit), LeftOut: s.leftOut(),
 		Rights: privileges(s.sandbox), Processes: []control.Process{}, Actions: s.actionStatus(),
+		Recovery: s.recoveryStatus(),
 	}
 	for _, p := range s.firewall.Processes() {
 		st.Processes = append(st.Processes, control.Process{Name: p.Name, PID: p.PID, Rights: privileges(p.Privileges)})
@@ -70,6 +71,7 @@ func (s *Server) firewallStatus(mode string) control.Firewall {
 	return control.Firewall{
 		Backend: s.firewall.BackendName(), Mode: mode, Sentence: s.firewall.Describe(), Persists: s.firewall.Persists(),
 		Missing: condition.Missing, Unkept: condition.Unkept, Trial: condition.Trial,
+		TrialBy: condition.TrialBy,
 	}
 }
 

@@ -44,6 +44,17 @@ type Status struct {
 	Processes []Process `json:"processes"` // that belong to the server
 
 	Actions *Actions `json:"actions,omitempty"` // nil: no service runs a program
+
+	Recovery []Recovery `json:"recovery,omitempty"`
+}
+
+// Recovery is a client with a recovery key.
+type Recovery struct {
+	Client string    `json:"client"`
+	Left   int       `json:"left"`           // uses
+	Uses   int       `json:"uses"`           // that the key has
+	Last   time.Time `json:"last,omitzero"`  // use
+	Lost   string    `json:"lost,omitempty"` // why no use is possible: its count is lost
 }
 
 // Actions reports the programs of services: results, and those that wait.
@@ -88,7 +99,8 @@ type Firewall struct {
 	Missing  bool   `json:"missing"`  // the guard is not in place, and guarded ports may be open
 	Unkept   bool   `json:"unkept"`   // the keeper has ended
 
-	Trial time.Time `json:"trial,omitzero"` // when the guard is reverted, unless someone connects through a knock
+	Trial   time.Time `json:"trial,omitzero"`     // when the guard is reverted, unless someone connects through a knock
+	TrialBy string    `json:"trial_by,omitempty"` // the client that must; empty: any
 }
 
 // Gate is the key that all clients share.

@@ -45,10 +45,15 @@ var (
 	moved    = describe("audit_moved", "1 if the audit log continues in a file that was moved away.")
 	programs = describe("programs_total", "Programs of services, by the occasion and what became of them.",
 		"hook", "result")
-	queued = describe("programs_waiting", "Programs of services that wait to be started.")
-	stuck  = describe("programs_not_started", "Programs for the end of a grant that could not be started.")
-	runner = describe("program_runner_alive", "0 if the process that starts the programs of services has ended.")
-	build  = describe("build_info", "Always 1; the version of the program and of Go, and the architecture.", "version",
+	queued          = describe("programs_waiting", "Programs of services that wait to be started.")
+	stuck           = describe("programs_not_started", "Programs for the end of a grant that could not be started.")
+	runner          = describe("program_runner_alive", "0 if the process that starts the programs of services has ended.")
+	recoveryUses    = describe("recovery_uses_total", "Uses of recovery keys, over all starts of the server.")
+	recoveryRefused = describe("recovery_refused_total", "Knocks with recovery keys that had no uses left.")
+	recoveryKeys    = describe("recovery_keys", "Clients with a recovery key that are not revoked.")
+	recoverySpent   = describe("recovery_keys_spent", "Clients with a recovery key that has no uses left.")
+
+	build = describe("build_info", "Always 1; the version of the program and of Go, and the architecture.", "version",
 		"go_version", "architecture")
 	start        = describe("start_time_seconds", "When the server started, in seconds since 1970.")
 	clientTotal  = describe("client_packets_total", "Used packets by client and verdict.", "client", "verdict")
@@ -91,6 +96,10 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	count(putBack, s.Guard.PutBack)
 	count(lost, s.Lost)
 	gauge(moved, truth(s.LogMoved))
+	count(recoveryUses, s.Recovery.Used)
+	count(recoveryRefused, s.Recovery.Refused)
+	gauge(recoveryKeys, float64(s.Recovery.Keys))
+	gauge(recoverySpent, float64(s.Recovery.Spent))
 	gauge(build, 1, c.page.version, runtime.Version(), runtime.GOARCH)
 	gauge(start, float64(c.page.start.UnixMilli())/1000)
 	if s.Actions != nil {

@@ -39,6 +39,14 @@ type Sample struct {
 	LogMoved bool   // the audit log continues in a file that was moved away
 
 	Actions *control.Actions // nil: no service runs a program
+
+	Recovery Recovery
+}
+
+// Recovery counts recovery keys, and what they were used for.
+type Recovery struct {
+	Keys, Spent   int    // those with a file; of them, those without uses left
+	Used, Refused uint64 // uses of all time, and refusals since the start
 }
 
 // Capture counts packets before any decision.

@@ -143,6 +143,8 @@ func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logg
 type Loading struct {
 	// Confirm, if not zero, is how long a guard may stay without a new connection through a grant.
 	Confirm time.Duration
+	// ConfirmBy is the client whose connection that must be; empty: any.
+	ConfirmBy string
 	// Stopgap is a guard without earlier grants and flows, whose state is not the configured one.
 	Stopgap bool
 	Left    func() // see firewall.Config
@@ -154,7 +156,7 @@ type Loading struct {
 // next boot: if that fails it logs the error, and the guard stays.
 func OpenGuard(ctx context.Context, c *config.Config, clients *keys.Registry, l Loading) (*firewall.Firewall, error) {
 	fc := FirewallConfig(c, clients, l.Now)
-	fc.NoCarry, fc.Left = l.Stopgap, l.Left
+	fc.NoCarry, fc.Left, fc.ConfirmBy = l.Stopgap, l.Left, l.ConfirmBy
 	fc.Keep = keepAtStart(c, clients, l.Now)
 	fw, err := firewall.New(fc, l.Log)
 	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {

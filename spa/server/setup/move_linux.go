@@ -17,6 +17,7 @@ import (
 	"sallyport/keys/place"
 	"sallyport/keys/quote"
 	"sallyport/spa/config"
+	"sallyport/spa/recovery"
 	"sallyport/spa/server/control"
 )
 
@@ -139,7 +140,7 @@ func (m *move) unmark() error {
 }
 
 // contents are the files of a state directory that have content, apart from the settings.
-var contents = []string{config.JournalFile, LedgerFile, config.ActionsFile}
+var contents = []string{config.JournalFile, LedgerFile, config.ActionsFile, config.RecoveryFile}
 
 // files returns the names of the files that have content, relative to either directory.
 func (m *move) files() []string {
@@ -252,7 +253,12 @@ func copyFile(to, from *os.Root, name string) error {
 		return err
 	}
 	defer file.Close()
-	if err := fill(file, to, source, info); err != nil {
+	if name == config.RecoveryFile { // its counts are good in one file only
+		err = errors.Join(ownedAs(file, to), recovery.Copy(file, source))
+	} else {
+		err = fill(file, to, source, info)
+	}
+	if err != nil {
 		return errors.Join(err, to.Remove(tmp))
 	}
 	return to.Rename(tmp, name)

@@ -207,7 +207,7 @@ func (p *preparing) settings(place string) {
 func (p *preparing) state(c *config.Config) {
 	dir := c.State
 	p.directory(dir)
-	names := []string{LockFile, LedgerFile, firewall.KeeperFile, config.JournalFile}
+	names := []string{LockFile, LedgerFile, firewall.KeeperFile, config.JournalFile, config.RecoveryFile}
 	if c.RunsPrograms() {
 		names = append(names, config.ActionsFile)
 	}

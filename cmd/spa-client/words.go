@@ -1,0 +1,86 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+)
+
+// mayBeWords reports whether a text that is not a token may be the words of one: several, and nothing but letters,
+// hyphens and the numbers of lines.
+func mayBeWords(text string) bool {
+	const some = 4
+	plain := strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.:) \t\r\n") == ""
+	return plain && len(strings.Fields(text)) >= some
+}
+
+func noWords(err error) error {
+	return cli.Fail(fmt.Errorf("the words are not a token: %w", err), "correct that and import again; spa-client import "+
+		"--words checks each line as it is typed")
+}
+
+// readWords asks for the words of a recovery page, a line at a time, until they are a token. If standard input is not a
+// terminal, it reads them all.
+func readWords(cmd *cobra.Command, file string) (*keys.Profile, error) {
+	in, ok := cmd.InOrStdin().(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		data, err := readInput(cmd, file)
+		if err != nil {
+			return nil, fmt.Errorf("reading the words: %w", err)
+		}
+		p, err := keys.ParseWords(decoded(data))
+		if err != nil {
+			return nil, noWords(err)
+		}
+		return p, nil
+	}
+	return askWords(cmd, in)
+}
+
+func askWords(cmd *cobra.Command, in io.Reader) (*keys.Profile, error) {
+	const most = 1000 // more than any token has
+	var lines []string
+	for typed := bufio.NewReader(in); len(lines) < most; {
+		fmt.Fprintf(cmd.ErrOrStderr(), "line %d: ", len(lines)+1)
+		line, err := interruptible(cmd.Context(), func() ([]byte, error) { return typed.ReadBytes('\n') })
+		if err != nil {
+			fmt.Fprintln(cmd.ErrOrStderr())
+		}
+		if errors.Is(err, io.EOF) {
+			return nil, cli.Fail(errors.New("no host was added: lines are missing"), "the last line of the page ends the words")
+		}
+		if err != nil {
+			return nil, err
+		}
+		if strings.TrimSpace(string(line)) == "" {
+			continue
+		}
+		if err := keys.CheckWords(len(lines), string(line)); err != nil {
+			cli.Warn(cmd, "%v: type this line again", err)
+			continue
+		}
+		lines = append(lines, string(line))
+		if p, err := keys.ParseWords(strings.Join(lines, "")); err == nil {
+			return p, nil
+		}
+	}
+	return nil, noWords(keys.ErrWords)
+}
+
+// spare returns an error if a command would take uses of a recovery key that nobody asked for.
+func spare(p *keys.Profile, command string) error {
+	if !p.Recovery {
+		return nil
+	}
+	return cli.Misuse(fmt.Errorf("%s has a recovery key, and each knock of %s would be one of its few uses", p.Name,
+		command), "use the host of another key: --host NAME")
+}
