@@ -43,6 +43,13 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool
 		return false
 	}
 	topics := []topic{ofKey(k.KeyID, everything), ofAddress(from)}
+	switch n := k.LetIn; {
+	case !n.IsValid():
+	case n.IsSingleIP():
+		topics = append(topics, ofAddress(n.Addr()))
+	default:
+		topics = append(topics, ofNetworks())
+	}
 	for _, what := range append(service.Names(k.Services), s.ports(k.Services, somePort)...) {
 		topics = append(topics, ofKey(k.KeyID, what))
 	}
@@ -117,6 +124,9 @@ func ofKey(id keys.ID, what string) topic { return topicOf(id.String(), what) }
 
 // ofAddress identifies the floor of an address, for all clients: every key has an id.
 func ofAddress(a netip.Addr) topic { return topicOf("", a.Unmap().WithZone("").String()) }
+
+// ofNetworks identifies the floor of all networks: an address that is revoked may be in any.
+func ofNetworks() topic { return topicOf("", "networks") }
 
 func topicOf(whose, what string) topic {
 	sum := sha256.Sum256([]byte(whose + "\x00" + what))
