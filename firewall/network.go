@@ -80,6 +80,7 @@ func (f *Firewall) put(p guard.Plan) error {
 }
 
 // widen loads the guard anew if it lacks rules for the width of one of these networks: whoever lets in none has none.
+// Rules for a width stay until the next load for another reason, so that no client makes the guard load again and again.
 func (f *Firewall) widen(changes []ledger.Change, now time.Time) error {
 	f.coming = nil
 	for _, c := range changes {
@@ -91,6 +92,7 @@ func (f *Firewall) widen(changes []ledger.Change, now time.Time) error {
 	if !slices.ContainsFunc(f.coming, func(s guard.Span) bool { return !slices.Contains(f.spans, s) }) {
 		return nil
 	}
+	f.coming = append(f.coming, f.spans...)
 	return f.ledger.Alone(func() error {
 		if !f.state.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
 			if err := f.stay(); err != nil {

@@ -79,9 +79,7 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 		return s.ungranted(event, err)
 	}
 	s.actions.Commit(programs)
-	receipt := granted(grants, programs, now)
-	receipt.LetIn = knock.LetIn
-	return s.conclude(event, audit.Granted, receipt)
+	return s.conclude(event, audit.Granted, granted(knock.LetIn, grants, programs, now))
 }
 
 // ungranted refuses what the firewall did not do.
@@ -257,13 +255,13 @@ func entry(k *spa.Knock, from netip.Addr) replay.Entry {
 	}
 }
 
-// granted returns the receipt for grants, and for the programs that they start.
-func granted(grants []firewall.Grant, programs *action.Reservation, now time.Time) spa.Receipt {
+// granted returns the receipt for grants of what the request named, and for the programs that they start.
+func granted(letIn netip.Prefix, grants []firewall.Grant, programs *action.Reservation, now time.Time) spa.Receipt {
 	services := make([]spa.Granting, len(grants))
 	for i, g := range grants {
 		services[i] = spa.Granting{For: g.Until.Sub(now), Ports: g.Ports, Started: programs.Starts(g.Service)}
 	}
-	return spa.Receipt{Status: spa.Granted, Services: services}
+	return spa.Receipt{Status: spa.Granted, Services: services, LetIn: letIn}
 }
 
 // reasonFor returns the reason that the client gets for a denial.
