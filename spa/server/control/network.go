@@ -1,10 +1,6 @@
 package control
 
-import (
-	"net/netip"
-
-	"sallyport/keys/service"
-)
+import "net/netip"
 
 // Whom returns the network or address that a grant lets in.
 func (g Grant) Whom() string { return whom(g.Source, g.Network) }
@@ -14,7 +10,7 @@ func (d Decision) Whom() string { return whom(d.Source, d.Network) }
 
 func whom(source netip.Addr, network netip.Prefix) string {
 	if network.IsValid() {
-		return service.NetworkText(network)
+		return network.String()
 	}
 	return source.String()
 }
