@@ -304,6 +304,49 @@ func TestNoRulesForNetworks(t *testing.T) {
 	}
 }
 
+// TestNetworkConfirms: a flow from a network confirms a guard on trial, and the first grant for a network does not lose
+// one that did.
+func TestNetworkConfirms(t *testing.T) {
+	everyNetPlan(t, nil, func(s *site, p netPlan) {
+		for _, first := range []bool{true, false} {
+			s.load(long)
+			if first {
+				s.grantNet("alice", p.nets[0], long)
+				s.connect(p.addresses[3], p.gateway, "22")
+			} else {
+				s.grant("bob", p.alice, long)
+				s.connect(p.alice, p.gateway, "22")
+				s.grantNet("alice", p.nets[1], long)
+			}
+			stop := s.watchUntil()
+			lab.Eventually(s, "the confirmation", func() bool {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return s.state.confirmBy.IsZero()
+			})
+			stop()
+		}
+	})
+}
+
+// TestNetworkReconfigured: a grant for a network stays while the guard gets other ports, and ends where its port is no
+// longer guarded.
+func TestNetworkReconfigured(t *testing.T) {
+	everyNetPlan(t, nil, func(s *site, p netPlan) {
+		s.grantNet("alice", p.nets[0], long)
+		c := s.config
+		c.Guarded = append([]service.Ports{ports("tcp/80")}, c.Guarded...)
+		s.must(s.Reconfigure(s.Context(), c, time.Now()))
+		s.connect(p.addresses[3], p.gateway, "22")
+		s.dark(p.alice, p.gateway, "22")
+		c.Guarded = c.Guarded[:1]
+		s.must(s.Reconfigure(s.Context(), c, time.Now()))
+		if gs := s.Grants(time.Now()); len(gs) != 0 {
+			s.Errorf("%v are left", gs)
+		}
+	})
+}
+
 // TestNetworksThatNobodyGets: a grant for such a network is an error, whoever asks.
 func TestNetworksThatNobodyGets(t *testing.T) {
 	s := guarded(t, nil)

@@ -64,6 +64,10 @@ func (g *gateway) letInChanging() {
 	g.wantDark("198.51.100.7", port, "after the close from another address")
 	lab.Must(g.t, lab.Echoes(session, "still here", lab.Patience))
 	g.mustOpen("--source", "198.51.100.8", "--let-in", "198.51.100.0/24")
+	g.server.stop(9)
+	g.start()
+	g.wantOpen("198.51.100.7", port, "after kill -9 and a start")
+	g.wantDark("198.51.101.7", port, "after kill -9 and a start")
 	out = g.must("spa-server", "revoke", "198.51.100.99", "--cut", "--config", g.dir)
 	if !strings.Contains(out, "198.51.100.0/24") {
 		g.t.Errorf("revoke says %q, want the network that it ended", out)
