@@ -55,7 +55,7 @@ func (f *Firewall) covers(gs []Grant, l guard.Flow) bool {
 		g := &gs[i]
 		here := !to.IsValid() && len(g.To) == 0
 		there := slices.ContainsFunc(g.To, func(a netip.Addr) bool { return guard.Normal(a) == to })
-		if guard.Normal(g.Source) == l.Remote.Addr() && service.Covers(g.Ports, l.Proto, l.Local.Port()) && (here || there) {
+		if g.Network().Contains(l.Remote.Addr()) && service.Covers(g.Ports, l.Proto, l.Local.Port()) && (here || there) {
 			return true
 		}
 	}
@@ -71,5 +71,5 @@ func (f *Firewall) live(l guard.Flow) bool {
 	if f.held == nil {
 		return false
 	}
-	return guard.Remaining(f.held.EndOf(f.cfg.elementOf(l)), f.cfg.Now()) > 0
+	return guard.Remaining(f.held.Covering(f.cfg.elementOf(l)), f.cfg.Now()) > 0
 }

@@ -15,6 +15,7 @@ import (
 	"sallyport/firewall/internal/ledger"
 	"sallyport/firewall/internal/nftables"
 	"sallyport/firewall/internal/nl"
+	"sallyport/keys/service"
 )
 
 // dryRun is a backend that only logs what it would do.
@@ -37,7 +38,8 @@ func (d *dryRun) Load(_ guard.Spec, p guard.Plan) error {
 
 func (d *dryRun) Set(es []guard.Lease) error {
 	for _, e := range es {
-		d.log.Debug("dry run: would set", "source", e.Source, "proto", e.Proto, "port", e.Port, "until", e.Until)
+		d.log.Debug("dry run: would set", "source", service.NetworkText(guard.Prefix(e.Source, e.Bits)), "proto", e.Proto,
+			"port", e.Port, "until", e.Until)
 	}
 	return nil
 }
@@ -107,7 +109,7 @@ func (f *Firewall) endRecorded(now time.Time) error {
 				return err
 			}
 			f.log.Warn("grant ended: a dry run could not revoke it",
-				"client", h.Client, "service", h.Service, "source", h.Source.String(), "ports", fmt.Sprint(h.Ports))
+				"client", h.Client, "service", h.Service, "source", grantOf(h).Peer().String(), "ports", fmt.Sprint(h.Ports))
 		}
 		return err
 	}), l.Close())

@@ -29,14 +29,18 @@ var (
 	ErrForeign = guard.ErrForeign
 )
 
-// Grant lets one address reach ports until a time. Client and Service name the grant's owner: several clients may
+// Grant lets one address or network reach ports until a time. Client and Service name the grant's owner: several clients may
 // each hold a grant for the same address and port.
 type Grant struct {
 	Client, Service string
 	// Source is the address that is admitted. A link-local IPv6 address carries the index of its interface as its
 	// zone, because it means a different machine on each link; a link-local IPv4 address is refused for that reason.
 	Source netip.Addr
-	Ports  []service.Ports // none: the grant is in the ledger only, and nothing of it in the kernel
+	// Bits makes the grant one for the network of which Source is the first address: the length of its prefix.
+	Bits uint8
+	// Lent means that the client's file lends this address or network to it, wherever it knocked from.
+	Lent  bool
+	Ports []service.Ports // none: the grant is in the ledger only, and nothing of it in the kernel
 	// To lists the destinations if the service is at addresses of its own (see Target); empty: this host's addresses.
 	To    []netip.Addr
 	Until time.Time
@@ -45,7 +49,9 @@ type Grant struct {
 // Match selects grants. The zero Match selects all.
 type Match struct {
 	Client   string     // grants of this client; empty: any
-	Source   netip.Addr // grants for this address, on the link that its zone names, or on any; invalid: any address
+	Source   netip.Addr // grants that let in this address, on the link that its zone names, or on any; invalid: any
+	Bits     uint8      // with Source: grants that let in any address of this network; 0: Source alone
+	Peer     Peer       // grants for exactly this; zero: any
 	Services []string   // grants for these services; nil: any
 }
 
@@ -208,9 +214,11 @@ type Firewall struct {
 	held   *ledger.Book
 	ends   ends
 	state  state
-	back   uint64    // put-backs
-	unsaid int       // those since the last log line about them
-	said   time.Time // when that line was logged
+	spans  []guard.Span // of networks for which the guard in place has rules
+	coming []guard.Span // of networks that the grants in progress let in
+	back   uint64       // put-backs
+	unsaid int          // those since the last log line about them
+	said   time.Time    // when that line was logged
 }
 
 // state is what Watch needs to put the guard back as it was.

@@ -33,6 +33,9 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	if !f.state.loaded {
 		return errNotLoaded
 	}
+	if err := f.checkOwn(gs); err != nil {
+		return err
+	}
 	f.endOver(now)
 	changes, err := f.changes(asked)
 	if err != nil {
@@ -121,14 +124,14 @@ func (g *Grant) holdings() []*ledger.Holding {
 	}
 	if len(g.Ports) == 0 { // the kernel has nothing of it
 		return []*ledger.Holding{{Client: g.Client, Service: g.Service, Source: guard.Normal(g.Source),
-			Link: guard.LinkOf(g.Source)}}
+			Link: guard.LinkOf(g.Source), Bits: g.Bits, Lent: g.Lent}}
 	}
 	var hs []*ledger.Holding
 	for _, to := range destinations {
 		for ports := range slices.Chunk(g.Ports, ranges) {
 			hs = append(hs, &ledger.Holding{
 				Client: g.Client, Service: g.Service, Source: guard.Normal(g.Source), Link: guard.LinkOf(g.Source),
-				To: guard.Normal(to), Ports: slices.Clone(ports),
+				Bits: g.Bits, Lent: g.Lent, To: guard.Normal(to), Ports: slices.Clone(ports),
 			})
 		}
 	}
@@ -171,6 +174,10 @@ func (f *Firewall) enforce(changes []ledger.Change, now time.Time) error {
 		c.Each(func(e guard.Element) {
 			ends[e] = ledger.Later(f.held.EndOf(e), ledger.Later(c.Until, ends[e]))
 		})
+	}
+	defer func() { f.coming = nil }()
+	if err := f.widen(changes, now); err != nil {
+		return err
 	}
 	err := f.set(leasesOf(ends))
 	if !errors.Is(err, guard.ErrGone) {
@@ -277,8 +284,9 @@ func matching(held *ledger.Book, m Match) []*ledger.Holding {
 
 // matches reports whether m's address and services match the holding. The client is matching's part.
 func (m *Match) matches(h *ledger.Holding) bool {
-	return (!m.Source.IsValid() || guard.Normal(m.Source) == h.Source &&
+	return (!m.Source.IsValid() || guard.Prefix(guard.Normal(m.Source), m.Bits).Overlaps(guard.Prefix(h.Source, h.Bits)) &&
 		(m.Source.Zone() == "" || guard.LinkOf(m.Source) == h.Link)) &&
+		(m.Peer == Peer{} || m.Peer == Peer{guard.OnLink(h.Source, h.Link), h.Bits, h.Lent}) &&
 		(m.Services == nil || slices.Contains(m.Services, h.Service))
 }
 
@@ -303,8 +311,8 @@ func grantOf(h *ledger.Holding) Grant {
 
 // viewOf is grantOf without a copy of the ports.
 func viewOf(h *ledger.Holding) Grant {
-	g := Grant{Client: h.Client, Service: h.Service, Source: guard.OnLink(h.Source, h.Link), Ports: h.Ports,
-		Until: h.Until}
+	g := Grant{Client: h.Client, Service: h.Service, Source: guard.OnLink(h.Source, h.Link), Bits: h.Bits,
+		Lent: h.Lent, Ports: h.Ports, Until: h.Until}
 	if h.To.IsValid() {
 		g.To = []netip.Addr{h.To}
 	}
@@ -314,7 +322,7 @@ func viewOf(h *ledger.Holding) Grant {
 // Continues reports whether g is another part of the same grant as before, which precedes it in [Firewall.Grants].
 // After a restart their ends may differ by microseconds.
 func (g Grant) Continues(before Grant) bool {
-	same := g.Client == before.Client && g.Service == before.Service && g.Source == before.Source
+	same := g.Client == before.Client && g.Service == before.Service && g.Peer() == before.Peer()
 	return same && g.Until.Sub(before.Until).Abs() < time.Second && !slices.ContainsFunc(g.Ports,
 		func(p service.Ports) bool { return slices.Contains(before.Ports, p) })
 }
@@ -329,7 +337,7 @@ func (f *Firewall) Count(now time.Time) int {
 	}
 	type owner struct {
 		client, service string
-		source          netip.Addr
+		peer            Peer
 		link            uint32
 	}
 	first := make(map[owner]*ledger.Holding, f.held.Len())
@@ -338,7 +346,7 @@ func (f *Firewall) Count(now time.Time) int {
 		if !h.Live(now) {
 			continue
 		}
-		o := owner{h.Client, h.Service, h.Source, h.Link}
+		o := owner{h.Client, h.Service, Peer{h.Source, h.Bits, h.Lent}, h.Link}
 		if first[o] == nil {
 			first[o] = h
 			continue
@@ -364,7 +372,7 @@ func compareGrants(a, b Grant) int {
 	return cmp.Or(
 		cmp.Compare(a.Client, b.Client),
 		cmp.Compare(a.Service, b.Service),
-		a.Source.Compare(b.Source),
+		a.Peer().compare(b.Peer()),
 		slices.CompareFunc(a.To, b.To, netip.Addr.Compare),
 		slices.CompareFunc(a.Ports, b.Ports, guard.ComparePorts),
 	)

@@ -79,7 +79,7 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 			return err
 		}
 	}
-	if err := f.backend.Load(f.cfg.spec(), p); err != nil {
+	if err := f.put(p); err != nil {
 		return err
 	}
 	f.state = next
@@ -172,7 +172,7 @@ func (f *Firewall) restore(now time.Time) error {
 		return ErrUnconfirmed
 	}
 	p := guard.Plan{Leases: f.held.Leases(), ConfirmBy: f.state.confirmBy, Carried: f.state.carried}
-	return f.backend.Load(f.cfg.spec(), p)
+	return f.put(p)
 }
 
 // Teardown removes our table, whether or not a daemon runs, and makes the next load a first load. A running daemon's

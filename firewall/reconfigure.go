@@ -100,7 +100,7 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 	for _, h := range r.leaving {
 		f.ledger.Release(h.Slot)
 		f.log.Warn("grant ended or shortened: the new configuration does not allow all of it",
-			"client", h.Client, "service", h.Service, "source", h.Source.String(), "ports", fmt.Sprint(h.Ports))
+			"client", h.Client, "service", h.Service, "source", grantOf(h).Peer().String(), "ports", fmt.Sprint(h.Ports))
 	}
 	if len(r.leaving) > 0 {
 		f.left()

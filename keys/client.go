@@ -17,6 +17,9 @@ type Client struct {
 	Allow         []string       // names of services, or ports: "tcp/8443", "udp/60000-60010"
 	From          []netip.Prefix // the only sources it may come from; empty: any
 	Deny          []netip.Prefix // sources it may not come from, also if From has them
+	Widest4       int            // the least length of an IPv4 network around its own address that it may let in; 0: none
+	Widest6       int            // the same for IPv6
+	Delegate      []netip.Prefix // networks and addresses that it may let in from anywhere, or any part of them
 	Expires       time.Time      // zero: never
 	MaxFor        time.Duration  // the longest grant; zero: as the service says
 	RequireSource bool           // requests must state their source

@@ -28,6 +28,9 @@ type rawClient struct {
 	Allow         []string     `toml:"allow"`
 	From          []string     `toml:"from"`
 	Deny          []string     `toml:"deny"`
+	Widest4       *int64       `toml:"widest4"`
+	Widest6       *int64       `toml:"widest6"`
+	Delegate      []string     `toml:"delegate"`
 	Expires       *time.Time   `toml:"expires"`
 	MaxFor        *string      `toml:"max_for"`
 	RequireSource bool         `toml:"require_source"`
@@ -128,6 +131,7 @@ func (raw *rawClient) client(d *strict.Document, name string) (*Client, error) {
 	if raw.From != nil && len(raw.From) == 0 {
 		r.must("from", errors.New("is empty, so no address could knock: leave the line out to allow any"))
 	}
+	r.networks(raw, c)
 	c.Expires, c.Revoked = r.time("expires", raw.Expires), r.time("revoked", raw.Revoked)
 	if raw.MaxFor != nil {
 		c.MaxFor = r.duration("max_for", *raw.MaxFor)
@@ -256,6 +260,7 @@ func (c *Client) text() []byte {
 	if len(c.Deny) > 0 {
 		fmt.Fprintf(&b, "deny = %s\n", list(prefixTexts(c.Deny)))
 	}
+	c.writeNetworks(&b)
 	if !c.Expires.IsZero() {
 		fmt.Fprintf(&b, "expires = %s\n", timeText(c.Expires))
 	}

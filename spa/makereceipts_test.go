@@ -65,9 +65,22 @@ func addGoodReceipts(add addAnswerFunc) {
 		func(a *answer) {
 			a.receipt.Services = []Granting{{For: 30 * time.Second, Ports: manyPorts(1)}, {For: time.Minute, Started: true}}
 		})
+	add("receipt-let-in", "receipt-ok", "A network was let in.", func(a *answer) {
+		a.request.LetIn = netip.MustParsePrefix("198.51.100.0/24")
+		a.receipt.LetIn, a.receipt.Source = a.request.LetIn, a.request.LetIn.Addr()
+	})
+	add("receipt-let-in-full", "receipt-ok", "An address was let in to seven services, the last of which runs a program.",
+		func(a *answer) {
+			a.request.LetIn, a.request.Services = netip.MustParsePrefix("2001:db8::7/128"), ports(1, 7)
+			a.receipt.LetIn, a.receipt.Source, a.receipt.Services = a.request.LetIn, a.request.LetIn.Addr(), nil
+			for range 7 {
+				a.receipt.Services = append(a.receipt.Services, Granting{For: time.Minute, Ports: manyPorts(1)})
+			}
+			a.receipt.Services[6].Started = true
+		})
 	for _, s := range []Status{ReasonExpired, ReasonNoService, ReasonNotAllowed, ReasonSourceRequired, ReasonTooManyGrants,
 		ReasonTooManyPerHour, ReasonSuperseded, ReasonIDReused, ReasonFailed, ReasonNotNow,
-		ReasonTooManyPorts, ReasonOtherFamily, ReasonNoProgram, ReasonNoUses} {
+		ReasonTooManyPorts, ReasonOtherFamily, ReasonNoProgram, ReasonNoUses, ReasonNetwork} {
 		add("receipt-denied-"+strconv.Itoa(int(s)), "receipt-ok", "Refused: "+s.String()+".", func(a *answer) {
 			a.receipt = deniedReceipt()
 			a.receipt.Status = s
@@ -163,6 +176,9 @@ func (l *lines) addReceipt(r Receipt) {
 		l.add("again", r.Again.UnixNano())
 	}
 	l.addAddr("source", r.Source)
+	if r.LetIn.IsValid() {
+		l.add("let in", r.LetIn)
+	}
 	for _, g := range r.Services {
 		text := strconv.FormatInt(g.For.Milliseconds(), 10)
 		for _, p := range g.Ports {

@@ -86,6 +86,20 @@ func addOK(add addFunc) {
 		s.request.Services = []service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 6)}}
 		s.length = MinLen
 	})
+	add("ok-let-in", "ok", "A network in place of the sender's address.", func(s *scene) {
+		s.request.LetIn = netip.MustParsePrefix("198.51.100.0/24")
+	})
+	add("ok-let-in-address", "ok", "An IPv6 address in place of the sender's.", func(s *scene) {
+		s.request.LetIn = netip.MustParsePrefix("2001:db8::7/128")
+	})
+	add("ok-let-in-continued-full", "ok", "A network in a continued request of 96 bytes.", func(s *scene) {
+		s.request.First, s.request.LetIn = testNow.Add(-time.Minute), netip.MustParsePrefix("2001:db8:100::/48")
+		s.request.Services, s.length = []service.Service{{Name: strings.Repeat("a", 22)}}, MinLen
+	})
+	add("ok-let-in-close", "ok", "A close of what lets in a network.", func(s *scene) {
+		s.request.Type, s.request.For = TypeClose, 0
+		s.request.LetIn = netip.MustParsePrefix("198.51.100.0/24")
+	})
 	add("ok-length-168", "ok", "The shortest packet.", func(s *scene) { s.length = MinLen })
 	add("ok-length-256", "ok", "The longest packet.", func(s *scene) { s.length = MaxLen })
 	add("ok-edge-past", "ok", "As old as the window allows.", func(s *scene) { s.now = testNow.Add(gateway().Window) })
@@ -231,6 +245,9 @@ func (l *lines) addRequest(r Request) {
 	}
 	l.add("for", r.For.Milliseconds())
 	l.addAddr("source", r.Source)
+	if r.LetIn.IsValid() {
+		l.add("let in", r.LetIn)
+	}
 	for _, service := range r.Services {
 		l.add("service", service)
 	}

@@ -22,6 +22,7 @@ const (
 	grantingLen     = 5                               // of a service, without its ports
 	portsLen        = 5
 	moreBit         = 0x80
+	letInCountBit   = 0x80 // beside the count: the source is a network, and a byte with its length follows
 	// startedLabel begins what follows the services if any of them has started a program.
 	startedLabel = "runs"
 	startedLen   = len(startedLabel) + 1
@@ -58,6 +59,7 @@ const (
 	ReasonTooEarly       Status = 28 // the server has just started; Again says from when on it takes packets
 	ReasonNoProgram      Status = 29 // the program that the service runs cannot be started, so nothing was opened
 	ReasonNoUses         Status = 30 // a recovery key was used as often as it may, or the server cannot count that
+	ReasonNetwork        Status = 31 // the network or address to let in is not allowed for this client, from here
 )
 
 // String returns the status in words.
@@ -97,6 +99,8 @@ func (s Status) String() string {
 		return "the server cannot start the service's program now"
 	case ReasonNoUses:
 		return "this recovery key has no uses left, or the server has lost their count"
+	case ReasonNetwork:
+		return "this client may not let in that network or address, or not from here"
 	}
 	return "status " + strconv.Itoa(int(s))
 }
@@ -126,6 +130,9 @@ type Receipt struct {
 	Time time.Time
 	// Source is the address that the server saw and granted. It may be the zero Addr.
 	Source netip.Addr
+	// LetIn is the network or address that was let in, as requested: it is sent with Granted only, and Source is then its
+	// first address. The zero Prefix means that Source was let in.
+	LetIn netip.Prefix
 	// Services has one entry for each service of the request, in its order. Only Granted and Closed have any; Granted
 	// has all. OpenReceipt does not compare them with the request.
 	Services []Granting
@@ -139,9 +146,16 @@ func (r Receipt) AppendBinary(b []byte) ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	b = append(b, version, byte(r.Status), byte(len(r.Services)))
+	count := byte(len(r.Services))
+	if r.LetIn.IsValid() {
+		count |= letInCountBit
+	}
+	b = append(b, version, byte(r.Status), count)
 	b = appendUint64(b, uint64(r.Time.UnixNano()))
 	b = appendAddr(b, r.Source)
+	if r.LetIn.IsValid() {
+		b = append(b, byte(r.LetIn.Bits()))
+	}
 	if r.Status == ReasonTooEarly {
 		return appendUint64(b, uint64(r.Again.UnixNano())), nil
 	}
@@ -170,6 +184,9 @@ func (r Receipt) started() (bits byte) {
 // spareRanges returns how many ranges fit beyond the first of each service.
 func (r Receipt) spareRanges() int {
 	size := receiptFixedLen
+	if r.LetIn.IsValid() {
+		size++
+	}
 	for _, g := range r.Services {
 		size += grantingLen + portsLen*min(1, len(g.Ports))
 	}
@@ -189,6 +206,9 @@ func (r Receipt) check() error {
 	if r.Source.Unmap().IsUnspecified() {
 		return fmt.Errorf("a receipt cannot contain %v", r.Source)
 	}
+	if err := r.checkLetIn(); err != nil {
+		return err
+	}
 	if !validCount(r.Status, len(r.Services)) {
 		return fmt.Errorf("a receipt with status %v cannot list %d services", r.Status, len(r.Services))
 	}
@@ -203,6 +223,16 @@ func (r Receipt) check() error {
 		}
 	}
 	return nil
+}
+
+func (r Receipt) checkLetIn() error {
+	if r.LetIn == (netip.Prefix{}) {
+		return nil
+	}
+	if r.Status != Granted || r.Source != r.LetIn.Addr() || len(r.Services) > letInServices {
+		return fmt.Errorf("a receipt with status %v and source %v cannot let in %v", r.Status, r.Source, r.LetIn)
+	}
+	return service.CheckNetwork(r.LetIn)
 }
 
 // validCount reports whether a receipt with this status can list so many services.
@@ -248,7 +278,7 @@ func parseReceipt(b []byte) (Receipt, []byte, error) {
 		return Receipt{}, nil, errReceiptFormat
 	}
 	r := Receipt{Status: Status(b[1])}
-	count := int(b[2])
+	count := int(b[2] &^ letInCountBit)
 	if !r.Status.valid() || !validCount(r.Status, count) {
 		return Receipt{}, nil, errReceiptFormat
 	}
@@ -258,6 +288,15 @@ func parseReceipt(b []byte) (Receipt, []byte, error) {
 		return Receipt{}, nil, errReceiptFormat
 	}
 	r.Source = source
+	if b[2]&letInCountBit != 0 {
+		if len(b) == receiptFixedLen || r.Status != Granted || count > letInServices {
+			return Receipt{}, nil, errReceiptFormat
+		}
+		if r.LetIn, ok = parseNetwork(b[receiptFixedLen-16 : receiptFixedLen+1]); !ok {
+			return Receipt{}, nil, errReceiptFormat
+		}
+		b = b[1:]
+	}
 	b = b[receiptFixedLen:]
 	if r.Status == ReasonTooEarly {
 		if len(b) < againLen {

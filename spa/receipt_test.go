@@ -150,7 +150,21 @@ func badReceipts() map[string][]byte {
 		copy(p[at:], b)
 		return p
 	}
+	letIn := func(at int, b ...byte) []byte {
+		r := grantedReceipt()
+		r.LetIn = netip.MustParsePrefix("198.51.100.0/24")
+		r.Source = r.LetIn.Addr()
+		p, _ := r.AppendBinary(nil)
+		copy(p[at:], b)
+		return p
+	}
 	return map[string][]byte{
+		"let-in-refused":       letIn(1, byte(ReasonNetwork), 0x80),
+		"let-in-closed":        letIn(1, byte(Closed)),
+		"let-in-everything":    letIn(27, 0),
+		"let-in-host-bits":     letIn(26, 7),
+		"let-in-long":          letIn(27, 33),
+		"let-in-eight":         append(letIn(2, 0x88), make([]byte, 5*6)...),
 		"version":              set(0, 2),
 		"status-0":             set(1, 0),
 		"status-3":             set(1, 3),

@@ -29,6 +29,10 @@ const (
 
 	continuedBit = 1 // among the flags: the time of the command's first packet follows the services
 	firstLen     = 8
+
+	letInBit      = 2 // among the flags: a network follows the services
+	letInLen      = 17
+	letInServices = 7 // at most, so that a receipt has room for the network
 )
 
 // Version is the version of the protocol.
@@ -83,12 +87,15 @@ type Request struct {
 	For time.Duration
 	// Source is the address that the client states as its own. The zero Addr means the address that the server sees.
 	Source netip.Addr
-	// Services are 1 to 8 different services.
+	// Services are 1 to 8 different services, at most 7 with LetIn.
 	Services []service.Service
+	// LetIn is the network or address for which the services should be open, in place of the sender's address; in a
+	// close, the grants that have an address in common with it end. The zero Prefix means the sender's address.
+	LetIn netip.Prefix
 }
 
-// Digest is a hash of what must be equal in all packets of one command: type, duration, stated source and services in
-// order, but not the time. It is the start of the SHA-256 of their encoding.
+// Digest is a hash of what must be equal in all packets of one command: type, duration, stated source, services in
+// order and network, but not the time. It is the start of the SHA-256 of their encoding.
 func (r Request) Digest() [8]byte {
 	r.ID = RequestID{}
 	r.Time, r.First = time.Unix(0, 0), time.Time{}
@@ -114,6 +121,9 @@ func (r Request) check() error {
 	if r.Source.Unmap().IsUnspecified() || r.Source.Zone() != "" {
 		return fmt.Errorf("%v cannot be stated as a source address", r.Source)
 	}
+	if err := r.checkLetIn(); err != nil {
+		return err
+	}
 	return r.checkServices()
 }
 
@@ -127,6 +137,19 @@ func checkFor(t Type, d time.Duration) error {
 	return nil
 }
 
+func (r Request) checkLetIn() error {
+	if r.LetIn == (netip.Prefix{}) {
+		return nil
+	}
+	if len(r.Services) > letInServices {
+		return fmt.Errorf("a request that lets in %s names at most %d services", r.LetIn, letInServices)
+	}
+	if err := service.CheckNetwork(r.LetIn); err != nil {
+		return fmt.Errorf("cannot be let in: %w", err)
+	}
+	return nil
+}
+
 func (r Request) checkServices() error {
 	if len(r.Services) == 0 || len(r.Services) > maxServices {
 		return fmt.Errorf("a request names 1 to %d services, not %d", maxServices, len(r.Services))
@@ -134,6 +157,9 @@ func (r Request) checkServices() error {
 	size := fixedLen
 	if !r.First.IsZero() {
 		size += firstLen
+	}
+	if r.LetIn.IsValid() {
+		size += letInLen
 	}
 	for i, s := range r.Services {
 		if !s.Valid() {
@@ -162,6 +188,9 @@ func (r Request) append(b []byte) []byte {
 	if !r.First.IsZero() {
 		flags = continuedBit
 	}
+	if r.LetIn.IsValid() {
+		flags |= letInBit
+	}
 	b = append(b, version, byte(r.Type), flags, byte(len(r.Services)))
 	b = append(b, r.ID[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Time.UnixNano()))
@@ -169,6 +198,9 @@ func (r Request) append(b []byte) []byte {
 	b = appendAddr(b, r.Source)
 	for _, s := range r.Services {
 		b = appendService(b, s)
+	}
+	if r.LetIn.IsValid() {
+		b = append(appendAddr(b, r.LetIn.Addr()), byte(r.LetIn.Bits()))
 	}
 	if !r.First.IsZero() {
 		b = binary.BigEndian.AppendUint64(b, uint64(r.First.UnixNano()))
@@ -222,7 +254,7 @@ func parseRequest(b []byte) (Request, error) {
 	if r.Type != TypeOpen && r.Type != TypeClose {
 		return Request{}, malformed("unknown type")
 	}
-	if b[2]&^continuedBit != 0 {
+	if b[2]&^(continuedBit|letInBit) != 0 {
 		return Request{}, malformed("unknown flags")
 	}
 	r.Time = time.Unix(0, int64(binary.BigEndian.Uint64(b[20:28])))
@@ -240,12 +272,36 @@ func parseRequest(b []byte) (Request, error) {
 		return Request{}, err
 	}
 	r.Services = services
-	if b[2] == continuedBit {
+	if b[2]&letInBit != 0 {
+		if r.LetIn, rest, err = parseLetIn(rest, len(services)); err != nil {
+			return Request{}, err
+		}
+	}
+	if b[2]&continuedBit != 0 {
 		if r.First, err = parseFirst(rest, r.Time); err != nil {
 			return Request{}, err
 		}
 	}
 	return r, nil
+}
+
+// parseLetIn returns the network at the start of b, and what follows it.
+func parseLetIn(b []byte, services int) (netip.Prefix, []byte, error) {
+	if len(b) < letInLen || services > letInServices {
+		return netip.Prefix{}, nil, malformed("the network runs past the end, or has too many services before it")
+	}
+	p, ok := parseNetwork(b)
+	if !ok {
+		return netip.Prefix{}, nil, malformed("no network that can be let in")
+	}
+	return p, b[letInLen:], nil
+}
+
+// parseNetwork parses an address and a length. Each network has one encoding.
+func parseNetwork(b []byte) (netip.Prefix, bool) {
+	a, ok := parseAddr(b[:16])
+	p := netip.PrefixFrom(a, int(b[16]))
+	return p, ok && service.CheckNetwork(p) == nil
 }
 
 // parseFirst returns the time at the start of b, which must be before that of the packet.

@@ -34,12 +34,41 @@ func badRequests() map[string][]byte {
 		p[2] = continuedBit
 		return append(p, 0, 0, 0, 0, 0, 0, 0)
 	}
+	eight := func() []byte {
+		p := services(8, []byte("\x01a\x01b\x01c\x01d\x01e\x01f\x01g\x01h")...)
+		p[2] = letInBit
+		return append(appendAddr(p, netip.MustParseAddr("198.51.100.0")), 24)
+	}
+	letIn := func(address string, bits byte) []byte {
+		p := good.append(nil)
+		p[2] = letInBit
+		return append(appendAddr(p, netip.MustParseAddr(address)), bits)
+	}
 	return map[string][]byte{
+		"let-in-everything":    letIn("0.0.0.0", 0),
+		"let-in-everything-6":  letIn("::", 0),
+		"let-in-wide":          letIn("128.0.0.0", 7),
+		"let-in-wide-6":        letIn("2001::", 31),
+		"let-in-no-network":    letIn("2001:db8::", 80),
+		"let-in-long":          letIn("198.51.100.7", 33),
+		"let-in-long-6":        letIn("2001:db8::7", 129),
+		"let-in-host-bits":     letIn("198.51.100.7", 24),
+		"let-in-host-bits-6":   letIn("2001:db8::7", 64),
+		"let-in-loopback":      letIn("127.0.0.1", 32),
+		"let-in-loopback-6":    letIn("::1", 128),
+		"let-in-link-local":    letIn("169.254.1.0", 24),
+		"let-in-link-local-6":  letIn("fe80::", 64),
+		"let-in-multicast":     letIn("224.0.0.0", 8),
+		"let-in-multicast-6":   letIn("ff02::1", 128),
+		"let-in-mapped":        letIn("198.51.100.7", 128),
+		"let-in-holds-mapped":  letIn("::", 64),
+		"let-in-truncated":     letIn("198.51.100.0", 24)[:len(good.append(nil))+16],
+		"let-in-eight":         eight(),
 		"version-0":            set(0, 0),
 		"version-2":            set(0, 2),
 		"type-0":               set(1, 0),
 		"type-3":               set(1, 3),
-		"flags":                set(2, 2),
+		"flags":                set(2, 4),
 		"count-0":              set(3, 0),
 		"count-9":              services(9, []byte("\x01a\x01b\x01c\x01d\x01e\x01f\x01g\x01h\x01i")...),
 		"close-with-for":       encode(func(r *Request) { r.Type = TypeClose }),
@@ -99,6 +128,13 @@ func TestSealRefuses(t *testing.T) {
 		"first too long": func(r *Request, _ *Sender) {
 			r.First, r.Services = r.Time.Add(-time.Minute),
 				[]service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 7)}}
+		},
+		"everybody":  func(r *Request, _ *Sender) { r.LetIn = netip.MustParsePrefix("0.0.0.0/0") },
+		"host bits":  func(r *Request, _ *Sender) { r.LetIn = netip.MustParsePrefix("198.51.100.7/24") },
+		"mapped":     func(r *Request, _ *Sender) { r.LetIn = netip.MustParsePrefix("::ffff:198.51.100.7/128") },
+		"no network": func(r *Request, _ *Sender) { r.LetIn = netip.PrefixFrom(netip.MustParseAddr("192.0.2.1"), 60) },
+		"eight let in": func(r *Request, _ *Sender) {
+			r.Services, r.LetIn = ports(1, 8), netip.MustParsePrefix("198.51.100.0/24")
 		},
 		"no time":            func(r *Request, _ *Sender) { r.Time = time.Time{} },
 		"far time":           func(r *Request, _ *Sender) { r.Time = time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC) },

@@ -220,6 +220,13 @@ func (v vector) addr(t testing.TB, name string) netip.Addr {
 	return netip.MustParseAddr(s)
 }
 
+func (v vector) letIn(t testing.TB) netip.Prefix {
+	if _, ok := v["let in"]; !ok {
+		return netip.Prefix{}
+	}
+	return netip.MustParsePrefix(v.one(t, "let in"))
+}
+
 func (v vector) gates(t testing.TB) []keys.GateKey {
 	var gates []keys.GateKey
 	for _, s := range v["gate key"] {
@@ -261,6 +268,7 @@ func (v vector) request(t testing.TB) Request {
 	if _, ok := v["first"]; ok {
 		r.First = v.time(t, "first")
 	}
+	r.LetIn = v.letIn(t)
 	for _, text := range v["service"] {
 		s := lab.Value(service.ParseService(text))(t)
 		r.Services = append(r.Services, s)
@@ -273,6 +281,7 @@ func (v vector) receipt(t testing.TB) Receipt {
 	if _, ok := v["again"]; ok {
 		r.Again = v.time(t, "again")
 	}
+	r.LetIn = v.letIn(t)
 	for _, text := range v["service"] {
 		r.Services = append(r.Services, parseGrantingText(t, text))
 	}

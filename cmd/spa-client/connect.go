@@ -140,7 +140,7 @@ func (k *knock) unreached(a client.Answer, err error) error {
 		More: []string{"likely: the service is not running, or a firewall on the gateway or on the way blocks the port"}}
 	if a.Receipt != nil && a.Receipt.Source.IsValid() {
 		exit.More = append(exit.More, fmt.Sprintf("%s let in %v: connections from another address (a VPN, a NAT with "+
-			"several) do not get in", k.plan.Profile.Name, a.Receipt.Source))
+			"several) do not get in", k.plan.Profile.Name, service.NetworkText(a.LetIn())))
 	}
 	return exit
 }

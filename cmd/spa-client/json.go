@@ -19,6 +19,7 @@ type answerJSON struct {
 	Verdict  string        `json:"verdict"` // open, closed, refused, sent, over, no answer
 	Reason   string        `json:"reason,omitempty"`
 	Source   *netip.Addr   `json:"source,omitempty"` // the granted address
+	LetIn    string        `json:"let_in,omitempty"` // with --let-in: the network or address that was let in
 	Own      *netip.Addr   `json:"own,omitempty"`    // the address that packets to the gateway leave from
 	Services []serviceJSON `json:"services"`
 	Ahead    float64       `json:"gateway_clock_ahead_seconds"`
@@ -47,6 +48,9 @@ func (k *knock) answerJSON(a client.Answer) answerJSON {
 		}
 		if a.Receipt.Source.IsValid() {
 			out.Source = &a.Receipt.Source
+		}
+		if a.Receipt.LetIn.IsValid() {
+			out.LetIn = service.NetworkText(a.Receipt.LetIn)
 		}
 		if a.Receipt.Status == spa.ReasonTooEarly {
 			out.Again = &a.Receipt.Again
@@ -78,6 +82,7 @@ type routeJSON struct {
 	Services []string         `json:"services"`
 	Seconds  float64          `json:"seconds,omitempty"`
 	Source   string           `json:"source"` // observed, or the stated address
+	LetIn    string           `json:"let_in,omitempty"`
 	To       []netip.AddrPort `json:"to"`
 }
 
@@ -88,6 +93,9 @@ func (k *knock) describeJSON(cmd *cobra.Command) error {
 			Seconds: c.For.Seconds(), Source: "observed", To: r.To}
 		if r.Source.IsValid() {
 			out.Source = r.Source.String()
+		}
+		if c.LetIn.IsValid() {
+			out.LetIn = service.NetworkText(c.LetIn)
 		}
 		for _, s := range c.Services {
 			out.Services = append(out.Services, s.String())

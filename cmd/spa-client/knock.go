@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -27,6 +28,7 @@ type knock struct {
 	patient bool // waits for a gateway that has just started, beyond the usual timeout
 	dryRun  bool
 	json    bool
+	letIn   networkFlag
 	plan    *client.Plan
 	shown   *waiting
 }
@@ -61,6 +63,26 @@ func (s *sourceFlag) Set(text string) (err error) {
 
 // Type returns the value's name in the help text.
 func (s *sourceFlag) Type() string { return "ADDRESS" }
+
+// networkFlag is a network or an address given as a flag.
+type networkFlag struct{ netip.Prefix }
+
+// String is empty without a network.
+func (n *networkFlag) String() string {
+	if !n.IsValid() {
+		return ""
+	}
+	return service.NetworkText(n.Prefix)
+}
+
+// Set parses a network.
+func (n *networkFlag) Set(text string) (err error) {
+	n.Prefix, err = service.ParseNetwork(text)
+	return err
+}
+
+// Type returns the value's name in the help text.
+func (n *networkFlag) Type() string { return "ADDRESS[/LENGTH]" }
 
 // serviceArgs checks that there are arguments and that each can be a service.
 func serviceArgs(_ *cobra.Command, args []string) error {
@@ -142,7 +164,8 @@ func (k *knock) command(cmd *cobra.Command, t spa.Type, args []string,
 	if err != nil {
 		return nil, none, err
 	}
-	c := client.Command{Type: t, Services: services, For: d, Source: k.source.Source, Timeout: k.timeout}
+	c := client.Command{Type: t, Services: services, For: d, Source: k.source.Source, Timeout: k.timeout,
+		LetIn: k.letIn.Prefix}
 	k.heed(cmd, profile.Name, &c)
 	return profile, c, nil
 }

@@ -32,6 +32,10 @@ none: the gateway uses the address that it sees; an IP address states that one;
 "stun:HOST" asks that STUN server. If the stated address is not the one that the gateway
 sees, the gateway stays silent.
 
+--let-in opens the services for another address or a whole network, as far as the client's
+file at the gateway allows that: a network around this machine's address, for an address
+that changes within it, or another machine's address. Everybody there gets in.
+
 A gateway that has just started accepts no knocks for its window (30s by default): open
 keeps trying until it does, if --timeout allows.
 
@@ -42,6 +46,7 @@ time is over, or at once with spa-client close.`,
 		Example: `  spa-client open ssh --host gw
   spa-client open ssh web --host gw --for 10m --wait
   spa-client open vpn --host gw --for 1h --renew
+  spa-client open ssh --host gw --let-in 198.51.100.0/24
   spa-client open tcp/8443 --host gw --dry-run`,
 		Args: serviceArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -51,6 +56,7 @@ time is over, or at once with spa-client close.`,
 	}
 	k.flags(cmd)
 	cmd.Flags().Var(&duration, "for", "how long, such as 30s or 1h30m (default: the service's own)")
+	cmd.Flags().Var(&k.letIn, "let-in", "`ADDRESS[/LENGTH]` to open for, in place of this machine's address")
 	cmd.Flags().BoolVar(&k.wait, "wait", false, "return only when the port accepts TCP connections")
 	cmd.Flags().BoolVar(&k.renew, "renew", false, "stay and keep them open until interrupted")
 	return cmd

@@ -108,10 +108,11 @@ func (k *knock) label(a client.Answer, i int, service service.Service) string {
 }
 
 func forSource(a client.Answer) string {
-	if a.Receipt == nil || !a.Receipt.Source.IsValid() {
+	n := a.LetIn()
+	if !n.IsValid() {
 		return ""
 	}
-	return " for " + a.Receipt.Source.String()
+	return " for " + service.NetworkText(n)
 }
 
 // rounded formats a duration, rounded to the second if it is at least that long.
@@ -227,6 +228,9 @@ func (a *app) advice(p *keys.Profile, asked []service.Service, reason spa.Status
 		return fmt.Sprintf("ask the gateway's administrator to allow it for the client %s", p.Client)
 	case spa.ReasonSourceRequired:
 		return "state this machine's public address: --source ADDRESS; behind NAT ask the gateway's administrator"
+	case spa.ReasonNetwork:
+		return fmt.Sprintf("a network has to be around this machine's address, as the gateway sees it; the gateway's "+
+			"administrator allows more for the client %s: spa-keygen set %[1]s widest4=24 (or widest6, delegate)", p.Client)
 	case spa.ReasonNotNow:
 		return "try again at an allowed time, or ask the gateway's administrator for other hours"
 	case spa.ReasonTooManyGrants, spa.ReasonTooManyPorts:
@@ -280,6 +284,9 @@ func (k *knock) suspects(r client.Route) (first string, more []string) {
 		"clock off (here it is " + time.Now().UTC().Format(time.DateTime) + " UTC)",
 		"key revoked",
 		"gateway down, or started less than 30s ago",
+	}
+	if k.plan.Command.LetIn.IsValid() {
+		causes = append(causes, "an earlier version of the gateway, which does not know --let-in")
 	}
 	if r.Source.IsValid() {
 		causes = append([]string{"the gateway sees another address than " + r.Source.String() +
@@ -335,6 +342,9 @@ func (k *knock) describeRoute(w io.Writer, r client.Route) {
 	fmt.Fprintf(w, "%s (%s), as its client %s:\n", p.Name, r.Family(), p.Client)
 	fmt.Fprintf(w, "  request  %s %s%s\n", c.Type, k.services(), length)
 	fmt.Fprintf(w, "  source   %s\n", source)
+	if c.LetIn.IsValid() {
+		fmt.Fprintf(w, "  let in   %s\n", service.NetworkText(c.LetIn))
+	}
 	fmt.Fprintf(w, "  to       %s, UDP, one packet of %d to %d bytes, retried until it is answered, for at most %s\n",
 		list(r.To, netip.AddrPort.String), spa.MinLen, spa.MaxLen, rounded(c.Timeout))
 }

@@ -64,6 +64,9 @@ func (m *making) settings(cmd *cobra.Command, now time.Time) []string {
 	}
 	add("when", "when", strings.Join(m.terms.when, ","))
 	add("from", "from", strings.Join(m.terms.from, ","))
+	add("widest4", "widest4", fmt.Sprint(m.terms.widest4))
+	add("widest6", "widest6", fmt.Sprint(m.terms.widest6))
+	add("delegate", "delegate", strings.Join(m.terms.delegate, ","))
 	add("max-for", "max_for", m.terms.maxFor)
 	add("require-source", "require_source", fmt.Sprint(m.terms.requireSource))
 	expires := m.terms.expires

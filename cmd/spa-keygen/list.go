@@ -67,6 +67,9 @@ type description struct {
 	Allow         []string   `json:"allow"`
 	From          []string   `json:"from,omitempty"`
 	Deny          []string   `json:"deny,omitempty"`
+	Widest4       int        `json:"widest4,omitempty"`
+	Widest6       int        `json:"widest6,omitempty"`
+	Delegate      []string   `json:"delegate,omitempty"`
 	When          []string   `json:"when,omitempty"`
 	MaxFor        string     `json:"max_for,omitempty"`
 	RequireSource bool       `json:"require_source"`
@@ -89,6 +92,10 @@ func describe(c *keys.Client, uses usesOf, now time.Time) description {
 	}
 	for _, prefix := range c.Deny {
 		d.Deny = append(d.Deny, prefix.String())
+	}
+	d.Widest4, d.Widest6 = c.Widest4, c.Widest6
+	for _, network := range c.Delegate {
+		d.Delegate = append(d.Delegate, service.NetworkText(network))
 	}
 	if c.MaxFor > 0 {
 		d.MaxFor = service.FormatDuration(c.MaxFor)

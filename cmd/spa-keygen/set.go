@@ -44,7 +44,8 @@ func newSet(dir *string) *cobra.Command {
 running spa-server applies them at once. KEY= removes a setting, so that its default holds.
 Comments and all other lines stay as they are.
 
-Keys: allow, from, deny, when (lists: a,b), expires, max_for, require_source, recovery.
+Keys: allow, from, deny, delegate, when (lists: a,b), widest4, widest6, expires, max_for,
+require_source, recovery.
 
 It exits with 0 whether or not something had to be changed, and prints which: with --json
 as "changed".`,

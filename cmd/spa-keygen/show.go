@@ -67,6 +67,13 @@ func (d description) rows() [][2]string {
 	}
 	add("from", strings.Join(d.From, ", "))
 	add("deny", strings.Join(d.Deny, ", "))
+	if d.Widest4 > 0 {
+		add("widest4", fmt.Sprint(d.Widest4))
+	}
+	if d.Widest6 > 0 {
+		add("widest6", fmt.Sprint(d.Widest6))
+	}
+	add("delegate", strings.Join(d.Delegate, ", "))
 	add("when", strings.Join(d.When, ", "))
 	maxFor := d.MaxFor
 	if len(d.limits) > 0 {

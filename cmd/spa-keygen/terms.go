@@ -19,6 +19,9 @@ import (
 // terms are the limits of a new client, as given on the command line.
 type terms struct {
 	when, from      []string
+	delegate        []string
+	widest4         int
+	widest6         int
 	expires, maxFor string
 	requireSource   bool
 }
@@ -28,6 +31,11 @@ func (t *terms) flags(cmd *cobra.Command) {
 	flags.StringSliceVar(&t.when, "when", nil, "`SPAN`s of days and hours in which it may open, by the gateway's clock: "+
 		"\"mon-fri 08:00-18:00\"")
 	flags.StringSliceVar(&t.from, "from", nil, "`NETWORK`s that it may knock from: 203.0.113.0/24")
+	flags.IntVar(&t.widest4, "widest4", 0, "the widest IPv4 network around its own address that it may let in, as a "+
+		"`LENGTH` of a prefix: 24")
+	flags.IntVar(&t.widest6, "widest6", 0, "the same for IPv6, as a `LENGTH`: 56")
+	flags.StringSliceVar(&t.delegate, "delegate", nil, "`NETWORK`s that it may let in wherever it knocks from: "+
+		"203.0.113.0/24")
 	flags.StringVar(&t.expires, "expires", "", "`TIME` when the key expires: 12h, 90d, 2027-01-31 (when that day begins, "+
 		"local time), or 2027-01-31T18:00:00Z")
 	flags.StringVar(&t.maxFor, "max-for", "", "the longest `DURATION` that it may open for: 10m")
@@ -38,7 +46,8 @@ func (t *terms) flags(cmd *cobra.Command) {
 // apply parses the terms into the client.
 func (t *terms) apply(c *keys.Client, now time.Time) error {
 	c.RequireSource = t.requireSource
-	return errors.Join(t.readWhen(c), t.readFrom(c), t.readExpires(c, now), t.readMaxFor(c))
+	return errors.Join(t.readWhen(c), t.readFrom(c), t.readNetworks(c), t.readExpires(c, now),
+		t.readMaxFor(c))
 }
 
 func (t *terms) readWhen(c *keys.Client) (err error) {
@@ -58,6 +67,19 @@ func (t *terms) readFrom(c *keys.Client) error {
 		c.From = append(c.From, prefix)
 	}
 	return nil
+}
+
+func (t *terms) readNetworks(c *keys.Client) error {
+	for _, text := range t.delegate {
+		network, err := service.ParseNetwork(text)
+		if err != nil {
+			return misuseOf(fmt.Sprintf("--delegate %q", text), err)
+		}
+		c.Delegate = append(c.Delegate, network)
+	}
+	c.Widest4, c.Widest6 = t.widest4, t.widest6
+	return errors.Join(misuseOf(fmt.Sprintf("--widest4 %d", t.widest4), keys.CheckWidest4(t.widest4)),
+		misuseOf(fmt.Sprintf("--widest6 %d", t.widest6), keys.CheckWidest6(t.widest6)))
 }
 
 func (t *terms) readMaxFor(c *keys.Client) (err error) {

@@ -112,6 +112,6 @@ func endedLine(g control.Grant, now time.Time) string {
 	if len(g.Ports) > 0 {
 		ports = fmt.Sprintf(" (%s)", strings.Join(g.Ports, ", "))
 	}
-	return fmt.Sprintf("%s %s%s for %s, which was open until %s", g.Client, g.Service, ports, g.Source,
+	return fmt.Sprintf("%s %s%s for %s, which was open until %s", g.Client, g.Service, ports, g.Whom(),
 		cli.Clock(g.Until, now))
 }

@@ -204,7 +204,7 @@ func lastGrantText(s *control.Status) string {
 		return "; none since the start"
 	}
 	return fmt.Sprintf("; the last at %s: %s to %s for %s", cli.Clock(s.LastGrant.Since, s.Now), s.LastGrant.Service,
-		s.LastGrant.Client, s.LastGrant.Source)
+		s.LastGrant.Client, s.LastGrant.Whom())
 }
 
 // capturedLines prints the packets received, and the reasons for which packets were ignored.

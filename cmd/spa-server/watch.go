@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/keys/service"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/live"
 )
@@ -97,8 +98,11 @@ func decisionLine(d control.Decision) string {
 	switch {
 	case d.From.IsValid():
 		words = append(words, "from "+d.From.String())
+		if d.LetIn.IsValid() {
+			words = append(words, "for "+service.NetworkText(d.LetIn))
+		}
 	case d.Source.IsValid():
-		words = append(words, "for "+d.Source.String())
+		words = append(words, "for "+d.Whom())
 	}
 	if len(d.Until) > 0 {
 		words = append(words, "until "+cli.Clock(d.Until[0], d.Time))

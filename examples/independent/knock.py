@@ -125,10 +125,21 @@ def from_sixteen(raw):
     rule(ip.version == 6 or int(ip), "0.0.0.0 is no address")
     return ip if int(ip) else None
 
-def encode(kind, request_id, stamp, millis, source, asked, first=None):
-    head = struct.pack(">4B16sqI", 1, kind, first is not None, len(asked), request_id, stamp, millis)
+NEVER = [*map(ipaddress.ip_network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3",
+                                     "::/64", "fe80::/10", "ff00::/8"))]
+
+def network(text):  # that can be let in: section 5
+    n = ipaddress.ip_network(text)
+    lengths = range(8, 33) if n.version == 4 else (*range(32, 65), 128)
+    rule(n.prefixlen in lengths and not any(n.version == x.version and n.overlaps(x) for x in NEVER), "no such network")
+    return n
+
+def encode(kind, request_id, stamp, millis, source, asked, first=None, let_in=None):
+    flags = (first is not None) + 2 * (let_in is not None)
+    head = struct.pack(">4B16sqI", 1, kind, flags, len(asked), request_id, stamp, millis)
+    tail = sixteen(let_in.network_address) + bytes([let_in.prefixlen]) if let_in else b""
     parts = [bytes([len(s)]) + s.encode() if type(s) is str else struct.pack(">BH", 0x80 | s[0], s[1]) for s in asked]
-    return b"".join([head, sixteen(source), *parts, b"" if first is None else struct.pack(">q", first)])
+    return b"".join([head, sixteen(source), *parts, tail, b"" if first is None else struct.pack(">q", first)])
 
 def seal(k, request, fresh=None, padding=None):
     if fresh is None:
@@ -144,8 +155,12 @@ def open_receipt(k, packet, datagram):  # an error if the datagram is not the re
     rule(len(datagram) == len(packet) and hmac.compare_digest(want, datagram[-32:]), "not the receipt")
     body = xchacha20(k["receipt cipher"], datagram[:24], datagram[24:-32])[:112]
     version, status, count, stamp, source = struct.unpack_from(">3Bq16s", body)
+    wide, count = count >> 7, count & 0x7F
+    rule(not wide or status == 1 and count < 8, "malformed")
     rule(version == 1 and count in {1: range(1, 9), 2: range(9)}.get(status, range(status > 15)), "malformed")
     r, at = {"status": status, "time": stamp, "source": from_sixteen(source), "service": []}, 27
+    if wide:
+        r["let in"], at = network((r["source"], body[at])), at + 1
     if status == 28:
         r["again"], = struct.unpack_from(">q", body, at)
     for _ in range(count):
@@ -190,7 +205,8 @@ def knock(k, c, family, to, stated, until):
         if moments and passed >= moments[0]:
             now, moments = time.time_ns(), moments[1:]
             late = now - first > 25 * 10**9  # the server needs to be told when the command began from 30 s on
-            request = encode(1 + c.close, request_id, now, c.millis, stated, c.services, first if late else None)
+            request = encode(1 + c.close, request_id, now, c.millis, stated, c.services, first if late else None,
+                             c.let_in)
             if len(request) <= 96:  # else there is no room to say when the command began
                 sent.append(seal(k, request))
                 with suppress(OSError):
@@ -212,22 +228,27 @@ def report(c, r, stated, first, arrived):  # returns the exit status that a rece
     if (status, len(told)) not in ((1, len(c.asked)), (2, len(c.asked)), (2, 0)) or c.close != (status == 2):
         print("knock.py: the server's receipt does not fit the request", file=sys.stderr)
         return 1
+    if r.get("let in") != (None if c.close else c.let_in):
+        print("knock.py: the server let in another network than was asked for", file=sys.stderr)
+        return 1
     for what, (millis, _, _) in zip(c.asked, told or [(0, 0, 0)] * len(c.asked)):
         off = min(0, r["time"] - first) or max(0, r["time"] - arrived)
         end = time.strftime("until %FT%T%z", time.localtime((r["time"] + millis * 10**6 - off) / 1e9))
-        print("closed" if c.close else "granted", what, "for", r["source"] or stated, "" if c.close else end)
+        print("closed" if c.close else "granted", what, "for", r.get("let in") or r["source"] or stated, "" if c.close else end)
     return 0
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--close", action="store_true"), p.add_argument("--source")
+    p.add_argument("--close", action="store_true"), p.add_argument("--source"), p.add_argument("--let-in", default="")
     p.add_argument("--for", dest="millis", type=int, default=0), p.add_argument("--timeout", type=float, default=10)
     p.add_argument("token"), p.add_argument("asked", nargs="+", metavar="service")
     c = p.parse_args()
     try:
-        c.services = [service(s) for s in c.asked]
+        c.services, c.let_in = [service(s) for s in c.asked], network(c.let_in) if c.let_in else None
+        rule(not c.let_in or len(c.services) < 8, "too many services")
+        longest = encode(1, bytes(16), 0, 0, None, c.services, None, c.let_in)
         rule(0 <= c.millis < 2**32 and not (c.millis and c.close) and 0 < c.timeout < 10**6, "bad --for or --timeout")
-        rule(len(set(c.services)) == len(c.services) < 9 and len(encode(1, bytes(16), 0, 0, None, c.services)) <= 96,
+        rule(len(set(c.services)) == len(c.services) < 9 and len(longest) <= 96,
              "too many services, or one twice")
         choice(c.source or "")
     except ValueError as e:

@@ -61,8 +61,10 @@ def check_receipt(v):
     r = knock.open_receipt(k, request, datagram)
     services = [" ".join([str(millis), *map(text_of, told), *["more"][:more], *["started"][:r["started"] >> i & 1]])
                 for i, (millis, told, more) in enumerate(r["service"])]
-    same("receipt", [r["status"], r["time"], str(r["source"] or "none"), r.get("again"), services],
+    let_in = str(r.get("let in"))
+    same("receipt", [r["status"], r["time"], str(r["source"] or "none"), r.get("again"), let_in, services],
          [int(v["status"][0]), int(v["time"][0]), v["source"][0], int(v["again"][0]) if "again" in v else None,
+          v.get("let in", ["None"])[0],
           v.get("service", [])])
 
 
@@ -93,7 +95,7 @@ def open_packet(v):
 
 def parse_request(body):
     version, kind, flags, count, request_id, stamp, millis, source = struct.unpack_from(">4B16sqI16s", body)
-    at, services, first = 48, [], None
+    at, services, first, let_in = 48, [], None, None
     for _ in range(count):
         n = body[at] if at < len(body) else 0
         size = 3 if n & 0x80 else 1 + n
@@ -103,13 +105,16 @@ def parse_request(body):
                         if n & 0x80 else name)
         knock.service(services[-1])
         at += size
-    if flags == 1:
+    if flags & 2:
+        knock.rule(len(body) >= at + 17 and count < 8, "cut off, or too many services")
+        let_in, at = knock.network((knock.from_sixteen(body[at:at + 16]), body[at + 16])), at + 17
+    if flags & 1:
         first, = struct.unpack_from(">q", body, at)
         knock.rule(first < stamp, "the first is not before this one")
-    knock.rule(version == 1 and kind in (1, 2) and flags in (0, 1) and 1 <= count <= 8, "a bad head")
+    knock.rule(version == 1 and kind in (1, 2) and flags < 4 and 1 <= count <= 8, "a bad head")
     knock.rule(len(set(services)) == count and not (kind == 2 and millis), "a service twice, or a close with a time")
     return {"type": {1: "open", 2: "close"}[kind], "request id": request_id, "time": stamp, "for": millis,
-            "source": knock.from_sixteen(source), "service": services, "first": first}
+            "source": knock.from_sixteen(source), "service": services, "first": first, "let in": let_in}
 
 
 def check_packet(v):
@@ -119,11 +124,12 @@ def check_packet(v):
     for name in set(k) & set(v) - {"server id", "client id"}:
         same(name, k[name].hex(), v[name][0])
     if verdict == "ok":
-        want = [v[n][0] for n in ("type", "request id", "time", "for", "source")] + [v["service"], v.get("first", ["None"])]
+        want = [v[n][0] for n in ("type", "request id", "time", "for", "source")]
+        want += [v["service"], v.get("first", ["None"]), v.get("let in", ["None"])]
         same("request", [r["type"], r["request id"].hex(), str(r["time"]), str(r["for"]), str(r["source"] or "none"),
-                         r["service"], [str(r["first"])]], want)
+                         r["service"], [str(r["first"])], [str(r["let in"])]], want)
         encoded = knock.encode({"open": 1, "close": 2}[r["type"]], r["request id"], r["time"], r["for"], r["source"],
-                               [knock.service(s) for s in r["service"]], r["first"])
+                               [knock.service(s) for s in r["service"]], r["first"], r["let in"])
         same("encoding", encoded.hex(), v["plaintext"][0])
     if verdict in ("ok", "malformed", "stale", "revoked", "retired"):
         packet, plain, fresh = (bytes.fromhex(v[n][0]) for n in ("packet", "plaintext", "fresh"))

@@ -90,6 +90,9 @@ func (e Event) Of(k *spa.Knock) Event {
 // Answer returns e with its receipt, dated at the event's time and addressed to the packet's sender.
 func (e Event) Answer(r spa.Receipt) Event {
 	r.Time, r.Source = e.Time, e.From.Addr()
+	if r.LetIn.IsValid() {
+		r.Source = r.LetIn.Addr()
+	}
 	e.Receipt = r
 	return e
 }
@@ -116,6 +119,9 @@ func (e Event) attrs() []slog.Attr {
 		slog.Any("services", serviceNames(request.Services)),
 		slog.String("request", hex.EncodeToString(request.ID[:])),
 		slog.Time("stamp", request.Time),
+	}
+	if request.LetIn.IsValid() {
+		attrs = append(attrs, slog.String("let_in", service.NetworkText(request.LetIn)))
 	}
 	if e.Receipt.Status == spa.Granted {
 		attrs = append(attrs, slog.Any("until", untils(e.Receipt)))

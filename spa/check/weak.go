@@ -50,13 +50,16 @@ func checkWeak(c *config.Config, h *host) []Finding {
 
 // checkWeakKeys reports what weakens the keys of clients that are not revoked.
 func checkWeakKeys(gates keys.Gates, registry *keys.Registry, now time.Time) []Finding {
-	var observed, overlap []string
+	var observed, overlap, wide []string
 	for _, client := range registry.Clients() {
 		if !client.Revoked.IsZero() {
 			continue
 		}
 		if !client.RequireSource {
 			observed = append(observed, client.Name)
+		}
+		if client.Widest4 != 0 || client.Widest6 != 0 || len(client.Delegate) > 0 {
+			wide = append(wide, client.Name)
 		}
 		if p := client.Previous; p != nil && longer(p.Until.Sub(now), keys.ClientOverlap) {
 			overlap = append(overlap, client.Name)
@@ -69,6 +72,14 @@ func checkWeakKeys(gates keys.Gates, registry *keys.Registry, now time.Time) []F
 			Text: fmt.Sprintf("not set for %s: an attacker who intercepts a packet that states no address can send it on "+
 				"from another and be let in", audit.Few(observed, 5)),
 			Advice: "# set require_source = true for clients that have a public address of their own",
+		})
+	}
+	if len(wide) > 0 {
+		found = append(found, Finding{
+			Severity: Warning, Subject: "widest4",
+			Text: fmt.Sprintf("or widest6 or delegate, is set for %s: everybody in a network that is let in reaches the port",
+				audit.Few(wide, 5)),
+			Advice: "# keep networks narrow; these take them away: spa-keygen set NAME widest4= widest6= delegate=",
 		})
 	}
 	if len(overlap) > 0 {

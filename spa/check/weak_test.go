@@ -20,6 +20,8 @@ var weakenings = map[string]struct {
 	subject string
 }{
 	"`require_source` not set for a client": {client: keys.Client{Allow: []string{"ssh"}}, subject: "require_source"},
+	"`widest4`, `widest6` or `delegate` of a client": {client: keys.Client{Allow: []string{"ssh"}, Widest4: 24},
+		subject: "widest4"},
 	"`window` longer than 30 s": {config: func(c *config.Config) { c.Window = time.Minute },
 		subject: "window"},
 	"`trusted_interfaces`": {config: func(c *config.Config) { c.Firewall.TrustedInterfaces = []string{"eth0"} },

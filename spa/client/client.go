@@ -89,6 +89,7 @@ type Command struct {
 	Services []service.Service
 	For      time.Duration // zero: the service's own; must be zero for a close
 	Source   Source        // zero: the profile's
+	LetIn    netip.Prefix  // the network or address to let in; zero: that of this machine
 	Timeout  time.Duration // for resolving, and again for the answer; zero: DefaultTimeout
 	// Patience is how much longer than Timeout to wait if a gateway has just started and says when it accepts knocks.
 	// The answer may then take Timeout once more.
@@ -180,11 +181,22 @@ type Answer struct {
 // another one: this machine's address is globally routable and different, or of the other family. Behind an ordinary
 // NAT, where it is private, this is unknown.
 func (a Answer) Translated() (netip.Addr, bool) {
-	if a.Receipt == nil || !a.Receipt.Source.IsValid() || !a.Route.Own.IsValid() || a.Receipt.Source == a.Route.Own {
+	if a.Receipt == nil || a.Receipt.LetIn.IsValid() || !a.Receipt.Source.IsValid() || !a.Route.Own.IsValid() || a.Receipt.Source == a.Route.Own {
 		return netip.Addr{}, false
 	}
 	in := a.Receipt.Source
 	return in, in.Is4() != a.Route.Own.Is4() || Routable(a.Route.Own)
+}
+
+// LetIn returns the network or address that the gateway let in, or the zero Prefix if no receipt says so.
+func (a Answer) LetIn() netip.Prefix {
+	switch {
+	case a.Receipt == nil || !a.Receipt.Source.IsValid():
+		return netip.Prefix{}
+	case a.Receipt.LetIn.IsValid():
+		return a.Receipt.LetIn
+	}
+	return netip.PrefixFrom(a.Receipt.Source, a.Receipt.Source.BitLen())
 }
 
 // Until returns when the grant of the i-th service ends, by this machine's clock. It is zero if no receipt says so.

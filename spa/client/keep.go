@@ -135,7 +135,8 @@ func (r *Round) shortest(c Command) time.Duration {
 // final reports whether waiting does not change a refusal.
 func final(s spa.Status) bool {
 	switch s {
-	case spa.ReasonTooManyGrants, spa.ReasonTooManyPerHour, spa.ReasonTooManyPorts, spa.ReasonNotNow, spa.ReasonFailed:
+	case spa.ReasonTooManyGrants, spa.ReasonTooManyPerHour, spa.ReasonTooManyPorts, spa.ReasonNotNow, spa.ReasonFailed,
+		spa.ReasonNetwork: // which is around another address than this machine has now
 		return false
 	}
 	return true

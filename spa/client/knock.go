@@ -279,7 +279,7 @@ func (a Answer) over() bool {
 func (c Command) matches(r spa.Receipt) bool {
 	switch n := len(r.Services); r.Status {
 	case spa.Granted:
-		return c.Type == spa.TypeOpen && n == len(c.Services)
+		return c.Type == spa.TypeOpen && n == len(c.Services) && r.LetIn == c.LetIn
 	case spa.Closed:
 		return c.Type == spa.TypeClose && (n == 0 || n == len(c.Services))
 	}

@@ -60,7 +60,7 @@ func (p *Plan) fits() error {
 // request returns the request for a route, stamped now.
 func (p *Plan) request(r Route, now time.Time) spa.Request {
 	return spa.Request{ID: r.ID, Type: p.Command.Type, Time: now, For: p.Command.For,
-		Source: r.Source, Services: p.Command.Services}
+		Source: r.Source, Services: p.Command.Services, LetIn: p.Command.LetIn}
 }
 
 // resolve returns a profile's addresses and the knock ports to use with them: the port in the address, or the
@@ -93,7 +93,7 @@ func unmapped(addrs []netip.Addr) []netip.Addr {
 }
 
 // route adds a route for each family that has an address and a route there, unless the stated source is of the other
-// family. It returns an error if none is left.
+// family, and only for that of the network to let in if there is one. It returns an error if none is left.
 func (p *Plan) route(ctx context.Context, gateways []netip.Addr, ports []uint16) error {
 	var trouble error
 	for _, is4 := range []bool{true, false} {
@@ -108,6 +108,7 @@ func (p *Plan) route(ctx context.Context, gateways []netip.Addr, ports []uint16)
 		}
 		p.Routes = append(p.Routes, r)
 	}
+	p.narrow()
 	if len(p.Routes) > 0 {
 		return nil
 	}
@@ -115,6 +116,19 @@ func (p *Plan) route(ctx context.Context, gateways []netip.Addr, ports []uint16)
 		trouble = fmt.Errorf("%q has no address", p.Profile.Address)
 	}
 	return trouble
+}
+
+// narrow leaves only the route of the family of the network to let in, if there is one: one request is enough, and in
+// the other family the network is not around this machine.
+func (p *Plan) narrow() {
+	n := p.Command.LetIn
+	if !n.IsValid() {
+		return
+	}
+	same := func(r Route) bool { return r.To[0].Addr().Is4() == n.Addr().Is4() }
+	if slices.ContainsFunc(p.Routes, same) { // otherwise the gateway may still let in another address from here
+		p.Routes = slices.DeleteFunc(p.Routes, func(r Route) bool { return !same(r) })
+	}
 }
 
 // routeFamily finds the route to the gateway's addresses of one family. All packets of a command must state the same

@@ -57,6 +57,7 @@ type Policy struct {
 	services []config.Service // sorted by name
 	limits   config.Limits
 	zone     *time.Location // of the hours
+	admits   bool           // grants are elements of the administrator's own sets
 	holdings Holdings
 	used     map[string]*allowance // by client name: only clients that were admitted once are here
 }
@@ -64,7 +65,8 @@ type Policy struct {
 // New returns the policy that c describes.
 func New(c *config.Config, holdings Holdings) *Policy {
 	return &Policy{services: c.Services, limits: c.Limits, zone: c.Location(), holdings: holdings,
-		used: make(map[string]*allowance)}
+		admits: c.Firewall.Mode == "admit",
+		used:   make(map[string]*allowance)}
 }
 
 // With returns the policy that c describes, to replace p: what clients have used of their limits stays used. Callers
@@ -103,12 +105,16 @@ func matches(prefixes []netip.Prefix, addr netip.Addr) bool {
 }
 
 // Authorize returns the grants for a spent open request, for all of its services or none. From is the address that
-// the packet came from; if it is link-local, with the index of its interface as its zone. Grants are counted from
+// the packet came from, and is let in unless the request names another network or address; if it is link-local, with the index of its interface as its zone. Grants are counted from
 // start, the time at which the request id was first admitted, so that a retry never lasts longer. If the client
 // already holds the same for longer, it keeps that. Every refusal is a *[Denial]. Grants are charged to the client's
 // limits.
 func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) ([]firewall.Grant, error) {
 	if err := p.entitled(k, now); err != nil {
+		return nil, err
+	}
+	peer, err := p.peer(k, from)
+	if err != nil {
 		return nil, err
 	}
 	grants := make([]firewall.Grant, 0, len(k.Services))
@@ -117,7 +123,10 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 		if err != nil {
 			return nil, err
 		}
-		to, ok := terms.toward(from)
+		if !terms.startsFor(peer) {
+			return nil, &Denial{Reason: spa.ReasonNetwork, Service: service.String()}
+		}
+		to, ok := terms.toward(peer.Source)
 		if !ok {
 			return nil, &Denial{Reason: spa.ReasonOtherFamily, Service: service.String()}
 		}
@@ -129,7 +138,9 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 		grants = append(grants, firewall.Grant{
 			Client:  k.Client.Name,
 			Service: service.String(),
-			Source:  from,
+			Source:  peer.Source,
+			Bits:    peer.Bits,
+			Lent:    peer.Lent,
 			Ports:   terms.ports,
 			To:      to,
 			Until:   now.Add(min(allowed, d-max(0, now.Sub(start)))),
@@ -180,7 +191,7 @@ func (p *Policy) Closable(k *spa.Knock, now time.Time) error {
 // Keeps reports whether the client, as its file is now, may keep a grant. A nil client may keep nothing.
 func (p *Policy) Keeps(c *keys.Client, g firewall.Grant, now time.Time) bool {
 	terms, ok := p.stillAllowed(c, g, now)
-	return ok && covered(g.Ports, terms.ports) && terms.reached(g) &&
+	return ok && covered(g.Ports, terms.ports) && terms.reached(g) && terms.startsFor(g.Peer()) &&
 		g.Until.Sub(now) <= terms.duration(terms.most, c.MaxFor) && p.inTime(c, terms, g, now)
 }
 
@@ -203,7 +214,7 @@ func (p *Policy) OfReplacedKey(c *keys.Client, g firewall.Grant, now time.Time) 
 }
 
 func (p *Policy) stillAllowed(c *keys.Client, g firewall.Grant, now time.Time) (terms, bool) {
-	if c == nil || !c.Revoked.IsZero() || expired(c, now) || permits(c, g.Source.WithZone("")) != nil {
+	if c == nil || !c.Revoked.IsZero() || expired(c, now) || !p.lets(c, g.Peer()) {
 		return terms{}, false
 	}
 	service, err := service.ParseService(g.Service)
@@ -292,7 +303,7 @@ func (p *Policy) tooMany(grants, held []firewall.Grant) error {
 }
 
 // same reports whether two grants of one client are for the same thing.
-func same(a, b firewall.Grant) bool { return a.Service == b.Service && a.Source == b.Source }
+func same(a, b firewall.Grant) bool { return a.Service == b.Service && a.Peer() == b.Peer() }
 
 // size returns how many entries of the kernel's table a grant takes.
 func size(g firewall.Grant) int {

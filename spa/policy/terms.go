@@ -19,6 +19,7 @@ type terms struct {
 	most   time.Duration    // for how long at most
 	within [][]service.Span // the hours: within all of these
 	at     []netip.Addr     // where the service is; none: at this host
+	runs   bool             // it runs a program
 }
 
 // reached reports whether a grant is for the addresses of the service.
@@ -85,7 +86,7 @@ func (p *Policy) find(wanted service.Service) (terms, error) {
 	for _, s := range p.services {
 		if s.Name == wanted.Name {
 			t := termsOf(s.Ports, s)
-			t.at = s.Addresses
+			t.at, t.runs = s.Addresses, s.Action.Any()
 			return t, nil
 		}
 	}

@@ -306,8 +306,15 @@ func narrowed(before, after *keys.Client, now time.Time) bool {
 	// A revocation that is taken back may be from a time when no server ran: packets sent before it stay refused.
 	return ended(after) && !ended(before) || !before.Revoked.IsZero() && after.Revoked.IsZero() ||
 		after.RequireSource && !before.RequireSource ||
-		less(before.From, after.From) ||
+		less(before.From, after.From) || lessLetIn(before, after) ||
 		slices.ContainsFunc(after.Deny, func(p netip.Prefix) bool { return !slices.Contains(before.Deny, p) })
+}
+
+// lessLetIn reports whether the client may let in less than it could.
+func lessLetIn(before, after *keys.Client) bool {
+	narrower := func(was, is int) bool { return was != 0 && (is == 0 || is > was) }
+	return narrower(before.Widest4, after.Widest4) || narrower(before.Widest6, after.Widest6) ||
+		slices.ContainsFunc(before.Delegate, func(p netip.Prefix) bool { return !slices.Contains(after.Delegate, p) })
 }
 
 // less reports whether a list of sources allows less than it did; an empty one allows all.

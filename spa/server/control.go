@@ -87,8 +87,11 @@ func shown(gs []firewall.Grant) []control.Grant {
 			last.Ports = append(last.Ports, ports...)
 			continue
 		}
-		list = append(list, control.Grant{Client: g.Client, Service: g.Service, Source: g.Source,
-			Ports: ports, Until: g.Until})
+		shown := control.Grant{Client: g.Client, Service: g.Service, Source: g.Source, Ports: ports, Until: g.Until}
+		if g.Bits > 0 {
+			shown.Network = g.Network()
+		}
+		list = append(list, shown)
 	}
 	return list
 }

@@ -43,6 +43,13 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool
 		return false
 	}
 	topics := []topic{ofKey(k.KeyID, everything), ofAddress(from)}
+	switch n := k.LetIn; {
+	case !n.IsValid():
+	case n.IsSingleIP():
+		topics = append(topics, ofAddress(n.Addr()))
+	default:
+		topics = append(topics, ofNetworks(n.Addr()))
+	}
 	for _, what := range append(service.Names(k.Services), s.ports(k.Services, somePort)...) {
 		topics = append(topics, ofKey(k.KeyID, what))
 	}
@@ -117,6 +124,16 @@ func ofKey(id keys.ID, what string) topic { return topicOf(id.String(), what) }
 
 // ofAddress identifies the floor of an address, for all clients: every key has an id.
 func ofAddress(a netip.Addr) topic { return topicOf("", a.Unmap().WithZone("").String()) }
+
+// ofNetworks identifies the floor of the networks that may have an address: none is wider than these bounds.
+func ofNetworks(a netip.Addr) topic {
+	widest := service.Widest6
+	if a = a.Unmap().WithZone(""); a.Is4() {
+		widest = service.Widest4
+	}
+	p, _ := a.Prefix(widest)
+	return topicOf("", p.String())
+}
 
 func topicOf(whose, what string) topic {
 	sum := sha256.Sum256([]byte(whose + "\x00" + what))

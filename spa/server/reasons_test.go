@@ -217,6 +217,12 @@ var denials = map[spa.Status]func(b *bench){
 		b.ask("ssh")
 		b.ask("ssh")
 	},
+	spa.ReasonNetwork: func(b *bench) {
+		b.enrol(func(c *keys.Client) { c.Widest4 = 25 })
+		r := b.ask("ssh")
+		r.ID, r.LetIn = spa.NewRequestID(), netip.MustParsePrefix("192.0.2.0/24")
+		b.take(r)
+	},
 	spa.ReasonOtherFamily: func(b *bench) {
 		b.rule(func(c *config.Config) { c.Services[0].Addresses = []netip.Addr{netip.MustParseAddr("2001:db8::5")} })
 		b.ask("ssh")

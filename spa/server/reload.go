@@ -230,7 +230,7 @@ func lost(before, after []firewall.Grant) []firewall.Grant {
 	var gone []firewall.Grant
 	for _, g := range before {
 		same := func(other firewall.Grant) bool {
-			return other.Client == g.Client && other.Service == g.Service && other.Source == g.Source
+			return other.Client == g.Client && other.Service == g.Service && other.Peer() == g.Peer()
 		}
 		if !slices.ContainsFunc(after, same) {
 			gone = append(gone, g)
@@ -278,13 +278,13 @@ func (s *Server) endUnkept(ctx context.Context, held []firewall.Grant, rekeyed m
 		if client != nil && !s.policy.Allows(client, g, now) {
 			s.takeAway(g.Client, client.IDs(), []string{g.Service}, now)
 		}
-		match := firewall.Match{Client: g.Client, Source: g.Source, Services: []string{g.Service}}
+		match := firewall.Match{Client: g.Client, Peer: g.Peer(), Services: []string{g.Service}}
 		if _, err := s.firewall.Revoke(ctx, match, now); err != nil {
 			s.log.Error("could not end a grant; it ends on time", "client", g.Client, "service", g.Service,
 				"until", g.Until, "error", err)
 			continue
 		}
-		s.log.Info("grant ended", "client", g.Client, "service", g.Service, "source", g.Source.String())
+		s.log.Info("grant ended", "client", g.Client, "service", g.Service, "source", g.Peer().String())
 		ended = append(ended, g)
 	}
 	s.feed.Revoked(ended, "it is no longer allowed", now)

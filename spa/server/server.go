@@ -80,13 +80,22 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	}
 	if err := s.firewall.Grant(ctx, grants, now); err != nil {
 		s.actions.Cancel(programs)
-		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
+		return s.ungranted(event, err)
 	}
 	s.actions.Commit(programs)
-	return s.conclude(event, audit.Granted, granted(grants, programs, now))
+	return s.conclude(event, audit.Granted, granted(knock.LetIn, grants, programs, now))
 }
 
-// closeGrants ends the client's own grants of the services for the address that it knocks from.
+// ungranted refuses what the firewall did not do.
+func (s *Server) ungranted(event audit.Event, err error) audit.Event {
+	if errors.Is(err, firewall.ErrOwn) {
+		return s.refuse(event, audit.Denied, spa.ReasonNetwork, err)
+	}
+	return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
+}
+
+// closeGrants ends the client's own grants of the services that let in the address that it knocks from, or any address
+// of the network that it names.
 func (s *Server) closeGrants(ctx context.Context, event audit.Event) audit.Event {
 	k := event.Knock
 	if err := s.policy.Closable(k, event.Time); err != nil {
@@ -95,7 +104,11 @@ func (s *Server) closeGrants(ctx context.Context, event audit.Event) audit.Event
 	if err := s.closed(k); err != nil {
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
 	}
-	match := firewall.Match{Client: k.Client.Name, Source: event.From.Addr(), Services: s.closing(event)}
+	of := reach(event)
+	match := firewall.Match{Client: k.Client.Name, Source: of.Addr(), Services: s.closing(event)}
+	if !of.IsSingleIP() {
+		match.Bits = uint8(of.Bits())
+	}
 	ended, err := s.firewall.Revoke(ctx, match, event.Time)
 	if err != nil {
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
@@ -115,7 +128,7 @@ func (s *Server) closing(event audit.Event) []string {
 	var within, beyond []string
 	for _, g := range s.firewall.GrantsOf(k.Client.Name, event.Time) { // one of many ranges comes in parts
 		switch {
-		case g.Source.WithZone("") != event.From.Addr():
+		case !g.Network().Overlaps(reach(event)):
 		case s.policy.Within(g, k.Services):
 			within = append(within, g.Service)
 		default:
@@ -148,7 +161,7 @@ func (s *Server) stillHeld(event audit.Event) bool {
 			continue // refused, closed, or over
 		}
 		if !slices.ContainsFunc(held, func(g firewall.Grant) bool {
-			return g.Service == service && g.Source.WithZone("") == event.Receipt.Source
+			return g.Service == service && g.Network() == letIn(event.Receipt)
 		}) {
 			return false
 		}
@@ -206,6 +219,23 @@ func (s *Server) answer(c *config.Config, p capture.Packet, event audit.Event) {
 	}
 }
 
+// reach returns what a request names: a network or address, or that of its sender.
+func reach(event audit.Event) netip.Prefix {
+	if event.Knock.LetIn.IsValid() {
+		return event.Knock.LetIn
+	}
+	from := event.From.Addr()
+	return netip.PrefixFrom(from, from.BitLen())
+}
+
+// letIn returns whom a receipt lets in.
+func letIn(r spa.Receipt) netip.Prefix {
+	if r.LetIn.IsValid() {
+		return r.LetIn
+	}
+	return netip.PrefixFrom(r.Source, r.Source.BitLen())
+}
+
 // source returns the address that a grant is for. A link-local one has the index of its interface as its zone: it is
 // another machine on every link.
 func source(p capture.Packet) netip.Addr {
@@ -229,13 +259,13 @@ func entry(k *spa.Knock, from netip.Addr) replay.Entry {
 	}
 }
 
-// granted returns the receipt for grants, and for the programs that they start.
-func granted(grants []firewall.Grant, programs *action.Reservation, now time.Time) spa.Receipt {
+// granted returns the receipt for grants of what the request named, and for the programs that they start.
+func granted(letIn netip.Prefix, grants []firewall.Grant, programs *action.Reservation, now time.Time) spa.Receipt {
 	services := make([]spa.Granting, len(grants))
 	for i, g := range grants {
 		services[i] = spa.Granting{For: g.Until.Sub(now), Ports: g.Ports, Started: programs.Starts(g.Service)}
 	}
-	return spa.Receipt{Status: spa.Granted, Services: services}
+	return spa.Receipt{Status: spa.Granted, Services: services, LetIn: letIn}
 }
 
 // reasonFor returns the reason that the client gets for a denial.

@@ -99,7 +99,7 @@ func (s *sightings) spent(e audit.Event) {
 func (w *sighting) addGrants(grants []firewall.Grant) {
 	for _, g := range grants {
 		w.granted = slices.DeleteFunc(w.granted, func(old firewall.Grant) bool {
-			return old.Service == g.Service && old.Source == g.Source
+			return old.Service == g.Service && old.Network() == g.Network()
 		})
 		w.granted = append(w.granted, g)
 	}

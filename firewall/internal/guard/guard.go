@@ -56,9 +56,10 @@ func (p Plan) At(now time.Time) Plan {
 	return p
 }
 
-// Element is what a grant opens: one port for one address.
+// Element is what a grant opens: one port for one address or network.
 type Element struct {
-	Source netip.Addr
+	Source netip.Addr // of a network, the first address
+	Bits   uint8      // the length of the network's prefix; 0: Source alone
 	Link   uint32     // the interface of a link-local source; 0 for others
 	To     netip.Addr // the destination; invalid: this host
 	Proto  service.Proto

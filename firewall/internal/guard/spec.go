@@ -28,6 +28,7 @@ type Spec struct {
 	Admit   AdmitSets       // used in mode ModeAdmit
 	Cut     []service.Ports // guarded ports whose sessions end with the grant
 	Persist Persist
+	Spans   []Span // of the networks that grants may let in until the next load; none: no rule looks for any
 
 	Now   func() time.Time // the clock for computing how long something still lives
 	Size  uint32           // capacity of a set of grants for each family, in elements

@@ -39,12 +39,14 @@ const (
 	attrElements = 8
 
 	attrIP      = 1
+	attrBits    = 3
 	attrPort    = 4
 	attrPortTo  = 5
 	attrTimeout = 6
 	attrProto   = 7
 	attrMaxElem = 19
 	attrIP2     = 20
+	attrBits2   = 21
 	attrIface   = 23
 
 	errMaxSets  = unix.Errno(4099)
@@ -61,10 +63,12 @@ const maxTimeout = 2147483
 
 // Types of sets.
 const (
-	HashIPPort   = "hash:ip,port"
-	HashIPPortIP = "hash:ip,port,ip"
-	HashNetIface = "hash:net,iface"
-	BitmapPort   = "bitmap:port"
+	HashIPPort    = "hash:ip,port"
+	HashIPPortIP  = "hash:ip,port,ip"
+	HashNetIface  = "hash:net,iface"
+	HashNetPort   = "hash:net,port"
+	HashIPPortNet = "hash:ip,port,net"
+	BitmapPort    = "bitmap:port"
 )
 
 // ErrForeign is returned when a set with one of our names differs from ours.
@@ -85,6 +89,7 @@ type Member struct {
 	Proto   service.Proto
 	Port    uint16
 	IP2     netip.Addr
+	Bits    uint8 // the length of the prefix, of IP2 if there is one, else of IP; 0: one address
 	Iface   string
 	Seconds uint32 // seconds until it expires; 0: never
 }
@@ -179,7 +184,8 @@ func (s *Conn) Create(set Set) error {
 
 // make returns EEXIST only if a set of that name exists and differs.
 func (s *Conn) make(set Set) error {
-	revision := map[string]byte{HashIPPort: 1, HashIPPortIP: 1, HashNetIface: 1}[set.Kind]
+	revision := map[string]byte{HashIPPort: 1, HashIPPortIP: 1, HashNetIface: 1, HashNetPort: 1,
+		HashIPPortNet: 1}[set.Kind]
 	data := nl.Nested(nil, attrData, func(data []byte) []byte {
 		data = big32(data, attrTimeout, 0)
 		if set.Kind == BitmapPort {
@@ -293,6 +299,13 @@ func (s *Conn) Has(name string, m Member) (bool, error) {
 func (m Member) append(data []byte) []byte {
 	data = address(data, attrIP, m.IP)
 	data = address(data, attrIP2, m.IP2)
+	if m.Bits != 0 {
+		kind := uint16(attrBits)
+		if m.IP2.IsValid() {
+			kind = attrBits2
+		}
+		data = nl.Attribute(data, kind, []byte{m.Bits})
+	}
 	if m.Iface != "" {
 		data = append(data, text(attrIface, m.Iface)...)
 	} else {
@@ -375,6 +388,8 @@ func (m *Member) decode(d *netlink.AttributeDecoder) error {
 			d.Nested(func(d *netlink.AttributeDecoder) error { return decodeAddress(d, &m.IP) })
 		case attrIP2:
 			d.Nested(func(d *netlink.AttributeDecoder) error { return decodeAddress(d, &m.IP2) })
+		case attrBits, attrBits2:
+			m.Bits = d.Uint8()
 		case attrPort:
 			m.Port = d.Uint16()
 		case attrProto:

@@ -15,17 +15,19 @@ func (r *GuardRules) Bare(v6 bool) *script {
 	s.targets(chainPassing, saddrEnd, sportEnd, "-g "+chainBegun+there)
 	for _, p := range places {
 		s.add(chainArrived+p.suffix, "-g %s", chainDoor+p.suffix)
-		s.barePasses(chainDoor+p.suffix, p, p.in, flowIn, peerIn, nearIn, linkIn)
-		s.barePasses(chainBegun+p.suffix, p, p.out, flowOut, peerOut, nearOut, linkOut)
+		s.barePasses(chainDoor+p.suffix, p, s.granted(p), flowIn, peerIn, nearIn, linkIn)
+		s.barePasses(chainBegun+p.suffix, p, s.grantedOut(p), flowOut, peerOut, nearOut, linkOut)
 	}
 	return s
 }
 
 // barePasses passes packets in one direction that have a grant or are carried, and drops the rest.
-func (s *script) barePasses(chain string, p place, grant, flow, peer, near, link string) {
+func (s *script) barePasses(chain string, p place, granted []string, flow, peer, near, link string) {
 	s.add(chain, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN %s -j RETURN", s.carried(flow, peer))
 	s.add(chain, "-p udp %s -j RETURN", s.carried(flow, peer))
-	s.add(chain, "%s -j RETURN", s.in(p.grants, grant))
+	for _, has := range granted {
+		s.add(chain, "%s -j RETURN", has)
+	}
 	if s.v6 && p.suffix == "" {
 		s.add(chain, "%s -j RETURN", s.near(near, link))
 	}

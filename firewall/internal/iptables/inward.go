@@ -93,7 +93,9 @@ func (s *script) entry(p place) {
 	c := chainEntry + p.suffix
 	s.add(c, "-p tcp -m tcp --tcp-flags SYN NONE %s -g %s", s.carried(flowIn, peerIn), chainAdmit)
 	s.add(c, "-p udp %s -g %s", s.carried(flowIn, peerIn), chainAdmit)
-	s.add(c, "%s -g %s", s.in(p.grants, p.in), chainEnter)
+	for _, has := range s.granted(p) {
+		s.add(c, "%s -g %s", has, chainEnter)
+	}
 	if s.v6 && p.suffix == "" {
 		s.add(c, "%s -g %s", s.near(nearIn, linkIn), chainEnter)
 	}

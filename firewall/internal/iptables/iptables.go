@@ -23,6 +23,8 @@ import (
 const (
 	SetGrants = "spa-grants" // source and port, at this host
 	setReach  = "spa-reach"  // source, port and destination, at targets
+	setNets   = "spa-nets"   // network and port, at this host
+	setNetsAt = "spa-netsat" // destination, port and network, at targets
 	setNear   = "spa-near"   // link-local source and port,
 	setLinks  = "spa-links"  // and its interface
 	SetMet    = "spa-met"    // source and port that a grant admitted; rules fill it
@@ -285,7 +287,7 @@ func (b *Backend) loadRules() error {
 func (b *Backend) GuardRules() GuardRules {
 	r := GuardRules{
 		Mark: b.Spec.Mark, Guarded: b.Spec.Guarded, Cut: b.Spec.Cut,
-		Knock: b.Spec.Knock, Trusted: b.Spec.Trusted, TPROXY: b.Spec.TPROXY, Trial: b.trial,
+		Knock: b.Spec.Knock, Trusted: b.Spec.Trusted, TPROXY: b.Spec.TPROXY, Trial: b.trial, Nets: b.letsInNetworks(),
 	}
 	for _, t := range b.Spec.Targets {
 		here := guard.Target{Ports: t.Ports}

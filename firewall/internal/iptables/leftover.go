@@ -172,7 +172,7 @@ func EndGrants() error {
 		return nil // no ipset in this kernel, so no grants
 	}
 	var errs []error
-	for _, s := range leaseSets {
+	for _, s := range slices.Concat(leaseSets, netSets) {
 		errs = append(errs, sets.Empty(SetName(s.name, s.v6)))
 	}
 	return errors.Join(append(errs, sets.Close())...)

@@ -29,7 +29,9 @@ func (s *script) revive() {
 func (s *script) begun(p place) {
 	c := chainBegun + p.suffix
 	s.add(c, "-m conntrack --ctstate UNTRACKED -j RETURN")
-	s.add(c, "%s -g %s", s.in(p.grants, p.out), chainSpeak)
+	for _, has := range s.grantedOut(p) {
+		s.add(c, "%s -g %s", has, chainSpeak)
+	}
 	if s.v6 && p.suffix == "" {
 		s.add(c, "%s -g %s", s.near(nearOut, linkOut), chainSpeak)
 	}

@@ -19,6 +19,7 @@ type GuardRules struct {
 	Trusted []string
 	TPROXY  bool // pass flows that are assigned to the socket of another port
 	Trial   bool // guard only ports in a set, from which they expire
+	Nets    bool // some grants are for networks
 
 	// Set by the helper.
 	quotes  bool // rules can match the packet that an ICMP error quotes
@@ -94,11 +95,14 @@ type place struct {
 	suffix  string // of the names of its chains
 	grants  string // its set of grants, and the packet's fields that make its key,
 	in, out string // inward and outward
+
+	nets            string // the same for grants for networks
+	netsIn, netsOut string
 }
 
 var places = [2]place{
-	{"", SetGrants, "src,dst", "dst,src"},
-	{there, setReach, "src,dst,dst", "dst,src,src"},
+	{"", SetGrants, "src,dst", "dst,src", setNets, "src,dst", "dst,src"},
+	{there, setReach, "src,dst,dst", "dst,src,src", setNetsAt, "dst,dst,src", "src,src,dst"},
 }
 
 // script is the rules of one family, by chain.

@@ -33,7 +33,7 @@ func witness(kind string, v6 bool) ipset.Member {
 		nobody = netip.MustParseAddr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
 	}
 	m := ipset.Member{IP: nobody, Proto: service.TCP}
-	if kind == ipset.HashIPPortIP {
+	if kind == ipset.HashIPPortIP || kind == ipset.HashIPPortNet {
 		m.IP2 = nobody
 	}
 	return m
@@ -55,7 +55,12 @@ var leaseSets = []leaseSet{
 func (s leaseSet) members(ls []guard.Lease) []ipset.Member {
 	var ms []ipset.Member
 	for _, l := range ls {
-		if setOf(l.Element) == s {
+		if setOf(l.Element) != s {
+			continue
+		}
+		if l.Bits != 0 {
+			ms = append(ms, networkMember(l))
+		} else {
 			ms = append(ms, ipset.Member{IP: l.Source, Proto: l.Proto, Port: l.Port, IP2: l.To,
 				Seconds: ipset.Seconds(l.Remaining)})
 		}
@@ -66,6 +71,8 @@ func (s leaseSet) members(ls []guard.Lease) []ipset.Member {
 // setOf returns the set that an element belongs to.
 func setOf(e guard.Element) leaseSet {
 	switch v6 := e.Source.Is6(); {
+	case e.Bits != 0:
+		return setOfNetwork(e)
 	case e.Link != 0:
 		return leaseSet{setNear, ipset.HashIPPort, true}
 	case e.To.IsValid():
@@ -78,7 +85,7 @@ func setOf(e guard.Element) leaseSet {
 // Fill makes the sets match the plan, except those that rules fill.
 func (b *Backend) Fill(p guard.Plan) error {
 	leases := b.settle(p.At(b.Spec.Now()).Leases)
-	for _, s := range leaseSets {
+	for _, s := range b.leaseSets() {
 		ms := append(s.members(leases), witness(s.kind, s.v6))
 		if err := b.Sets.Replace(b.AddressSet(s.name, s.kind, s.v6), ms); err != nil {
 			return err
@@ -194,6 +201,9 @@ func (b *Backend) carriedMembers() ([]guard.Carried, error) {
 // which a full set may refuse, whereupon all are deleted again; then it prolongs existing ones.
 func (b *Backend) setMembers(ls []guard.Lease) error {
 	ls = guard.Timed(ls, b.Spec.Now())
+	if err := b.lacks(ls); err != nil {
+		return err
+	}
 	for _, l := range ls {
 		b.lasts(l.Until)
 	}
@@ -203,13 +213,13 @@ func (b *Backend) setMembers(ls []guard.Lease) error {
 	}
 	gone := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Remaining > 0 })
 	live := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Remaining <= 0 })
-	for _, s := range leaseSets {
+	for _, s := range b.leaseSets() {
 		if err := b.all(ipset.CmdDel, s, s.members(gone)); err != nil {
 			return err
 		}
 	}
 	added, there := make(map[leaseSet][]ipset.Member), make(map[leaseSet][]ipset.Member)
-	for _, s := range leaseSets {
+	for _, s := range b.leaseSets() {
 		added[s], there[s], err = b.addFresh(s, s.members(live))
 		if err != nil {
 			return errors.Join(err, undo(), b.each(ipset.CmdDel, added))
@@ -243,7 +253,7 @@ func (b *Backend) addFresh(s leaseSet, ms []ipset.Member) (fresh, there []ipset.
 
 func (b *Backend) each(cmd uint16, ms map[leaseSet][]ipset.Member) error {
 	var errs []error
-	for _, s := range leaseSets {
+	for _, s := range b.leaseSets() {
 		errs = append(errs, b.all(cmd, s, ms[s]))
 	}
 	return errors.Join(errs...)
@@ -266,7 +276,7 @@ func (b *Backend) all(cmd uint16, s leaseSet, ms []ipset.Member) error {
 
 // emptied reports whether another tool has emptied or removed a set of grants.
 func (b *Backend) emptied() (bool, error) {
-	for _, s := range leaseSets {
+	for _, s := range b.leaseSets() {
 		there, err := b.Sets.Has(SetName(s.name, s.v6), witness(s.kind, s.v6))
 		if err != nil || !there {
 			return err == nil, err
@@ -286,7 +296,7 @@ func (b *Backend) destroySets() error {
 func OurSets() []string {
 	var names []string
 	for _, v6 := range []bool{false, true} {
-		for _, name := range []string{SetGrants, setReach, setNear, setLinks, SetMet, setLinked, setFlows, SetPeers} {
+		for _, name := range []string{SetGrants, setReach, setNets, setNetsAt, setNear, setLinks, SetMet, setLinked, setFlows, SetPeers} {
 			names = append(names, SetName(name, v6), SetName(name, v6)+ipset.Fresh)
 		}
 		for _, name := range triedSets {

@@ -23,6 +23,7 @@ type Book struct {
 	byKey    map[Key]*Holding
 	byClient map[string]map[*Holding]bool
 	elements map[guard.Element]*tenancy
+	spans    map[guard.Span]int // how many elements are for networks of that width
 	due      deadline.Heap[*Holding]
 	ended    func(slot int) // called with each slot that becomes free
 }
@@ -31,6 +32,8 @@ type Book struct {
 type Key struct {
 	client, service string
 	source, to      netip.Addr
+	bits            uint8
+	lent            bool
 	link            uint32
 	ports           string
 }
@@ -49,6 +52,7 @@ func NewBook(ended func(slot int)) *Book {
 		byKey:    make(map[Key]*Holding),
 		byClient: make(map[string]map[*Holding]bool),
 		elements: make(map[guard.Element]*tenancy),
+		spans:    make(map[guard.Span]int),
 		ended:    ended,
 	}
 }
@@ -61,7 +65,7 @@ func (h *Holding) Key() Key {
 		b = binary.BigEndian.AppendUint16(b, p.Low)
 		b = binary.BigEndian.AppendUint16(b, p.High)
 	}
-	return Key{h.Client, h.Service, h.Source, h.To, h.Link, string(b)}
+	return Key{h.Client, h.Service, h.Source, h.To, h.Bits, h.Lent, h.Link, string(b)}
 }
 
 // Each calls f with every element of the holding, only once where ranges overlap.
@@ -69,7 +73,7 @@ func (h *Holding) Each(f func(guard.Element)) {
 	for i, p := range h.Ports {
 		for port := int(p.Low); port <= int(p.High); port++ {
 			if !service.Covers(h.Ports[:i], p.Proto, uint16(port)) {
-				f(guard.Element{Source: h.Source, Link: h.Link, To: h.To, Proto: p.Proto, Port: uint16(port)})
+				f(guard.Element{Source: h.Source, Bits: h.Bits, Link: h.Link, To: h.To, Proto: p.Proto, Port: uint16(port)})
 			}
 		}
 	}
@@ -111,7 +115,18 @@ func (h *Holding) Check(now time.Time) error {
 			return err
 		}
 	}
-	return nil
+	return h.checkNetwork()
+}
+
+// checkNetwork checks the rules for what a client may let in besides its own address.
+func (h *Holding) checkNetwork() error {
+	if h.Bits == 0 && !h.Lent {
+		return nil
+	}
+	if h.Link != 0 || int(h.Bits) >= h.Source.BitLen() {
+		return errors.New("a grant cannot let in such a network")
+	}
+	return service.CheckNetwork(guard.Prefix(h.Source, h.Bits))
 }
 
 // checkLink checks the rules for link-local sources.
@@ -152,6 +167,7 @@ func (hs *Book) Add(h *Holding) {
 		if t == nil {
 			t = &tenancy{}
 			hs.elements[e] = t
+			hs.count(e, 1)
 		}
 		t.holders = append(t.holders, h)
 		t.prolong(h.Until)
@@ -170,6 +186,32 @@ func (hs *Book) EndOf(e guard.Element) time.Time {
 		return t.until
 	}
 	return time.Time{}
+}
+
+// Covering returns when the last holding ends whose address or network has the element's address; zero: there is none.
+func (hs *Book) Covering(e guard.Element) time.Time {
+	until := hs.EndOf(e)
+	for s := range hs.spans {
+		if wide, ok := e.Widened(s); ok {
+			until = Later(until, hs.EndOf(wide))
+		}
+	}
+	return until
+}
+
+// Spans returns the widths of the networks that holdings let in.
+func (hs *Book) Spans() []guard.Span {
+	return slices.SortedFunc(maps.Keys(hs.spans), guard.CompareSpans)
+}
+
+func (hs *Book) count(e guard.Element, n int) {
+	s, ok := e.Span()
+	if !ok {
+		return
+	}
+	if hs.spans[s] += n; hs.spans[s] == 0 {
+		delete(hs.spans, s)
+	}
 }
 
 // All yields all holdings.
@@ -263,6 +305,7 @@ func (hs *Book) vacate(e guard.Element) {
 	t.ended++
 	if t.ended == len(t.holders) {
 		delete(hs.elements, e)
+		hs.count(e, -1)
 		return
 	}
 	if 2*t.ended > len(t.holders) {

@@ -38,7 +38,9 @@ import (
 //	104  16  the destination, IPv4 mapped, in the place of further ranges
 //
 // The index of the interface of a link-local source stands in bytes 2 to 5 of the source,
-// which are zero in every such address (RFC 4291 2.5.6).
+// which are zero in every such address (RFC 4291 2.5.6). The length of a network's prefix stands in byte 8,
+// which is zero in IPv4 and in networks of at least a /64; byte 98 then has 0x40 as well. With 0x20 the
+// address or network is one that was lent to the client. Earlier versions take such records for damaged.
 //
 //	120   8  sum: SHA-256(boot id || the bytes before)[:8]
 const (
@@ -54,7 +56,10 @@ const (
 	MaxRanges  = 4
 	// withDestination stands in place of the number of ranges: one range, and a destination.
 	withDestination = 0x80
+	ofNetwork       = 0x40
+	ofLent          = 0x20
 	linkOffset      = 2      // within the source
+	bitsOffset      = 8      // within the source
 	Slots           = 131072 // 16 MiB
 )
 
@@ -69,6 +74,8 @@ const (
 type Holding struct {
 	Client, Service string
 	Source, To      netip.Addr // To is invalid for this host
+	Bits            uint8      // of a network, the length of its prefix; 0: Source alone
+	Lent            bool       // by the client's file, wherever the client knocked from
 	Link            uint32
 	Ports           []service.Ports // exactly one if To is valid
 	Until           time.Time
@@ -302,6 +309,9 @@ func (l *Ledger) encode(r *[RecordSize]byte, h *Holding, until time.Time, boot t
 	if h.Link != 0 {
 		binary.BigEndian.PutUint32(r[16+linkOffset:], h.Link)
 	}
+	if h.Bits != 0 {
+		r[16+bitsOffset] = h.Bits
+	}
 	putName(r[32:32+NameSize], h.Client)
 	putName(r[65:65+NameSize], h.Service)
 	r[98] = byte(len(h.Ports))
@@ -309,6 +319,12 @@ func (l *Ledger) encode(r *[RecordSize]byte, h *Holding, until time.Time, boot t
 		r[98] = withDestination
 		to := h.To.As16()
 		copy(r[104:], to[:])
+	}
+	if h.Bits != 0 {
+		r[98] |= ofNetwork
+	}
+	if h.Lent {
+		r[98] |= ofLent
 	}
 	for i, p := range h.Ports {
 		b := r[99+5*i:]
@@ -323,8 +339,10 @@ func (l *Ledger) encode(r *[RecordSize]byte, h *Holding, until time.Time, boot t
 // attacker who took over the daemon can forge a record, which root reads at the next start. So a record counts only
 // if encode would write the same bytes, for a grant that may be given.
 func (l *Ledger) decode(r []byte, boot time.Duration, now time.Time) (*Holding, bool) {
-	wall, end, ranges := int64(binary.BigEndian.Uint64(r[0:])), int64(binary.BigEndian.Uint64(r[8:])), int(r[98])
-	if ranges == withDestination {
+	wall, end := int64(binary.BigEndian.Uint64(r[0:])), int64(binary.BigEndian.Uint64(r[8:]))
+	ranges := int(r[98] &^ (ofNetwork | ofLent))
+	far := ranges == withDestination
+	if far {
 		ranges = 1
 	}
 	if end < 0 || ranges > MaxRanges || r[32] >= NameSize || r[65] >= NameSize {
@@ -333,9 +351,14 @@ func (l *Ledger) decode(r []byte, boot time.Duration, now time.Time) (*Holding, 
 	h := &Holding{
 		Client:  name(r[32 : 32+NameSize]),
 		Service: name(r[65 : 65+NameSize]),
+		Lent:    r[98]&ofLent != 0,
 	}
-	h.Source, h.Link = decodeSource([16]byte(r[16:32]))
-	if r[98] == withDestination {
+	source := [16]byte(r[16:32])
+	if r[98]&ofNetwork != 0 {
+		h.Bits, source[bitsOffset] = source[bitsOffset], 0
+	}
+	h.Source, h.Link = decodeSource(source)
+	if far {
 		h.To = netip.AddrFrom16([16]byte(r[104:120])).Unmap()
 	}
 	for i := range ranges {

@@ -221,7 +221,7 @@ func (a *Admitting) retry(do func() error) error {
 
 func (a *Admitting) Set(ls []guard.Lease) error {
 	for _, l := range ls {
-		if l.Link != 0 || l.To.IsValid() {
+		if l.Link != 0 || l.To.IsValid() || l.Bits != 0 {
 			return fmt.Errorf("mode admit: the keys of your sets have no interface or destination, so %v cannot have a grant",
 				guard.OnLink(l.Source, l.Link))
 		}

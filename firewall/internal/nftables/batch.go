@@ -33,6 +33,9 @@ func (n *Backend) Set(ls []guard.Lease) error {
 			l.Remaining = time.Second // added only to be deleted
 			gone = append(gone, l)
 		}
+		if err := n.Objects.lacks(live); err != nil {
+			return err
+		}
 		lives, goes := n.Objects.grantElements(live), n.Objects.grantElements(gone)
 		for _, s := range n.Objects.Sets() {
 			b.change(s, lives[s], goes[s])

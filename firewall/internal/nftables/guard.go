@@ -166,6 +166,7 @@ func (d *Draft) eachGrant(w heading, do func(*family, Part)) {
 			here = f.target(w).notIn(f.targets)
 		}
 		do(f, Rule(here, f.source(w).in(f.grants)))
+		d.eachNetwork(f, w, here, do)
 	}
 	f := o.families()[1]
 	here := Part{}

@@ -219,6 +219,9 @@ func (o *objects) grantElements(ls []guard.Lease) map[*nft.Set][]nft.SetElement 
 	es := make(map[*nft.Set][]nft.SetElement)
 	for _, l := range ls {
 		s, key := o.setOf(l.Element)
+		if s == nil {
+			continue // only an end: see lacks
+		}
 		es[s] = append(es[s], nft.SetElement{
 			Key:     PortKey(key, l.Proto, l.Port),
 			Timeout: max(l.Remaining, time.Millisecond),
@@ -232,6 +235,12 @@ func (o *objects) setOf(e guard.Element) (*nft.Set, []byte) {
 	key := e.Source.AsSlice()
 	six := e.Source.Is6()
 	switch {
+	case e.Bits != 0:
+		s, _ := e.Span()
+		if e.To.IsValid() {
+			key = append(key, e.To.AsSlice()...)
+		}
+		return o.setOfNetwork(s, e.To.IsValid()), key
 	case e.Link != 0:
 		return o.near, slices.Concat(Native(e.Link), key)
 	case e.To.IsValid() && six:

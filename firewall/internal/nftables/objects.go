@@ -1,8 +1,12 @@
 package nftables
 
 import (
+	"fmt"
+
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // objects names the sets and chains of our table.
@@ -18,17 +22,20 @@ type objects struct {
 	Carried4, Carried6     *nft.Set // remote . local . protocol . remote port . local port
 	targets4, targets6     *nft.Set // address . protocol . port of services with addresses of their own
 	addresses4, addresses6 *nft.Set // their addresses
+	spans                  []spanned
 
 	Marker, receipt, knock                                      *nft.Chain
 	Guard, door, links, Ended, Confirm, closed, refused, quoted *nft.Chain
 	Claim, arrive, revive, begun, passing, hush                 *nft.Chain
 }
 
-// NewObjects returns the objects of our table.
-func NewObjects(size uint32) objects { return NewObjectsOf(TableName, size) }
+// NewObjects returns the objects of our table, with sets for networks of these widths.
+func NewObjects(size uint32, spans ...guard.Span) objects {
+	return NewObjectsOf(TableName, size, spans...)
+}
 
 // NewObjectsOf returns the objects of another table of the same make.
-func NewObjectsOf(table string, size uint32) objects {
+func NewObjectsOf(table string, size uint32, spans ...guard.Span) objects {
 	t := &nft.Table{Name: table, Family: nft.TableFamilyINet}
 	ip4, ip6 := nft.TypeIPAddr, nft.TypeIP6Addr
 	proto, port := nft.TypeInetProto, nft.TypeInetService
@@ -84,6 +91,17 @@ func NewObjectsOf(table string, size uint32) objects {
 	for _, s := range o.Learned() {
 		s.Dynamic = true
 	}
+	for _, s := range spans {
+		family, address := "4", ip4
+		if s.Six {
+			family, address = "6", ip6
+		}
+		// All names begin with "grants": by that, earlier versions empty them in a dry run.
+		n := spanned{Span: s, here: set(fmt.Sprintf("grants%s_%d", family, s.Bits), address, proto, port),
+			there: set(fmt.Sprintf("grants%s_%d_at", family, s.Bits), address, address, proto, port)}
+		n.here.Size, n.there.Size = size, size
+		o.spans = append(o.spans, n)
+	}
 	o.number()
 	o.Claim.Type = nft.ChainTypeNAT
 	return o
@@ -105,10 +123,14 @@ func Hooked(c *nft.Chain, hook *nft.ChainHook, priority nft.ChainPriority) *nft.
 
 // Sets returns the sets that a load fills.
 func (o *objects) Sets() []*nft.Set {
-	return []*nft.Set{
+	sets := []*nft.Set{
 		o.Guarded, o.cut, o.near, o.Grants4, o.Grants6, o.reach4, o.reach6,
 		o.Carried4, o.Carried6, o.targets4, o.targets6, o.addresses4, o.addresses6,
 	}
+	for _, n := range o.spans {
+		sets = append(sets, n.here, n.there)
+	}
+	return sets
 }
 
 // Learned returns the sets that rules fill.

@@ -76,6 +76,9 @@ func (d *Draft) passingRules() {
 		d.quotedJumps(c, f.toExtra(f.daddr))
 		// door has not seen what another table's DNAT leads there.
 		d.rule(c, f.sourceAndTarget(inward).in(f.reach), Accept())
+		for _, n := range d.spansOf(f) {
+			d.rule(c, f.inNetworkThere(inward, n), Accept())
+		}
 		d.goesOn(c, f, f.target(inward).in(f.targets))
 		d.rule(c, f.target(inward).in(f.targets), Drop())
 	}

@@ -107,11 +107,11 @@ func (n *Backend) inPlace(t TableState) bool {
 }
 
 func (n *Backend) Load(spec guard.Spec, p guard.Plan) error {
-	before := n.Spec
-	n.Spec = spec
+	before, objects := n.Spec, n.Objects
+	n.Spec, n.Objects = spec, NewObjects(spec.Size, spec.Spans...)
 	err := n.loadPlan(p)
 	if err != nil {
-		n.Spec = before
+		n.Spec, n.Objects = before, objects
 	}
 	return err
 }
@@ -194,7 +194,9 @@ func (n *Backend) BehindRelay(p guard.Plan, do func() error) error {
 		return do()
 	}
 	n.relayed = true
-	relay := func() error { return n.Make(NewObjectsOf(RelayName, n.Spec.Size), p, TableOwner, true) }
+	relay := func() error {
+		return n.Make(NewObjectsOf(RelayName, n.Spec.Size, n.Spec.Spans...), p, TableOwner, true)
+	}
 	if err = relay(); errors.Is(err, unix.EPERM) {
 		// A killed daemon left a standby table, which goes with the keeper of its socket.
 		if err = n.release(); err == nil {
@@ -275,6 +277,9 @@ func (d *Draft) grant(ls []guard.Lease) {
 		return
 	}
 	var b batch
+	if d.err == nil {
+		d.err = d.lacks(ls)
+	}
 	for s, es := range d.grantElements(ls) {
 		for part := range slices.Chunk(es, nl.Chunk) {
 			b.add(unix.NFT_MSG_NEWSETELEM, s, part)

@@ -168,6 +168,17 @@ func (s *Sessions) change(kind netlink.HeaderType, e *Entry, attributes []byte) 
 // addresses returns a function that reports whether an address is this host's: an interface has it, or a local route
 // leads to it.
 func (s *Sessions) addresses() (func(netip.Addr) bool, error) {
+	own, err := s.Own()
+	if err != nil {
+		return nil, err
+	}
+	return func(a netip.Addr) bool {
+		return slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Contains(a) })
+	}, nil
+}
+
+// Own returns the addresses of this host: those of its interfaces, and those that a local route leads to it.
+func (s *Sessions) Own() ([]netip.Prefix, error) {
 	replies, err := s.route.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.RTM_GETADDR, Flags: netlink.Request | netlink.Dump},
 		Data:   make([]byte, addressHeader),
@@ -175,7 +186,7 @@ func (s *Sessions) addresses() (func(netip.Addr) bool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing the host's addresses: %w", err)
 	}
-	here := make(map[netip.Addr]bool)
+	var list []netip.Prefix
 	for _, m := range replies {
 		if len(m.Data) < addressHeader {
 			continue
@@ -191,13 +202,16 @@ func (s *Sessions) addresses() (func(netip.Addr) bool, error) {
 				own, _ = netip.AddrFromSlice(d.Bytes())
 			}
 		}
-		here[own] = true
+		if own.IsValid() {
+			list = append(list, netip.PrefixFrom(own, own.BitLen()))
+		}
 	}
 	routes, err := local.Read(s.route)
 	if err != nil {
 		return nil, err
 	}
-	return func(a netip.Addr) bool {
-		return here[a] || slices.ContainsFunc(routes, func(r local.Route) bool { return r.Prefix.Contains(a) })
-	}, nil
+	for _, r := range routes {
+		list = append(list, r.Prefix)
+	}
+	return list, nil
 }

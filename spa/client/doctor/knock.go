@@ -159,6 +159,7 @@ func (e *examination) receipt() []Finding {
 		}
 		e.askOthers(f)
 		found = append(found, e.describeWay(f)...)
+		found = append(found, e.describeMoving(f)...)
 		for i := range f.asked {
 			found = append(found, f.describeReceipt(&f.asked[i]))
 		}

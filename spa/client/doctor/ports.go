@@ -153,7 +153,8 @@ func (f *family) unreached(text, question string) Finding {
 	if r != nil && r.Source != f.local.addr {
 		bad.Text += fmt.Sprintf("; or the connection leaves from another address than the knock, which was granted to %s "+
 			"(a NAT with several addresses, a VPN for part of the traffic)", r.Source)
-		bad.Advice = "try again, or send both on the same path;  " + bad.Advice
+		bad.Advice = "try again, or send both on the same path, or let in the network that has both addresses (spa-client " +
+			"open --let-in), if the administrator allows that;  " + bad.Advice
 	}
 	return bad
 }

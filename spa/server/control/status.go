@@ -196,12 +196,13 @@ type Privileges struct {
 
 // Grant is an open service: for whom, from where, until when.
 type Grant struct {
-	Client  string     `json:"client"` // whose it is
-	Service string     `json:"service"`
-	Source  netip.Addr `json:"source"`
-	Ports   []string   `json:"ports"`
-	Until   time.Time  `json:"until"`
-	Since   time.Time  `json:"since,omitzero"` // of a last grant only
+	Client  string       `json:"client"` // whose it is
+	Service string       `json:"service"`
+	Source  netip.Addr   `json:"source"` // of a network, its first address
+	Network netip.Prefix `json:"network,omitzero"`
+	Ports   []string     `json:"ports"`
+	Until   time.Time    `json:"until"`
+	Since   time.Time    `json:"since,omitzero"` // of a last grant only
 }
 
 // Revoked is what a revocation ended.
@@ -227,8 +228,10 @@ type Decision struct {
 	Time     time.Time      `json:"time"`
 	Verdict  string         `json:"verdict"` // as in the audit log; of a grant "ended" or "revoked"
 	Client   string         `json:"client,omitzero"`
-	From     netip.AddrPort `json:"from,omitzero"`   // of a packet
-	Source   netip.Addr     `json:"source,omitzero"` // of a grant
+	From     netip.AddrPort `json:"from,omitzero"`    // of a packet
+	Source   netip.Addr     `json:"source,omitzero"`  // of a grant
+	Network  netip.Prefix   `json:"network,omitzero"` // of a grant, if that is for more than Source
+	LetIn    netip.Prefix   `json:"let_in,omitzero"`  // the network or address that a packet names
 	Command  string         `json:"command,omitzero"`
 	Services []string       `json:"services,omitempty"`
 	Until    []time.Time    `json:"until,omitempty"` // of each service that was granted

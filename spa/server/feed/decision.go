@@ -22,6 +22,7 @@ func DecisionOf(e audit.Event) control.Decision {
 	}
 	d.Command, d.Services = e.Knock.Type.String(), service.Names(e.Knock.Services)
 	d.OldKey, d.OldGate = OldKey(e.Knock), e.Knock.OldGate
+	d.LetIn = e.Knock.LetIn
 	if e.Receipt.Status == spa.Granted {
 		for _, g := range e.Receipt.Services {
 			d.Until = append(d.Until, e.Receipt.Time.Add(g.For))
@@ -36,9 +37,13 @@ func DecisionOf(e audit.Event) control.Decision {
 // GrantsOf returns the grants of an event whose verdict is granted.
 func GrantsOf(e audit.Event) []firewall.Grant {
 	grants := make([]firewall.Grant, len(e.Receipt.Services))
+	bits := uint8(0)
+	if n := e.Receipt.LetIn; n.IsValid() && !n.IsSingleIP() {
+		bits = uint8(n.Bits())
+	}
 	for i, g := range e.Receipt.Services {
 		grants[i] = firewall.Grant{
-			Client: e.Client, Service: e.Knock.Services[i].String(), Source: e.From.Addr(),
+			Client: e.Client, Service: e.Knock.Services[i].String(), Source: e.Receipt.Source, Bits: bits,
 			Ports: g.Ports, Until: e.Receipt.Time.Add(g.For),
 		}
 	}

@@ -23,11 +23,22 @@ type ends struct {
 type owned struct {
 	client, service string
 	source          netip.Addr
+	bits            uint8
 }
+
+func ownedBy(g firewall.Grant) owned { return owned{g.Client, g.Service, g.Source, g.Bits} }
 
 type end struct {
 	owned
 	until time.Time
+}
+
+// networkOf returns the network of a grant, or nothing if it is for one address.
+func networkOf(g firewall.Grant) netip.Prefix {
+	if g.Bits == 0 {
+		return netip.Prefix{}
+	}
+	return g.Network()
 }
 
 func (e end) Ends() time.Time { return e.until }
@@ -43,7 +54,7 @@ func (e *ends) clear() {
 // expect records when grants end.
 func (e *ends) expect(gs []firewall.Grant) {
 	for _, g := range gs {
-		who := owned{g.Client, g.Service, g.Source}
+		who := ownedBy(g)
 		if !g.Until.After(e.at[who]) {
 			continue
 		}
@@ -57,7 +68,7 @@ func (e *ends) expect(gs []firewall.Grant) {
 }
 
 // forget drops a grant that ended before its time.
-func (e *ends) forget(g firewall.Grant) { delete(e.at, owned{g.Client, g.Service, g.Source}) }
+func (e *ends) forget(g firewall.Grant) { delete(e.at, ownedBy(g)) }
 
 // passed returns the grants that have expired, and when the next one does; zero if there is none.
 func (e *ends) passed(now time.Time) (over []end, next time.Time) {
@@ -103,7 +114,7 @@ func (h *Feed) TellEnded(now time.Time) (next time.Time) {
 	over, next := h.ends.passed(now)
 	for _, e := range over {
 		h.spread(control.Decision{Time: now, Verdict: "ended", Client: e.client, Source: e.source,
-			Services: []string{e.service}})
+			Network: networkOf(firewall.Grant{Source: e.source, Bits: e.bits}), Services: []string{e.service}})
 	}
 	return next
 }
@@ -115,7 +126,7 @@ func (h *Feed) Revoked(gs []firewall.Grant, reason string, now time.Time) {
 	for _, g := range gs {
 		h.ends.forget(g)
 		h.spread(control.Decision{
-			Time: now, Verdict: "revoked", Client: g.Client, Source: g.Source,
+			Time: now, Verdict: "revoked", Client: g.Client, Source: g.Source, Network: networkOf(g),
 			Services: []string{g.Service}, Reason: reason,
 		})
 	}

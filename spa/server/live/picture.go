@@ -260,7 +260,7 @@ func (p *picture) grant(g control.Grant) string {
 	if p.width < narrow {
 		form = "%s %s %s %s %s"
 	}
-	text := fit(fmt.Sprintf(form, span(left), g.Client, g.Service, g.Source, strings.Join(g.Ports, ",")), p.width)
+	text := fit(fmt.Sprintf(form, span(left), g.Client, g.Service, g.Whom(), strings.Join(g.Ports, ",")), p.width)
 	if left < 10*time.Second {
 		return p.style(amber, text)
 	}

@@ -1,0 +1,104 @@
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
+)
+
+// ErrOwn is returned by Grant for a network with an address of this host.
+var ErrOwn = errors.New("it has an address of this gateway")
+
+// Peer is whom a grant lets in.
+type Peer struct {
+	Source netip.Addr
+	Bits   uint8
+	Lent   bool
+}
+
+// Peer returns whom the grant lets in.
+func (g Grant) Peer() Peer { return Peer{g.Source, g.Bits, g.Lent} }
+
+// Network returns the addresses that the grant lets in: a network, or one address.
+func (g Grant) Network() netip.Prefix { return guard.Prefix(guard.Normal(g.Source), g.Bits) }
+
+// String returns the network or the address.
+func (p Peer) String() string {
+	if p.Bits == 0 {
+		return p.Source.String()
+	}
+	return guard.Prefix(p.Source, p.Bits).String()
+}
+
+// compare orders peers.
+func (p Peer) compare(q Peer) int {
+	if c := p.Source.Compare(q.Source); c != 0 {
+		return c
+	}
+	if p.Bits != q.Bits {
+		return int(p.Bits) - int(q.Bits)
+	}
+	return map[bool]int{true: 1}[p.Lent] - map[bool]int{true: 1}[q.Lent]
+}
+
+// checkOwn returns ErrOwn if a grant for more than its sender's address has an address of this host.
+func (f *Firewall) checkOwn(gs []Grant) error {
+	for _, g := range gs {
+		if g.Bits == 0 && !g.Lent || f.sessions == nil {
+			continue
+		}
+		if f.cfg.Mode == Admit && g.Bits > 0 {
+			return errors.New("mode admit: the keys of your sets are addresses, so no network can be let in")
+		}
+		own, err := f.sessions.Own()
+		if err != nil {
+			return fmt.Errorf("finding out this host's addresses: %w", err)
+		}
+		if slices.ContainsFunc(own, g.Network().Overlaps) {
+			return fmt.Errorf("%s: %w", g.Peer(), ErrOwn)
+		}
+	}
+	return nil
+}
+
+// put loads the guard with rules for the networks that grants let in, and for those that are about to.
+func (f *Firewall) put(p guard.Plan) error {
+	spec := f.cfg.spec()
+	spec.Spans = slices.Concat(f.held.Spans(), f.coming)
+	slices.SortFunc(spec.Spans, guard.CompareSpans)
+	spec.Spans = slices.Compact(spec.Spans)
+	if err := f.backend.Load(spec, p); err != nil {
+		return err
+	}
+	f.spans = spec.Spans
+	return nil
+}
+
+// widen loads the guard anew if it lacks rules for the width of one of these networks: whoever lets in none has none.
+// Rules for a width stay until the next load for another reason, so that no client makes the guard load again and again.
+func (f *Firewall) widen(changes []ledger.Change, now time.Time) error {
+	f.coming = nil
+	for _, c := range changes {
+		e := guard.Element{Source: c.Source, Bits: c.Bits}
+		if s, ok := e.Span(); ok && len(c.Ports) > 0 && !slices.Contains(f.coming, s) {
+			f.coming = append(f.coming, s)
+		}
+	}
+	if !slices.ContainsFunc(f.coming, func(s guard.Span) bool { return !slices.Contains(f.spans, s) }) {
+		return nil
+	}
+	f.coming = append(f.coming, f.spans...)
+	return f.ledger.Alone(func() error {
+		if !f.state.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
+			if err := f.stay(); err != nil {
+				return err
+			}
+		}
+		return f.restore(now)
+	})
+}

@@ -1,0 +1,69 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Bounds of a network that a client may let in, as lengths of its prefix. In IPv4, more addresses than those of a /8
+// belong to nobody together. In IPv6, a provider has a /32 and a link has a /64: what is narrower is one address.
+const (
+	Widest4 = 8
+	Widest6 = 32
+	Link6   = 64
+)
+
+// never are addresses from which no packet comes to a gateway, or from another machine on every link.
+var never = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/3"), // multicast, reserved and broadcast
+	netip.MustParsePrefix("::/64"),       // unspecified, loopback, and IPv4 in IPv6
+	netip.MustParsePrefix("fe80::/10"),
+	netip.MustParsePrefix("ff00::/8"),
+}
+
+// CheckNetwork returns why a network cannot be let in, or nil.
+func CheckNetwork(p netip.Prefix) error {
+	switch {
+	case !p.IsValid() || p.Addr().Is4In6() || p != p.Masked():
+		return errors.New("not a network in its one spelling")
+	case slices.ContainsFunc(never, p.Overlaps):
+		return fmt.Errorf("%s has addresses that no client can have, or that are another machine on every link", p)
+	}
+	return checkLength(p)
+}
+
+func checkLength(p netip.Prefix) error {
+	switch bits := p.Bits(); {
+	case p.Addr().Is4() && bits < Widest4:
+		return fmt.Errorf("%s is wider than /%d", p, Widest4)
+	case p.Addr().Is4() || bits == p.Addr().BitLen():
+		return nil
+	case bits < Widest6:
+		return fmt.Errorf("%s is wider than /%d", p, Widest6)
+	case bits > Link6:
+		return fmt.Errorf("%s is part of a link: an IPv6 network has /%d to /%d, or it is one address", p, Widest6, Link6)
+	}
+	return nil
+}
+
+// ParseNetwork parses a network that a client may let in, or one address.
+func ParseNetwork(s string) (netip.Prefix, error) {
+	p, err := ParsePrefix(s)
+	if err == nil {
+		err = CheckNetwork(p)
+	}
+	return p, err
+}
+
+// NetworkText returns a network as people write it: one address without a length.
+func NetworkText(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
