@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"sallyport/keys/quote"
 	"sallyport/spa/sandbox"
@@ -29,5 +30,16 @@ func MendAudit(path, user string, uid, gid int) string {
 	case Permits(info, uid, gid, MayWrite):
 		return reload // it was moved without a reload
 	}
-	return fmt.Sprintf("chown %s %s && chmod u+rw %[2]s && %s", user, word, reload)
+	return giveCommand(path, user, user, "u+rw") + " && " + reload
+}
+
+// giveCommand returns the command that gives a file to an owner, a user with or without its group, and sets its mode.
+// Where root is not alone in changing the directory, the file may be a link by the time that root pastes the command.
+// So that follows none, and sets the mode as the user.
+func giveCommand(path, user, owner, mode string) string {
+	word := quote.Shell(path)
+	if user == "root" || onlyRoots(filepath.Dir(path)) {
+		return fmt.Sprintf("chown %s %s && chmod %s %[2]s", owner, word, mode)
+	}
+	return fmt.Sprintf("chown -h %s %s && su -s /bin/sh -c %s %s", owner, word, quote.Shell("chmod "+mode+" "+word), user)
 }
