@@ -339,7 +339,7 @@ func TestStatusWords(t *testing.T) {
 		}
 		seen[words] = Status(s)
 		named := !strings.HasPrefix(words, "status ")
-		if want := s == 1 || s == 2 || 16 <= s && s <= 30; named != want {
+		if want := s == 1 || s == 2 || 16 <= s && s <= 31; named != want {
 			t.Errorf("%d is %q", s, words)
 		}
 	}

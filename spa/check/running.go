@@ -31,7 +31,7 @@ func checkRunning(c *config.Config, s *control.Status) []Finding {
 		found = append(found, Finding{
 			Severity: Problem, Subject: s.Audit.File,
 			Text:   s.Audit.Moved,
-			Advice: s.Audit.Mend,
+			Advice: mendAudit(c, s),
 		})
 	}
 	if s.Audit.Lost > 0 {
@@ -53,6 +53,16 @@ func checkRunning(c *config.Config, s *control.Status) []Finding {
 	found = append(found, checkPrograms(s.Actions)...)
 	found = append(found, checkRefused(c, s.Recovery)...)
 	return append(found, notTaken(c, s)...)
+}
+
+// mendAudit returns the command after which the audit log can continue. The server has one too, but an attacker may
+// control it, and must not choose what root pastes.
+func mendAudit(c *config.Config, s *control.Status) string {
+	uid, gid, err := sandbox.Becomes(setup.SystemUser)
+	if err != nil || c.Audit.File == "" || s.Audit.Mend == setup.Restart {
+		return setup.Restart
+	}
+	return setup.MendAudit(c.Audit.File, setup.ServerName(), uid, gid)
 }
 
 // notTaken reports clients that the server ignores although their files are correct now.

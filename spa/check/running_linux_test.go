@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,6 +43,25 @@ func TestCheckRunning(t *testing.T) {
 		}
 		pasteable(t, found)
 	}
+}
+
+// TestAdviceOfOurOwn: a server that was taken over chooses none of the commands that root pastes.
+func TestAdviceOfOurOwn(t *testing.T) {
+	const planted = "sh /tmp/planted"
+	c := initialised(t, nil, keys.Client{RequireSource: true})
+	var s control.Status
+	lab.Fill(&s, planted)
+	s.LeftOut = []control.LeftOut{{Client: "alice", Why: planted}}
+	found := checkRunning(c, &s)
+	if len(found) < 4 {
+		t.Errorf("got only %+v", found)
+	}
+	for _, f := range found {
+		if strings.Contains(f.Advice, planted) {
+			t.Errorf("%s: the advice is %q", f.Subject, f.Advice)
+		}
+	}
+	pasteable(t, found)
 }
 
 // TestCheckOpenable: a file is reported that neither root without its file rights nor the server's user can open or

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -19,7 +18,6 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
-	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/setup"
 )
@@ -144,21 +142,10 @@ func (s *Server) ReopenAudit() { _ = s.reopenAudit() }
 
 // mendAudit returns the command after which the audit log can continue at its path.
 func (s *Server) mendAudit(path string, why error) string {
-	const reload = "systemctl reload spa-server"
-	word, user := quote.Shell(path), s.sandbox.User
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(why, audit.ErrDirectory), s.sandbox.UID == sandbox.Unnamed, errors.Is(err, fs.ErrPermission):
-		return "systemctl restart spa-server" // which ends no grant
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Sprintf("install -m 600 -o %s -g %[1]s /dev/null %s && %s", user, word, reload)
-	case err != nil || !info.Mode().IsRegular():
-		return fmt.Sprintf("mv %s %s && install -m 600 -o %s -g %[3]s /dev/null %[1]s && %[4]s", word,
-			quote.Shell(path+".old"), user, reload)
-	case setup.Permits(info, s.sandbox.UID, s.sandbox.GID, setup.MayWrite):
-		return reload // it was moved without a reload
+	if errors.Is(why, audit.ErrDirectory) {
+		return setup.Restart
 	}
-	return fmt.Sprintf("chown %s %s && chmod u+rw %[2]s && %s", user, word, reload)
+	return setup.MendAudit(path, s.sandbox.User, s.sandbox.UID, s.sandbox.GID)
 }
 
 // mostProblems is how many problems are listed: as many as a person reads, and fit into an answer.

@@ -17,10 +17,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -201,21 +203,18 @@ func endAll(but *Keeper, of func(uid int) bool) error {
 	if err != nil {
 		return fmt.Errorf("looking for the guard's keepers: %w", err)
 	}
+	names := make(map[int]string) // of the sockets, by process
 	for line := range strings.Lines(string(sockets)) {
 		fields := strings.Fields(line)
 		if len(fields) == 0 || !strings.HasPrefix(fields[len(fields)-1], foundBy) {
 			continue
 		}
 		name := fields[len(fields)-1]
-		pid := behind(name, of)
-		if pid == 0 || but != nil && pid == but.PID || !isKeeper(pid) {
-			continue
-		}
-		if err := endProcess(pid, func() bool { return behind(name, of) == pid }); err != nil {
-			return fmt.Errorf("ending the guard's keeper, process %d: %w", pid, err)
+		if pid := behind(name, of); pid != 0 && (but == nil || pid != but.PID) && isKeeper(pid) {
+			names[pid] = name
 		}
 	}
-	return nil
+	return endProcesses(slices.Collect(maps.Keys(names)), func(pid int) bool { return behind(names[pid], of) == pid })
 }
 
 // behind returns the process that listens at the name, if it is of such a user; 0: none.
@@ -375,9 +374,9 @@ func EndHolder(lock *os.File) error {
 		if !isKeeper(pid) {
 			return fmt.Errorf("process %d holds the lock of the keeper (%s) but is not a keeper: end it", pid, lock.Name())
 		}
-		err = endProcess(pid, func() bool { again, err := LockHolder(lock); return err == nil && again == pid })
-		if err != nil {
-			return fmt.Errorf("ending the guard's keeper, process %d: %w", pid, err)
+		held := func(pid int) bool { again, err := LockHolder(lock); return err == nil && again == pid }
+		if err := endProcesses([]int{pid}, held); err != nil {
+			return err
 		}
 	}
 	return errors.New("the guard's keeper does not end")
@@ -409,34 +408,63 @@ func isKeeper(pid int) bool {
 	return ends || string(args) == Name+"\x00"+arg+"\x00"
 }
 
-// endProcess ends a process and waits for its end, provided that still reports that it is the same process.
-func endProcess(pid int, still func() bool) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err == unix.ESRCH {
-		return nil
+// endProcesses ends keepers and waits for their ends, provided that still reports that each is the same process. Any
+// user can have processes that claim to be keepers and do not end: they must not keep it from ending the others, and
+// many must not take longer than one.
+func endProcesses(pids []int, still func(pid int) bool) error {
+	left := make(map[int]int) // pidfds
+	defer func() {
+		for _, fd := range left {
+			unix.Close(fd)
+		}
+	}()
+	var failed error
+	for _, pid := range pids {
+		switch fd, err := unix.PidfdOpen(pid, 0); {
+		case err == nil:
+			left[pid] = fd
+		case err != unix.ESRCH:
+			failed = notEnded(pid, err)
+		}
 	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if !still() {
-		return nil
-	}
+	maps.DeleteFunc(left, func(pid, fd int) bool { return !still(pid) && unix.Close(fd) == nil })
 	for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil && err != unix.ESRCH {
-			return err
-		}
-		if ended, err := awaitEnd(fd); err != nil || ended {
-			return err
+		if err := signalAll(left, signal); err != nil {
+			failed = err
 		}
 	}
-	return errors.New("it does not end")
+	for pid := range left {
+		return notEnded(pid, errors.New("it does not end"))
+	}
+	return failed
 }
 
-// awaitEnd waits for a process to end, at most as long as a keeper may take.
-func awaitEnd(pidfd int) (ended bool, err error) {
+func notEnded(pid int, err error) error {
+	return fmt.Errorf("ending the guard's keeper, process %d: %w", pid, err)
+}
+
+// signalAll sends a signal to processes, and removes those that end in the time that one may take.
+func signalAll(left map[int]int, signal unix.Signal) (failed error) {
+	for pid, fd := range left {
+		if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil && err != unix.ESRCH {
+			failed = notEnded(pid, err)
+		}
+	}
+	give := time.Now().Add(Ends)
+	maps.DeleteFunc(left, func(pid, fd int) bool {
+		ended, err := awaitEnd(fd, give)
+		if err != nil {
+			failed = notEnded(pid, err)
+		}
+		return ended && unix.Close(fd) == nil
+	})
+	return failed
+}
+
+// awaitEnd waits for a process to end.
+func awaitEnd(pidfd int, give time.Time) (ended bool, err error) {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	for give := time.Now().Add(Ends); ; {
+	for {
 		left := max(0, time.Until(give))
 		n, err := unix.Poll(fds, int(left.Milliseconds()))
 		switch {

@@ -303,11 +303,12 @@ func (n *Backend) release() error {
 	// is just starting has inherited it.
 	give := time.Now().Add(keeper.Ends)
 	for i := 0; i < keeper.Looks || time.Now().Before(give); i++ {
-		if err := n.endOtherKeepers(); err != nil {
-			return err
-		}
+		ended := n.endOtherKeepers()
 		if owned, err := n.othersOwn(); err != nil || !owned {
-			return err
+			return err // one that did not end was not the table's
+		}
+		if ended != nil {
+			return ended
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -392,11 +393,12 @@ func (n *Backend) persuade() error {
 	}
 	give := time.Now().Add(tearingDown)
 	for i := 0; i < keeper.Looks || time.Now().Before(give); i++ {
-		if err := n.endOtherKeepers(); err != nil { // each time: a keeper takes the lock a moment after the order to hold
-			return err
-		}
+		ended := n.endOtherKeepers() // each time: a keeper takes the lock a moment after the order to hold
 		if owned, err := n.othersOwn(); err != nil || !owned {
 			return errors.Join(err, n.DeleteTable(TableName))
+		}
+		if ended != nil {
+			return ended
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

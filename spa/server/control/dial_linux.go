@@ -110,11 +110,10 @@ func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) err
 		if n == maxReplies && r.Command != CommandWatch {
 			return errEndless
 		}
-		var reply Reply
-		if err := json.Unmarshal(lines.Bytes(), &reply); err != nil {
-			return fmt.Errorf("the server's answer: %w", err)
+		reply, err := parse(lines.Bytes(), mostValues(r.Command))
+		if err != nil {
+			return err
 		}
-		reply.clean()
 		if reply.Done {
 			return ended(reply)
 		}

@@ -62,7 +62,7 @@ func MendFile(path string) string {
 		commands = append(commands, fmt.Sprintf("chown root:%s %s && chmod 750 %[2]s", owner, quote.Shell(dir)))
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		commands = append(commands, fmt.Sprintf("chown %s:%[1]s %s && chmod 600 %[2]s", owner, quote.Shell(path)))
+		commands = append(commands, giveCommand(path, owner, owner+":"+owner, "600"))
 	}
 	return strings.Join(commands, " && ")
 }
