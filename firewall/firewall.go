@@ -29,8 +29,8 @@ var (
 	ErrForeign = guard.ErrForeign
 )
 
-// Grant lets one address or network reach ports until a time. Client and Service name the grant's owner: several clients may
-// each hold a grant for the same address and port.
+// Grant lets one address or network reach ports until a time. Client and Service name the grant's owner: several
+// clients may each hold a grant for the same address and port.
 type Grant struct {
 	Client, Service string
 	// Source is the address that is admitted. A link-local IPv6 address carries the index of its interface as its

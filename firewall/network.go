@@ -80,7 +80,8 @@ func (f *Firewall) put(p guard.Plan) error {
 }
 
 // widen loads the guard anew if it lacks rules for the width of one of these networks: whoever lets in none has none.
-// Rules for a width stay until the next load for another reason, so that no client makes the guard load again and again.
+// Rules for a width stay until the next load for another reason, so that no client makes the guard load again and
+// again.
 func (f *Firewall) widen(changes []ledger.Change, now time.Time) error {
 	f.coming = nil
 	for _, c := range changes {

@@ -200,8 +200,8 @@ func TestNetworksEndEachOnTime(t *testing.T) {
 	})
 }
 
-// TestNetworkCut: sessions of all addresses of a network end with its grant where that is configured, but not those that
-// another grant holds.
+// TestNetworkCut: sessions of all addresses of a network end with its grant where that is configured, but not those
+// that another grant holds.
 func TestNetworkCut(t *testing.T) {
 	everyNetPlan(t, func(c *Config) { c.Cut = c.Guarded }, func(s *site, p netPlan) {
 		defer s.watchUntil()()

@@ -3,6 +3,7 @@ package spa
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -34,36 +35,8 @@ func badRequests() map[string][]byte {
 		p[2] = continuedBit
 		return append(p, 0, 0, 0, 0, 0, 0, 0)
 	}
-	eight := func() []byte {
-		p := services(8, []byte("\x01a\x01b\x01c\x01d\x01e\x01f\x01g\x01h")...)
-		p[2] = letInBit
-		return append(appendAddr(p, netip.MustParseAddr("198.51.100.0")), 24)
-	}
-	letIn := func(address string, bits byte) []byte {
-		p := good.append(nil)
-		p[2] = letInBit
-		return append(appendAddr(p, netip.MustParseAddr(address)), bits)
-	}
-	return map[string][]byte{
-		"let-in-everything":    letIn("0.0.0.0", 0),
-		"let-in-everything-6":  letIn("::", 0),
-		"let-in-wide":          letIn("128.0.0.0", 7),
-		"let-in-wide-6":        letIn("2001::", 31),
-		"let-in-no-network":    letIn("2001:db8::", 80),
-		"let-in-long":          letIn("198.51.100.7", 33),
-		"let-in-long-6":        letIn("2001:db8::7", 129),
-		"let-in-host-bits":     letIn("198.51.100.7", 24),
-		"let-in-host-bits-6":   letIn("2001:db8::7", 64),
-		"let-in-loopback":      letIn("127.0.0.1", 32),
-		"let-in-loopback-6":    letIn("::1", 128),
-		"let-in-link-local":    letIn("169.254.1.0", 24),
-		"let-in-link-local-6":  letIn("fe80::", 64),
-		"let-in-multicast":     letIn("224.0.0.0", 8),
-		"let-in-multicast-6":   letIn("ff02::1", 128),
-		"let-in-mapped":        letIn("198.51.100.7", 128),
-		"let-in-holds-mapped":  letIn("::", 64),
-		"let-in-truncated":     letIn("198.51.100.0", 24)[:len(good.append(nil))+16],
-		"let-in-eight":         eight(),
+	bad := badNetworks()
+	maps.Copy(bad, map[string][]byte{
 		"version-0":            set(0, 0),
 		"version-2":            set(0, 2),
 		"type-0":               set(1, 0),
@@ -89,6 +62,41 @@ func badRequests() map[string][]byte {
 		"truncated-port": services(3, append(append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 13))...), 0x86,
 			0)...),
 		"truncated-count": services(3, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 15))...)...),
+	})
+	return bad
+}
+
+// badNetworks are plaintexts of requests to let in what cannot be let in. Each has one fault.
+func badNetworks() map[string][]byte {
+	good := openSSH()
+	n := len(good.append(nil))
+	letIn := func(address string, bits byte) []byte {
+		p := good.append(nil)
+		p[2] = letInBit
+		return append(appendAddr(p, netip.MustParseAddr(address)), bits)
+	}
+	many := openSSH()
+	many.Services, many.LetIn = ports(1, 8), netip.MustParsePrefix("198.51.100.0/24")
+	return map[string][]byte{
+		"let-in-everything":   letIn("0.0.0.0", 0),
+		"let-in-everything-6": letIn("::", 0),
+		"let-in-wide":         letIn("128.0.0.0", 7),
+		"let-in-wide-6":       letIn("2001::", 31),
+		"let-in-no-network":   letIn("2001:db8::", 80),
+		"let-in-long":         letIn("198.51.100.7", 33),
+		"let-in-long-6":       letIn("2001:db8::7", 129),
+		"let-in-host-bits":    letIn("198.51.100.7", 24),
+		"let-in-host-bits-6":  letIn("2001:db8::7", 64),
+		"let-in-loopback":     letIn("127.0.0.1", 32),
+		"let-in-loopback-6":   letIn("::1", 128),
+		"let-in-link-local":   letIn("169.254.1.0", 24),
+		"let-in-link-local-6": letIn("fe80::", 64),
+		"let-in-multicast":    letIn("224.0.0.0", 8),
+		"let-in-multicast-6":  letIn("ff02::1", 128),
+		"let-in-mapped":       letIn("198.51.100.7", 128),
+		"let-in-holds-mapped": letIn("::", 64),
+		"let-in-truncated":    letIn("198.51.100.0", 24)[:n+16],
+		"let-in-eight":        many.append(nil),
 	}
 }
 

@@ -44,11 +44,11 @@ version = 1           # The version of this format
 # allow = ["ssh"]       # What it may open: names of services, and ports such as "tcp/8000-8050" if a service has them
 # from = ["203.0.113.0/24"]  # Networks that it may knock from. Without this line, any
 # deny = ["203.0.113.66/32"]  # Networks that it may not knock from, even if from has them
-# widest4 = 24        # The widest IPv4 network around its own address that it may let in with --let-in, as the length ` +
-	`of its prefix, 8 to 32: for clients whose address changes within a network. Without it, its own address only
+# widest4 = 24        # The widest IPv4 network around its own address that it may let in with --let-in, as the ` +
+	`length of its prefix, 8 to 32: for clients whose address changes within a network. Without it, its own address only
 # widest6 = 56        # The same for IPv6, 32 to 64
-# delegate = ["203.0.113.0/24"]  # Networks that it may let in with --let-in wherever it knocks from, and any part of ` +
-	`them: for the phone that opens for the laptop. Without it, none
+# delegate = ["203.0.113.0/24"]  # Networks that it may let in with --let-in wherever it knocks from, and any part ` +
+	`of them: for the phone that opens for the laptop. Without it, none
 # when = ["mon-fri 08:00-18:00"]  # When it may open, by the gateway's time zone. Without it, always
 # expires = 2027-01-01T00:00:00Z  # When the key stops working. Without it, never
 # max_for = "1h"      # The longest time that it may have something open, if the service allows as much

@@ -10,8 +10,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestLetIn: a client lets in a network around its own address and goes on when its address changes within it; the phone
-// opens for the laptop. Beyond what its file allows nothing is let in, and it is told why.
+// TestLetIn: a client lets in a network around its own address and goes on when its address changes within it; the
+// phone opens for the laptop. Beyond what its file allows nothing is let in, and it is told why.
 func TestLetIn(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
 		t.Run(backend, func(t *testing.T) {
@@ -96,8 +96,8 @@ func (g *gateway) letInLaptop() {
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "the phone")
 	r, alice := request(), sender(g.profile())
 	r.LetIn = netip.MustParsePrefix("2001:db8:100::/48")
-	if receipt := g.knockAt("2001:db8:100::7", "[2001:db8::1]:62201", g.seal(r, alice), alice, lab.Patience); receipt == nil ||
-		receipt.LetIn != r.LetIn {
+	receipt := g.knockAt("2001:db8:100::7", "[2001:db8::1]:62201", g.seal(r, alice), alice, lab.Patience)
+	if receipt == nil || receipt.LetIn != r.LetIn {
 		g.t.Errorf("got %+v for an IPv6 network", receipt)
 	}
 	g.wantOpen("2001:db8:100:1::7", "[2001:db8::1]:22", "in its /48")
@@ -106,7 +106,8 @@ func (g *gateway) letInLaptop() {
 // letInRefused: each network that the file does not allow, or that is the gateway's own.
 func (g *gateway) letInRefused() {
 	g.t.Helper()
-	for _, network := range []string{"198.51.100.0/23", "198.51.101.0/24", "203.0.113.0/27", "192.0.2.0/24", "198.51.101.7"} {
+	for _, network := range []string{"198.51.100.0/23", "198.51.101.0/24", "203.0.113.0/27", "192.0.2.0/24",
+		"198.51.101.7"} {
 		out, code := g.open("--source", "198.51.100.8", "--let-in", network)
 		if code != 3 || !strings.Contains(out, "may not let in") || !strings.Contains(out, "widest4=24") {
 			g.t.Errorf("%s: exit %d\n%s", network, code, out)

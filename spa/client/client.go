@@ -181,10 +181,13 @@ type Answer struct {
 // another one: this machine's address is globally routable and different, or of the other family. Behind an ordinary
 // NAT, where it is private, this is unknown.
 func (a Answer) Translated() (netip.Addr, bool) {
-	if a.Receipt == nil || a.Receipt.LetIn.IsValid() || !a.Receipt.Source.IsValid() || !a.Route.Own.IsValid() || a.Receipt.Source == a.Route.Own {
+	if a.Receipt == nil || a.Receipt.LetIn.IsValid() {
 		return netip.Addr{}, false
 	}
 	in := a.Receipt.Source
+	if !in.IsValid() || !a.Route.Own.IsValid() || in == a.Route.Own {
+		return netip.Addr{}, false
+	}
 	return in, in.Is4() != a.Route.Own.Is4() || Routable(a.Route.Own)
 }
 

@@ -28,8 +28,8 @@ func (p *Policy) peer(k *spa.Knock, from netip.Addr) (firewall.Peer, error) {
 	return peer, nil
 }
 
-// lets reports whether the client's file, as it is now, allows to let in a network or address. Those that were lent stay
-// so: a client that has lost them does not keep them because it could let in as much around its own address.
+// lets reports whether the client's file, as it is now, allows to let in a network or address. Those that were lent
+// stay so: a client that has lost them does not keep them because it could let in as much around its own address.
 func (p *Policy) lets(c *keys.Client, peer firewall.Peer) bool {
 	network := firewall.Grant{Source: peer.Source, Bits: peer.Bits}.Network()
 	switch {

@@ -118,7 +118,8 @@ func end(p netip.Prefix) netip.Addr {
 
 // TestLentIsTaken: what a file no longer lends ends, even if its client could let in as much around its own address.
 func TestLentIsTaken(t *testing.T) {
-	lends := keys.Client{Allow: []string{"ssh"}, Widest4: 24, Delegate: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}
+	lends := keys.Client{Allow: []string{"ssh"}, Widest4: 24,
+		Delegate: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}
 	p := newPolicy(t, nil)
 	k := knock(lends, ssh)
 	k.LetIn = lends.Delegate[0]
@@ -135,8 +136,8 @@ func TestLentIsTaken(t *testing.T) {
 // TestNetworkBeside: grants for the same service and different networks are different grants, counted each.
 func TestNetworkBeside(t *testing.T) {
 	c := keys.Client{Allow: []string{"ssh"}, Widest4: 8}
-	h := held{{Client: "alice", Service: "ssh", Source: netip.MustParseAddr("192.0.2.0"), Bits: 24, Ports: ports(t, "tcp/22"),
-		Until: now.Add(9 * time.Minute)}}
+	h := held{{Client: "alice", Service: "ssh", Source: netip.MustParseAddr("192.0.2.0"), Bits: 24,
+		Ports: ports(t, "tcp/22"), Until: now.Add(9 * time.Minute)}}
 	h = append(h, holding(2)...)
 	for network, want := range map[string]bool{"192.0.2.0/24": true, "192.0.2.0/25": false} {
 		k := knock(c, ssh)

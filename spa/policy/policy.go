@@ -105,10 +105,10 @@ func matches(prefixes []netip.Prefix, addr netip.Addr) bool {
 }
 
 // Authorize returns the grants for a spent open request, for all of its services or none. From is the address that
-// the packet came from, and is let in unless the request names another network or address; if it is link-local, with the index of its interface as its zone. Grants are counted from
-// start, the time at which the request id was first admitted, so that a retry never lasts longer. If the client
-// already holds the same for longer, it keeps that. Every refusal is a *[Denial]. Grants are charged to the client's
-// limits.
+// the packet came from, which is let in unless the request names another address or a network; if it is link-local,
+// with the index of its interface as its zone. Grants are counted from start, the time at which the request id was
+// first admitted, so that a retry never lasts longer. If the client already holds the same for longer, it keeps that.
+// Every refusal is a *[Denial]. Grants are charged to the client's limits.
 func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) ([]firewall.Grant, error) {
 	if err := p.entitled(k, now); err != nil {
 		return nil, err

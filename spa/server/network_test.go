@@ -54,8 +54,8 @@ func (f *final) holds(want ...string) {
 	}
 }
 
-// TestCloseInNetwork: a close from any address of a network ends its client's grant for that, and leaves those of others
-// and those for other addresses.
+// TestCloseInNetwork: a close from any address of a network ends its client's grant for that, and leaves those of
+// others and those for other addresses.
 func TestCloseInNetwork(t *testing.T) {
 	f := newWide(t)
 	f.wants(spa.Granted, f.asks("alice", spa.TypeOpen, "198.51.100.0/24", "ssh"), "198.51.100.7", "alice's /24")
@@ -63,7 +63,7 @@ func TestCloseInNetwork(t *testing.T) {
 	f.wants(spa.Granted, f.asks("bob", spa.TypeOpen, "198.51.100.0/25", "ssh"), "198.51.100.8", "bob's /25")
 	f.wants(spa.Granted, f.asks("bob", spa.TypeOpen, "203.0.113.9/32", "ssh"), "203.0.113.9", "bob's own address")
 	f.holds("alice ssh 198.51.100.0/24", "alice ssh 203.0.113.9", "bob ssh 198.51.100.0/25", "bob ssh 203.0.113.9")
-	f.wants(spa.Closed, f.command("alice", spa.TypeClose, f.at, "tcp/22"), "198.51.100.200", "a close from elsewhere in it")
+	f.wants(spa.Closed, f.command("alice", spa.TypeClose, f.at, "tcp/22"), "198.51.100.200", "a close from it")
 	f.holds("alice ssh 203.0.113.9", "bob ssh 198.51.100.0/25", "bob ssh 203.0.113.9")
 	f.wants(spa.Closed, f.asks("alice", spa.TypeClose, "203.0.113.0/24", "ssh"), "192.0.2.2", "a close of the laptop's")
 	f.holds("bob ssh 198.51.100.0/25", "bob ssh 203.0.113.9")
@@ -76,7 +76,8 @@ func TestCloseInNetwork(t *testing.T) {
 // itself or in a network.
 func TestRevokedInNetwork(t *testing.T) {
 	f := newWide(t)
-	held := []command{f.asks("alice", spa.TypeOpen, "198.51.100.0/25", "ssh"), f.asks("bob", spa.TypeOpen, "203.0.113.9/32", "web")}
+	held := []command{f.asks("alice", spa.TypeOpen, "198.51.100.0/25", "ssh"),
+		f.asks("bob", spa.TypeOpen, "203.0.113.9/32", "web")}
 	apart := f.asks("alice", spa.TypeOpen, "203.0.113.8/32", "web")
 	f.wants(spa.Granted, f.asks("alice", spa.TypeOpen, "198.51.100.0/24", "ssh"), "198.51.100.7", "alice's /24")
 	f.wants(spa.Granted, f.asks("bob", spa.TypeOpen, "203.0.113.0/24", "ssh"), "192.0.2.2", "bob's /24")

@@ -296,7 +296,8 @@ func (b *Backend) destroySets() error {
 func OurSets() []string {
 	var names []string
 	for _, v6 := range []bool{false, true} {
-		for _, name := range []string{SetGrants, setReach, setNets, setNetsAt, setNear, setLinks, SetMet, setLinked, setFlows, SetPeers} {
+		for _, name := range []string{SetGrants, setReach, setNets, setNetsAt, setNear, setLinks, SetMet, setLinked, setFlows,
+			SetPeers} {
 			names = append(names, SetName(name, v6), SetName(name, v6)+ipset.Fresh)
 		}
 		for _, name := range triedSets {

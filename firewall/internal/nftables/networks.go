@@ -21,9 +21,28 @@ type spanned struct {
 	here, there *nft.Set
 }
 
+// newSpanned returns sets that set makes. All names begin with "grants": by that, earlier versions empty them in a dry
+// run.
+func newSpanned(spans []guard.Span, size uint32, set func(string, ...nft.SetDatatype) *nft.Set) []spanned {
+	var list []spanned
+	for _, s := range spans {
+		family, address := "4", nft.TypeIPAddr
+		if s.Six {
+			family, address = "6", nft.TypeIP6Addr
+		}
+		name := fmt.Sprintf("grants%s_%d", family, s.Bits)
+		n := spanned{Span: s, here: set(name, address, nft.TypeInetProto, nft.TypeInetService),
+			there: set(name+"_at", address, address, nft.TypeInetProto, nft.TypeInetService)}
+		n.here.Size, n.there.Size = size, size
+		list = append(list, n)
+	}
+	return list
+}
+
 // spansOf returns the sets for networks of a family.
 func (o *objects) spansOf(f *family) []spanned {
-	return slices.DeleteFunc(slices.Clone(o.spans), func(n spanned) bool { return n.Six != (f.proto == unix.NFPROTO_IPV6) })
+	six := f.proto == unix.NFPROTO_IPV6
+	return slices.DeleteFunc(slices.Clone(o.spans), func(n spanned) bool { return n.Six != six })
 }
 
 // setOfNetwork returns the set that an element for a network belongs to; nil: the guard has no rule for its width.

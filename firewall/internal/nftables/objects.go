@@ -1,8 +1,6 @@
 package nftables
 
 import (
-	"fmt"
-
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 
@@ -37,8 +35,7 @@ func NewObjects(size uint32, spans ...guard.Span) objects {
 // NewObjectsOf returns the objects of another table of the same make.
 func NewObjectsOf(table string, size uint32, spans ...guard.Span) objects {
 	t := &nft.Table{Name: table, Family: nft.TableFamilyINet}
-	ip4, ip6 := nft.TypeIPAddr, nft.TypeIP6Addr
-	proto, port := nft.TypeInetProto, nft.TypeInetService
+	ip4, ip6, proto, port := nft.TypeIPAddr, nft.TypeIP6Addr, nft.TypeInetProto, nft.TypeInetService
 	set := func(name string, key ...nft.SetDatatype) *nft.Set {
 		return &nft.Set{
 			Table: t, Name: name,
@@ -91,17 +88,7 @@ func NewObjectsOf(table string, size uint32, spans ...guard.Span) objects {
 	for _, s := range o.Learned() {
 		s.Dynamic = true
 	}
-	for _, s := range spans {
-		family, address := "4", ip4
-		if s.Six {
-			family, address = "6", ip6
-		}
-		// All names begin with "grants": by that, earlier versions empty them in a dry run.
-		n := spanned{Span: s, here: set(fmt.Sprintf("grants%s_%d", family, s.Bits), address, proto, port),
-			there: set(fmt.Sprintf("grants%s_%d_at", family, s.Bits), address, address, proto, port)}
-		n.here.Size, n.there.Size = size, size
-		o.spans = append(o.spans, n)
-	}
+	o.spans = newSpanned(spans, size, set)
 	o.number()
 	o.Claim.Type = nft.ChainTypeNAT
 	return o

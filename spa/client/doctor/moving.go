@@ -16,16 +16,17 @@ func (e *examination) describeMoving(f *family) []Finding {
 	if len(seen) < 2 {
 		return nil
 	}
-	found := Finding{Step: StepAddress, State: Bad, Text: fmt.Sprintf("%s: NAT changes this machine's address: knocks arrive "+
-		"from %s; a connection may come from another address than its knock, and is not let in then", f.name, texts(seen)),
+	found := Finding{Step: StepAddress, State: Bad,
+		Text: fmt.Sprintf("%s: NAT changes this machine's address: knocks arrive from %s; a connection may come from "+
+			"another address than its knock, and is not let in then", f.name, texts(seen)),
 		Advice: "send knock and connection on a path with one address (a VPN)"}
 	if n, ok := around(seen); ok {
 		setting := fmt.Sprintf("widest4=%d", n.Bits())
 		if n.Addr().Is6() {
 			setting = fmt.Sprintf("widest6=%d", n.Bits())
 		}
-		found.Advice = fmt.Sprintf("let in a network that has all these addresses: spa-client open %s --host %s --let-in %s; the "+
-			"gateway's administrator has to allow that: spa-keygen set %s %s", f.asked[0].service, e.profile.Name, n,
+		found.Advice = fmt.Sprintf("let in a network that has all these addresses: spa-client open %s --host %s --let-in "+
+			"%s; the gateway's administrator has to allow that: spa-keygen set %s %s", f.asked[0].service, e.profile.Name, n,
 			e.profile.Client, setting)
 	}
 	return []Finding{found}

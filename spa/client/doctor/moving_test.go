@@ -17,11 +17,11 @@ func TestMoving(t *testing.T) {
 	for _, test := range []struct{ seen, advice string }{
 		{"198.51.100.7", ""},
 		{"198.51.100.7 198.51.100.7", ""},
-		{"198.51.100.7 198.51.100.9", "--let-in 198.51.100.0/28; the gateway's administrator has to allow that: spa-keygen set " +
-			"alice widest4=28"},
+		{"198.51.100.7 198.51.100.9",
+			"--let-in 198.51.100.0/28; the gateway's administrator has to allow that: spa-keygen set alice widest4=28"},
 		{"198.51.100.7 198.51.100.250 198.51.100.9", "--let-in 198.51.100.0/24;"},
-		{"2001:db8::7 2001:db8::8", "--let-in 2001:db8::/64; the gateway's administrator has to allow that: spa-keygen set alice " +
-			"widest6=64"},
+		{"2001:db8::7 2001:db8::8",
+			"--let-in 2001:db8::/64; the gateway's administrator has to allow that: spa-keygen set alice widest6=64"},
 		{"2001:db8::7 2001:db8:0:3::8", "--let-in 2001:db8::/62;"},
 		{"198.51.100.7 203.0.113.7", "a path with one address"},
 		{"198.51.100.7 198.50.0.1", "a path with one address"},
