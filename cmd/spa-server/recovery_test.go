@@ -224,3 +224,36 @@ func TestConfirmByRecovery(t *testing.T) {
 		}
 	}
 }
+
+// TestRecoveryKilled: a server that is killed again and again while several use the printed key lets in no more of them
+// than it has uses, and forgets none of those that it let in.
+func TestRecoveryKilled(t *testing.T) {
+	g := newGateway(t)
+	const uses = 5
+	home := g.newDoor("5")
+	opened := 0
+	for range 8 {
+		g.start()
+		codes := make(chan int, 3)
+		for range cap(codes) {
+			go func() {
+				_, code := g.run(g.client, "spa-client", "open", "ssh", "--host", "gw-door", "--config", home, "--source",
+					"192.0.2.2", "--timeout", "1s")
+				codes <- code
+			}()
+		}
+		for i := range cap(codes) {
+			if code := <-codes; code == 0 {
+				opened++
+			}
+			if i == 0 {
+				g.server.stop(syscall.SIGKILL)
+			}
+		}
+	}
+	g.start()
+	left := g.status().Recovery[0].Left
+	if opened == 0 || opened > uses || left > uses-opened {
+		t.Errorf("%d of %d were let in, and %d are left\n%s", opened, uses, left, g.server.log())
+	}
+}

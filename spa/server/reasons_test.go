@@ -130,7 +130,7 @@ func idle(b *bench) *firewall.Firewall {
 }
 
 // withActions starts what runs the programs of services.
-func (b *bench) withActions() {
+func (b *bench) withActions() (file string) {
 	b.Helper()
 	lab.NeedRoot(b)
 	c := config.Default(b.TempDir())
@@ -142,6 +142,7 @@ func (b *bench) withActions() {
 	b.Cleanup(func() { book.Close() })
 	lab.Must(b, book.Recover())
 	b.s.actions = book
+	return f.Name()
 }
 
 // denials cause each reason that a receipt can give. The last packet is refused for it.

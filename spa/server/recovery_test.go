@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -151,6 +152,47 @@ func TestRecoveryCountLost(t *testing.T) {
 		b.enrol(func(c *keys.Client) { c.Recovery = 0 }) // by root, on purpose
 		if b.ask("ssh"); b.event.Receipt.Status != spa.Granted {
 			t.Errorf("%s: an ordinary client: %v", name, b.event.Receipt.Status)
+		}
+	}
+}
+
+// TestRecoveryRefusedStartsNothing: a refused recovery key leaves no program that is due.
+func TestRecoveryRefusedStartsNothing(t *testing.T) {
+	b := newBench(t)
+	b.rule(func(c *config.Config) {
+		s := config.NewService("act")
+		s.Action = config.Action{Run: []string{"/usr/bin/true"}, User: "root", Timeout: time.Minute}
+		c.Services = append(c.Services, s)
+	})
+	b.limit(1)
+	b.ask("ssh")
+	b.enrol(func(c *keys.Client) { c.Allow, c.Recovery = []string{"act"}, 1 })
+	file := b.withActions()
+	before := lab.Value(os.ReadFile(file))(t)
+	b.ask("act")
+	if b.event.Receipt.Status != spa.ReasonNoUses {
+		t.Fatalf("got %v (%v)", b.event.Receipt.Status, b.event.Err)
+	}
+	if after := lab.Value(os.ReadFile(file))(t); !bytes.Equal(before, after) {
+		t.Error("the file has a program that is due")
+	}
+}
+
+// TestRecoveryUnlimitedAtOnce: a key stays limited if the line that limits it is taken out of the client's file before
+// the key was ever used.
+func TestRecoveryUnlimitedAtOnce(t *testing.T) {
+	b := newBench(t)
+	lab.Must(t, recovery.Add(b.usesFile(), b.client.ID, 1))
+	for _, uses := range []int{1, 0} {
+		c := *b.client
+		c.Recovery = uses
+		lab.Must(t, keys.WriteClient(b.s.config.Dir, &c, false))
+		lab.Must(t, b.s.reloadClient(t.Context(), "alice"))
+	}
+	b.at = b.at.Add(time.Minute) // past the floor of the change
+	for _, want := range []spa.Status{spa.Granted, spa.ReasonNoUses} {
+		if b.ask("ssh"); b.event.Receipt.Status != want {
+			t.Errorf("got %v (%v), want %v", b.event.Receipt.Status, b.event.Err, want)
 		}
 	}
 }
