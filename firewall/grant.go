@@ -34,6 +34,9 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	if !f.state.loaded {
 		return errNotLoaded
 	}
+	if err := f.cfg.checkOnce(gs, now); err != nil {
+		return err
+	}
 	f.endOver(now)
 	changes, err := f.changes(gs, now)
 	if err != nil {
@@ -78,6 +81,7 @@ func (f *Firewall) changes(gs []Grant, now time.Time) ([]ledger.Change, error) {
 	for _, g := range gs {
 		until := now.Add(guard.Remaining(g.Until, now)) // with now's monotonic reading, which g.Until may lack
 		for _, h := range g.holdings() {
+			h.Once = f.cfg.once(h.Ports)
 			if old := f.held.Find(h.Key()); old != nil {
 				changes = append(changes, ledger.Change{Holding: old, Until: ledger.Later(until, old.Until)})
 				continue
@@ -160,14 +164,15 @@ func (f *Firewall) enforce(changes []ledger.Change, now time.Time) error {
 			ends[e] = ledger.Later(f.held.EndOf(e), ledger.Later(c.Until, ends[e]))
 		})
 	}
-	err := f.set(leasesOf(ends))
+	leases := f.newTurns(leasesOf(ends), changes)
+	err := f.set(leases)
 	if !errors.Is(err, guard.ErrGone) {
 		return err
 	}
 	if err := f.ledger.Alone(func() error { return f.restore(now) }); err != nil {
 		return err
 	}
-	return f.set(leasesOf(ends))
+	return f.set(leases)
 }
 
 // set changes elements of the kernel, and reports how long that took to the observer, if there is one.
@@ -216,7 +221,7 @@ func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant,
 	if err := f.erase(leaving); err != nil {
 		return nil, errors.Join(err, f.unerase(leaving))
 	}
-	err := f.set(leasesOf(ends))
+	err := f.set(noMore(leasesOf(ends)))
 	if err != nil && !errors.Is(err, guard.ErrGone) { // Watch restores the guard without these grants
 		return nil, errors.Join(err, f.unerase(leaving))
 	}
@@ -292,7 +297,7 @@ func grantOf(h *ledger.Holding) Grant {
 // viewOf is grantOf without a copy of the ports.
 func viewOf(h *ledger.Holding) Grant {
 	g := Grant{Client: h.Client, Service: h.Service, Source: guard.OnLink(h.Source, h.Link), Ports: h.Ports,
-		Until: h.Until}
+		Until: h.Until, Once: h.Once}
 	if h.To.IsValid() {
 		g.To = []netip.Addr{h.To}
 	}

@@ -27,6 +27,7 @@ type Spec struct {
 	Mode    Mode
 	Admit   AdmitSets       // used in mode ModeAdmit
 	Cut     []service.Ports // guarded ports whose sessions end with the grant
+	Once    []service.Ports // guarded ports at which a grant admits one flow
 	Persist Persist
 
 	Now   func() time.Time // the clock for computing how long something still lives
@@ -129,7 +130,7 @@ func (c *Spec) Check() error {
 			return fmt.Errorf("%q: %w", name, err)
 		}
 	}
-	for _, p := range slices.Concat(c.Guarded, c.Cut) {
+	for _, p := range slices.Concat(c.Guarded, c.Cut, c.Once) {
 		if err := CheckPorts(p); err != nil {
 			return err
 		}
@@ -151,6 +152,9 @@ func (c *Spec) checkMode() error {
 		return nil
 	case c.Mode != ModeAdmit:
 		return fmt.Errorf("unknown mode %d", c.Mode)
+	case len(c.Once) > 0:
+		return errors.New("in mode admit your own table decides how many connections a grant admits: remove once = true, " +
+			"or use mode guard")
 	case len(c.Cut) > 0:
 		return errors.New("in mode admit your own table decides how long sessions last: for ports whose sessions should " +
 			"end with the grant, leave them out of its rule for established connections, and do not change on_expiry")

@@ -33,6 +33,7 @@ type Key struct {
 	source, to      netip.Addr
 	link            uint32
 	ports           string
+	once            bool
 }
 
 // tenancy is the holdings of one element, and when the last of them ends. Ended holdings stay in the list until they
@@ -61,7 +62,7 @@ func (h *Holding) Key() Key {
 		b = binary.BigEndian.AppendUint16(b, p.Low)
 		b = binary.BigEndian.AppendUint16(b, p.High)
 	}
-	return Key{h.Client, h.Service, h.Source, h.To, h.Link, string(b)}
+	return Key{h.Client, h.Service, h.Source, h.To, h.Link, string(b), h.Once}
 }
 
 // Each calls f with every element of the holding, only once where ranges overlap.
@@ -168,6 +169,14 @@ func (hs *Book) Find(key Key) *Holding { return hs.byKey[key] }
 func (hs *Book) EndOf(e guard.Element) time.Time {
 	if t := hs.elements[e]; t != nil {
 		return t.until
+	}
+	return time.Time{}
+}
+
+// Besides returns when the last other holding of the element ends; zero: there is none.
+func (hs *Book) Besides(e guard.Element, h *Holding) time.Time {
+	if t := hs.elements[e]; t != nil {
+		return t.without(map[*Holding]bool{h: true})
 	}
 	return time.Time{}
 }

@@ -32,7 +32,7 @@ import (
 //	 16  16  source, IPv4 mapped
 //	 32  33  client: length, bytes, zeros
 //	 65  33  service: the same
-//	 98   1  number of port ranges, 0 to 4; or 0x80: one, and a destination
+//	 98   1  number of port ranges, 0 to 4; or 0x80: one, and a destination; plus 0x40: each port for one flow
 //	 99  20  ranges: protocol 1, low 2, high 2; zeros
 //	119   1  zero
 //	104  16  the destination, IPv4 mapped, in the place of further ranges
@@ -54,8 +54,10 @@ const (
 	MaxRanges  = 4
 	// withDestination stands in place of the number of ranges: one range, and a destination.
 	withDestination = 0x80
-	linkOffset      = 2      // within the source
-	Slots           = 131072 // 16 MiB
+	// forOneFlow is added to the number of ranges. Earlier versions, which would admit more, take it for damage.
+	forOneFlow = 0x40
+	linkOffset = 2      // within the source
+	Slots      = 131072 // 16 MiB
 )
 
 // Phases of the guard, in the header: what the next load is. A new file has LoadFirst.
@@ -71,6 +73,7 @@ type Holding struct {
 	Source, To      netip.Addr // To is invalid for this host
 	Link            uint32
 	Ports           []service.Ports // exactly one if To is valid
+	Once            bool            // at each port, the first flow takes the grant with it
 	Until           time.Time
 	Slot            int // index of the record in the file
 	due             int // index in the heap of ends
@@ -310,6 +313,9 @@ func (l *Ledger) encode(r *[RecordSize]byte, h *Holding, until time.Time, boot t
 		to := h.To.As16()
 		copy(r[104:], to[:])
 	}
+	if h.Once {
+		r[98] |= forOneFlow
+	}
 	for i, p := range h.Ports {
 		b := r[99+5*i:]
 		b[0] = byte(p.Proto)
@@ -323,8 +329,9 @@ func (l *Ledger) encode(r *[RecordSize]byte, h *Holding, until time.Time, boot t
 // attacker who took over the daemon can forge a record, which root reads at the next start. So a record counts only
 // if encode would write the same bytes, for a grant that may be given.
 func (l *Ledger) decode(r []byte, boot time.Duration, now time.Time) (*Holding, bool) {
-	wall, end, ranges := int64(binary.BigEndian.Uint64(r[0:])), int64(binary.BigEndian.Uint64(r[8:])), int(r[98])
-	if ranges == withDestination {
+	wall, end, ranges := int64(binary.BigEndian.Uint64(r[0:])), int64(binary.BigEndian.Uint64(r[8:])), int(r[98]&^forOneFlow)
+	there := ranges == withDestination
+	if there {
 		ranges = 1
 	}
 	if end < 0 || ranges > MaxRanges || r[32] >= NameSize || r[65] >= NameSize {
@@ -333,9 +340,10 @@ func (l *Ledger) decode(r []byte, boot time.Duration, now time.Time) (*Holding, 
 	h := &Holding{
 		Client:  name(r[32 : 32+NameSize]),
 		Service: name(r[65 : 65+NameSize]),
+		Once:    r[98]&forOneFlow != 0,
 	}
 	h.Source, h.Link = decodeSource([16]byte(r[16:32]))
-	if r[98] == withDestination {
+	if there {
 		h.To = netip.AddrFrom16([16]byte(r[104:120])).Unmap()
 	}
 	for i := range ranges {

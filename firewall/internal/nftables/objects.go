@@ -1,6 +1,8 @@
 package nftables
 
 import (
+	"slices"
+
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 )
@@ -18,6 +20,8 @@ type objects struct {
 	Carried4, Carried6     *nft.Set // remote . local . protocol . remote port . local port
 	targets4, targets6     *nft.Set // address . protocol . port of services with addresses of their own
 	addresses4, addresses6 *nft.Set // their addresses
+
+	once onceObjects
 
 	Marker, receipt, knock                                      *nft.Chain
 	Guard, door, links, Ended, Confirm, closed, refused, quoted *nft.Chain
@@ -81,6 +85,7 @@ func NewObjectsOf(table string, size uint32) objects {
 	for _, s := range []*nft.Set{o.Grants4, o.Grants6, o.reach4, o.reach6, o.near, o.met4, o.met6, o.linked} {
 		s.Size = size
 	}
+	o.once = newOnce(set, chain)
 	for _, s := range o.Learned() {
 		s.Dynamic = true
 	}
@@ -105,19 +110,21 @@ func Hooked(c *nft.Chain, hook *nft.ChainHook, priority nft.ChainPriority) *nft.
 
 // Sets returns the sets that a load fills.
 func (o *objects) Sets() []*nft.Set {
-	return []*nft.Set{
+	return append([]*nft.Set{
 		o.Guarded, o.cut, o.near, o.Grants4, o.Grants6, o.reach4, o.reach6,
-		o.Carried4, o.Carried6, o.targets4, o.targets6, o.addresses4, o.addresses6,
-	}
+		o.Carried4, o.Carried6, o.targets4, o.targets6, o.addresses4, o.addresses6, o.once.ports,
+	}, o.once.more[:]...)
 }
 
 // Learned returns the sets that rules fill.
-func (o *objects) Learned() []*nft.Set { return []*nft.Set{o.met4, o.met6, o.linked} }
+func (o *objects) Learned() []*nft.Set {
+	return slices.Concat([]*nft.Set{o.met4, o.met6, o.linked}, o.once.taken[:], o.once.first[:])
+}
 
 // Chains returns all chains, those that are jumped to before those that jump.
 func (o *objects) Chains() []*nft.Chain {
 	return []*nft.Chain{
-		o.Marker, o.refused, o.closed, o.quoted, o.Ended, o.Confirm, o.links, o.begun, o.door,
+		o.Marker, o.refused, o.closed, o.quoted, o.Ended, o.Confirm, o.once.entry, o.once.turn, o.links, o.begun, o.door,
 		o.receipt, o.knock, o.Guard, o.arrive, o.revive, o.passing, o.hush, o.Claim,
 	}
 }

@@ -1,0 +1,15 @@
+package guard
+
+import "time"
+
+// LongestOnce is how long a grant that admits one flow can last.
+const LongestOnce = 6 * 24 * time.Hour
+
+// Turn is what a change of a lease means for the one flow of its grant, at a port of Spec.Once.
+type Turn uint8
+
+const (
+	SameTurn Turn = iota // it has come or not, as before
+	NewTurn              // it may come from now on
+	NoMore               // a grant for the same element has ended: only one flow may still come
+)
