@@ -51,7 +51,7 @@ time is over, or at once with spa-client close.`,
 	}
 	k.flags(cmd)
 	cmd.Flags().Var(&duration, "for", "how long, such as 30s or 1h30m (default: the service's own)")
-	cmd.Flags().BoolVar(&k.wait, "wait", false, "return only when the port accepts TCP connections")
+	cmd.Flags().BoolVar(&k.wait, "wait", false, "return only when the port accepts TCP connections, unless it admits only one")
 	cmd.Flags().BoolVar(&k.renew, "renew", false, "stay and keep them open until interrupted")
 	return cmd
 }
@@ -92,6 +92,10 @@ func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 	for range opened {
 		err := <-results
 		if err == nil {
+			return nil
+		}
+		if errors.Is(err, client.ErrOnce) {
+			cli.Note(cmd, "%s is not tried: only the first connection gets in", k.services())
 			return nil
 		}
 		if errors.Is(err, client.ErrNoTCP) {

@@ -59,7 +59,8 @@ def check_receipt(v):
     if v["verdict"] == ["receipt-wrong"]:
         return same("ignored", refused(knock.open_receipt, k, request, datagram), True)
     r = knock.open_receipt(k, request, datagram)
-    services = [" ".join([str(millis), *map(text_of, told), *["more"][:more], *["started"][:r["started"] >> i & 1]])
+    services = [" ".join([str(millis), *map(text_of, told), *["more"][:more], *["started"][:r["started"] >> i & 1],
+                          *["once"][:r["once"] >> i & 1]])
                 for i, (millis, told, more) in enumerate(r["service"])]
     same("receipt", [r["status"], r["time"], str(r["source"] or "none"), r.get("again"), services],
          [int(v["status"][0]), int(v["time"][0]), v["source"][0], int(v["again"][0]) if "again" in v else None,
