@@ -10,9 +10,6 @@ import (
 	"sallyport/keys/service"
 )
 
-// LongestOnce is how long a grant can last whose port admits one flow only (Config.Once).
-const LongestOnce = guard.LongestOnce
-
 // once reports whether one of the ports admits one flow only.
 func (c *Config) once(ports []service.Ports) bool {
 	return slices.ContainsFunc(ports, func(p service.Ports) bool {
@@ -37,8 +34,8 @@ func (c *Config) staysOnce(h *ledger.Holding) bool {
 // checkOnce refuses grants for one flow that would outlast what the kernel remembers.
 func (c *Config) checkOnce(gs []Grant, now time.Time) error {
 	for _, g := range gs {
-		if c.once(g.Ports) && guard.Remaining(g.Until, now) > LongestOnce {
-			return fmt.Errorf("a grant for one connection lasts at most %s", service.FormatDuration(LongestOnce))
+		if c.once(g.Ports) && guard.Remaining(g.Until, now) > service.LongestOnce {
+			return fmt.Errorf("a grant for one connection lasts at most %s", service.FormatDuration(service.LongestOnce))
 		}
 	}
 	return nil

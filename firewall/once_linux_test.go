@@ -351,7 +351,7 @@ func TestOnceGrants(t *testing.T) {
 	if g := shown(); !g.Once || !g.Taken {
 		t.Errorf("got once %v, taken %v after the connection", g.Once, g.Taken)
 	}
-	g := sshGrant("alice", "192.0.2.2", LongestOnce+time.Hour)
+	g := sshGrant("alice", "192.0.2.2", service.LongestOnce+time.Hour)
 	if err := s.Grant(t.Context(), []Grant{g}, time.Now()); err == nil {
 		t.Error("a grant got in that outlasts what the kernel remembers")
 	}

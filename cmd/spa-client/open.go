@@ -51,7 +51,8 @@ time is over, or at once with spa-client close.`,
 	}
 	k.flags(cmd)
 	cmd.Flags().Var(&duration, "for", "how long, such as 30s or 1h30m (default: the service's own)")
-	cmd.Flags().BoolVar(&k.wait, "wait", false, "return only when the port accepts TCP connections, unless it admits only one")
+	cmd.Flags().BoolVar(&k.wait, "wait", false,
+		"return only when the port accepts TCP connections, unless it admits only one")
 	cmd.Flags().BoolVar(&k.renew, "renew", false, "stay and keep them open until interrupted")
 	return cmd
 }

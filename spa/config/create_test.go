@@ -151,9 +151,9 @@ func TestCommentsAreTrue(t *testing.T) {
 		}
 	}
 	got := lab.Value(loadText(t, text))(t)
-	want := []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: defaultFor, MaxFor: defaultMaxFor, OnExpiry: "cut", Once: true,
-		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5")},
-		When:      []service.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}},
+	want := []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: defaultFor, MaxFor: defaultMaxFor,
+		OnExpiry: "cut", Once: true, Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5")},
+		When: []service.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}},
 		Action: Action{Run: []string{"/usr/bin/systemctl", "restart", "apache2"}, After: []string{"/usr/local/bin/after"},
 			User: "deploy", Timeout: time.Minute}}}
 	if !reflect.DeepEqual(got.Services, want) || got.Firewall.Mark != 0x20000000 || got.Firewall.Persist != "file" ||

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"sallyport/firewall"
 	"sallyport/keys/service"
 )
 
@@ -23,9 +22,9 @@ func (l *loader) once(key string, s Service) {
 	case !l.cfg.Receipts:
 		l.must(key+".once", errors.New("needs receipts = true: without a receipt, a client finds out by connecting "+
 			"whether the port is open, and that connection would be the one"))
-	case s.MaxFor > firewall.LongestOnce:
+	case s.MaxFor > service.LongestOnce:
 		l.must(key+".max_for", fmt.Errorf("must be at most %s with once = true",
-			service.FormatDuration(firewall.LongestOnce)))
+			service.FormatDuration(service.LongestOnce)))
 	}
 }
 

@@ -79,7 +79,7 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
 	}
 	s.actions.Commit(programs)
-	return s.conclude(event, audit.Granted, s.granted(grants, programs, now))
+	return s.conclude(event, audit.Granted, granted(s.config, grants, programs, now))
 }
 
 // closeGrants ends the client's own grants of the services for the address that it knocks from.
@@ -226,11 +226,11 @@ func entry(k *spa.Knock, from netip.Addr) replay.Entry {
 }
 
 // granted returns the receipt for grants, and for the programs that they start.
-func (s *Server) granted(grants []firewall.Grant, programs *action.Reservation, now time.Time) spa.Receipt {
+func granted(c *config.Config, grants []firewall.Grant, programs *action.Reservation, now time.Time) spa.Receipt {
 	services := make([]spa.Granting, len(grants))
 	for i, g := range grants {
 		services[i] = spa.Granting{For: g.Until.Sub(now), Ports: g.Ports, Started: programs.Starts(g.Service),
-			Once: s.config.Once(g.Ports)}
+			Once: c.Once(g.Ports)}
 	}
 	return spa.Receipt{Status: spa.Granted, Services: services}
 }

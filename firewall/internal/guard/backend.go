@@ -18,7 +18,8 @@ type Backend interface {
 	// ours, Load returns ErrForeign.
 	Load(spec Spec, p Plan) error
 	// Set gives each element the end that its lease names, whatever it was before, in one step: all or none. Elements
-	// whose end has passed are removed. At ports of Spec.Once the lease's Turn counts. A full table is ErrFull; a missing one is ErrGone.
+	// whose end has passed are removed. At ports of Spec.Once the lease's Turn counts. A full table is ErrFull; a
+	// missing one is ErrGone.
 	Set(es []Lease) error
 	// Carried returns the flows that the guard in place still carries, and the time left of each.
 	Carried() ([]Carried, error)

@@ -1,10 +1,5 @@
 package guard
 
-import "time"
-
-// LongestOnce is how long a grant that admits one flow can last.
-const LongestOnce = 6 * 24 * time.Hour
-
 // Turn is what a change of a lease means for the one flow of its grant, at a port of Spec.Once.
 type Turn uint8
 
