@@ -46,6 +46,10 @@
 //	                          4. a granted peer passes: its flow gets the mark, and the guard
 //	                             remembers it (met)
 //	                          5. the rest is closed: dropped or rejected
+//	turn                      at ports where a grant admits one flow, in place of 4: the first packet of
+//	                          a flow takes the grant (taken), as one step of the kernel; packets that
+//	                          come again pass by both ends of the flow (first). What passes is counted
+//	                          and accepted in entry
 //	claim    prerouting -101  if strangers are rejected: leads them to port 0, on which nothing
 //	                          can listen, so that the kernel itself refuses them, byte for byte
 //	arrive   input -310       packets delivered to a guarded port, after all rewriting, need the

@@ -44,6 +44,10 @@ type Grant struct {
 	// To lists the destinations if the service is at addresses of its own (see Target); empty: this host's addresses.
 	To    []netip.Addr
 	Until time.Time
+
+	// Once is whether the first flow to a port takes the grant for this port with it, and Taken whether one has, at
+	// one of its ports. Grant and Load set Once if a port is one of Config.Once; Grants sets both.
+	Once, Taken bool
 }
 
 // Match selects grants. The zero Match selects all.
@@ -102,6 +106,7 @@ type Config struct {
 	Mode    Mode
 	Admit   AdmitSets       // used in mode Admit
 	Cut     []service.Ports // guarded ports whose sessions end with the grant
+	Once    []service.Ports // guarded ports at which a grant admits one flow: see Grant.Once
 	Persist Persist
 
 	// NoCarry keeps a first load from carrying flows that already exist.
@@ -157,7 +162,7 @@ func (c *Config) setDefaults() {
 func (c *Config) spec() guard.Spec {
 	return guard.Spec{
 		Guarded: c.Guarded, Targets: c.Targets, Knock: c.Knock, Closed: c.Closed, Trusted: c.Trusted, TPROXY: c.TPROXY,
-		Mark: c.Mark, State: c.State, User: c.User, Mode: c.Mode, Admit: c.Admit, Cut: c.Cut, Persist: c.Persist,
+		Mark: c.Mark, State: c.State, User: c.User, Mode: c.Mode, Admit: c.Admit, Cut: c.Cut, Once: c.Once, Persist: c.Persist,
 		Now: c.Now, Size: c.size, Plain: c.plain, Programs: c.programs, Lock: c.lock,
 	}
 }
@@ -325,7 +330,7 @@ func (f *Firewall) Grants(now time.Time) []Grant {
 	if f.held == nil {
 		return nil
 	}
-	return live(f.held, Match{}, now)
+	return f.withTaken(live(f.held, Match{}, now))
 }
 
 // GrantsOf returns the grants of one client that are live at now. Its cost does not depend on the number of other

@@ -33,7 +33,7 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	if !f.state.loaded {
 		return errNotLoaded
 	}
-	if err := f.checkOwn(gs); err != nil {
+	if err := errors.Join(f.checkOwn(gs), f.cfg.checkOnce(gs, now)); err != nil {
 		return err
 	}
 	f.endOver(now)
@@ -93,6 +93,7 @@ func (f *Firewall) changes(asked []*ledger.Holding) ([]ledger.Change, error) {
 	changes := make([]ledger.Change, 0, len(asked))
 	fresh := make(map[ledger.Key]int) // indexes of new holdings in changes
 	for _, h := range asked {
+		h.Once = f.cfg.once(h.Ports)
 		key := h.Key()
 		if old := f.held.Find(key); old != nil {
 			changes = append(changes, ledger.Change{Holding: old, Until: ledger.Later(h.Until, old.Until)})
@@ -179,14 +180,15 @@ func (f *Firewall) enforce(changes []ledger.Change, now time.Time) error {
 	if err := f.widen(changes, now); err != nil {
 		return err
 	}
-	err := f.set(leasesOf(ends))
+	leases := f.newTurns(leasesOf(ends), changes)
+	err := f.set(leases)
 	if !errors.Is(err, guard.ErrGone) {
 		return err
 	}
 	if err := f.ledger.Alone(func() error { return f.restore(now) }); err != nil {
 		return err
 	}
-	return f.set(leasesOf(ends))
+	return f.set(leases)
 }
 
 // set changes elements of the kernel, and reports how long that took to the observer, if there is one.
@@ -235,7 +237,7 @@ func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant,
 	if err := f.erase(leaving); err != nil {
 		return nil, errors.Join(err, f.unerase(leaving))
 	}
-	err := f.set(leasesOf(ends))
+	err := f.set(noMore(leasesOf(ends)))
 	if err != nil && !errors.Is(err, guard.ErrGone) { // Watch restores the guard without these grants
 		return nil, errors.Join(err, f.unerase(leaving))
 	}
@@ -312,7 +314,7 @@ func grantOf(h *ledger.Holding) Grant {
 // viewOf is grantOf without a copy of the ports.
 func viewOf(h *ledger.Holding) Grant {
 	g := Grant{Client: h.Client, Service: h.Service, Source: guard.OnLink(h.Source, h.Link), Bits: h.Bits,
-		Lent: h.Lent, Ports: h.Ports, Until: h.Until}
+		Lent: h.Lent, Ports: h.Ports, Until: h.Until, Once: h.Once}
 	if h.To.IsValid() {
 		g.To = []netip.Addr{h.To}
 	}

@@ -70,6 +70,7 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 	}
 	p := guard.Plan{
 		Leases:    f.held.Leases(),
+		Spend:     true,
 		ConfirmBy: next.confirmBy,
 		Carried:   next.carried,
 	}
@@ -96,7 +97,9 @@ func (f *Firewall) readLedger(now time.Time) error {
 		return nil
 	}
 	f.ends.seen = now
-	keep := func(h *ledger.Holding) bool { return f.cfg.Keep == nil || f.cfg.Keep(grantOf(h)) }
+	keep := func(h *ledger.Holding) bool {
+		return f.cfg.staysOnce(h) && (f.cfg.Keep == nil || f.cfg.Keep(grantOf(h)))
+	}
 	held, err := f.ledger.Book(f.cfg.Now(), int(f.cfg.size), keep)
 	if err != nil {
 		return err
@@ -163,15 +166,19 @@ func (f *Firewall) checkPhase() error {
 	return err
 }
 
-// restore puts the guard back as it should be at now. The caller holds the lock and the ledger's lock.
-func (f *Firewall) restore(now time.Time) error {
+// restore puts the guard back as it should be at now. What the kernel knew of grants that admit one flow may be lost,
+// so none of them admits another. The caller holds the lock and the ledger's lock.
+func (f *Firewall) restore(now time.Time) error { return f.place(now, true) }
+
+// place puts the guard into the kernel as it should be at now.
+func (f *Firewall) place(now time.Time, spend bool) error {
 	if err := f.checkPhase(); err != nil {
 		return err
 	}
 	if !f.state.confirmBy.IsZero() && guard.Remaining(f.state.confirmBy, now) <= 0 {
 		return ErrUnconfirmed
 	}
-	p := guard.Plan{Leases: f.held.Leases(), ConfirmBy: f.state.confirmBy, Carried: f.state.carried}
+	p := guard.Plan{Leases: f.held.Leases(), Spend: spend, ConfirmBy: f.state.confirmBy, Carried: f.state.carried}
 	return f.put(p)
 }
 

@@ -100,6 +100,6 @@ func (f *Firewall) widen(changes []ledger.Change, now time.Time) error {
 				return err
 			}
 		}
-		return f.restore(now)
+		return f.place(now, false)
 	})
 }

@@ -17,8 +17,8 @@ import (
 // errRestart is returned by Reconfigure when a changed setting needs a restart. Nothing was changed.
 var errRestart = errors.New("these settings need a restart to change")
 
-// Reconfigure changes the guard to match c in one batch. Guarded, Targets, Knock, Closed, Trusted, TPROXY, Cut and
-// Keep may change; if another field differs, Reconfigure returns an error with its name. Ports that stay guarded
+// Reconfigure changes the guard to match c in one batch. Guarded, Targets, Knock, Closed, Trusted, TPROXY, Cut, Once
+// and Keep may change; if another field differs, Reconfigure returns an error with its name. Ports that stay guarded
 // are never open in between, and their grants continue. Grants for ports that are no longer guarded end, as do grants
 // that Keep rejects; the log names them. Flows to ports that become guarded are carried as by a first load. If the
 // batch fails, guard and grants stay as they were.
@@ -68,6 +68,7 @@ func (c *Config) fixed(n *Config) []string {
 func (c *Config) apply(n *Config) {
 	c.Guarded, c.Targets, c.Knock = n.Guarded, n.Targets, n.Knock
 	c.Closed, c.Trusted, c.TPROXY, c.Cut, c.Keep = n.Closed, n.Trusted, n.TPROXY, n.Cut, n.Keep
+	c.Once = n.Once
 }
 
 // reconfigure is Reconfigure for a caller that holds the lock and the ledger's lock.
@@ -91,7 +92,7 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 	config, before := f.cfg, f.state
 	f.cfg.apply(c)
 	f.state = next
-	err = f.restore(now)
+	err = f.place(now, false)
 	if err != nil {
 		f.cfg.apply(&config)
 		f.state = before
@@ -141,7 +142,7 @@ func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 	next := ledger.NewBook(f.ledger.Release)
 	var parts []Grant
 	for h := range f.held.All() {
-		if c.Keep != nil && !c.Keep(grantOf(h)) {
+		if !c.staysOnce(h) || c.Keep != nil && !c.Keep(grantOf(h)) {
 			r.leaving = append(r.leaving, h)
 			continue
 		}
@@ -155,6 +156,7 @@ func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 		if len(ports) > 0 {
 			part := grantOf(h)
 			part.Ports = ports
+			part.Once = h.Once
 			parts = append(parts, part)
 		}
 	}

@@ -17,6 +17,11 @@ func full(c *Config) {
 		Ports:     rangesOf("tcp/22 udp/53-54")}}
 }
 
+func fullOnce(c *Config) {
+	full(c)
+	c.Once = rangesOf("tcp/22 udp/5000")
+}
+
 // listing returns what nft prints of our table.
 func (s *site) listing() string {
 	s.Helper()
@@ -25,7 +30,7 @@ func (s *site) listing() string {
 
 // TestText: nft makes the same table from the text as the daemon.
 func TestText(t *testing.T) {
-	for name, change := range map[string]func(*Config){"plain": nil, "full": full} {
+	for name, change := range map[string]func(*Config){"plain": nil, "full": full, "once": fullOnce} {
 		t.Run(name, func(t *testing.T) {
 			s := guarded(t, change)
 			text := lab.Value(Rules(s.config))(s)

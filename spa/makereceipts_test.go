@@ -78,6 +78,14 @@ func addGoodReceipts(add addAnswerFunc) {
 			}
 			a.receipt.Services[6].Started = true
 		})
+	add("receipt-once", "receipt-ok", "Of two services, the first admits one connection.", func(a *answer) {
+		a.receipt.Services = []Granting{{For: 30 * time.Second, Ports: manyPorts(1), Once: true}, {For: time.Minute}}
+	})
+	add("receipt-started-once", "receipt-ok", "Two services that start programs, the second admits one connection.",
+		func(a *answer) {
+			a.receipt.Services = []Granting{{For: time.Second, Started: true},
+				{For: time.Minute, Ports: manyPorts(1), Started: true, Once: true}}
+		})
 	for _, s := range []Status{ReasonExpired, ReasonNoService, ReasonNotAllowed, ReasonSourceRequired, ReasonTooManyGrants,
 		ReasonTooManyPerHour, ReasonSuperseded, ReasonIDReused, ReasonFailed, ReasonNotNow,
 		ReasonTooManyPorts, ReasonOtherFamily, ReasonNoProgram, ReasonNoUses, ReasonNetwork} {
@@ -189,6 +197,9 @@ func (l *lines) addReceipt(r Receipt) {
 		}
 		if g.Started {
 			text += " started"
+		}
+		if g.Once {
+			text += " once"
 		}
 		l.add("service", text)
 	}

@@ -25,7 +25,9 @@ const (
 	letInCountBit   = 0x80 // beside the count: the source is a network, and a byte with its length follows
 	// startedLabel begins what follows the services if any of them has started a program.
 	startedLabel = "runs"
-	startedLen   = len(startedLabel) + 1
+	markLen      = 5 // a label, and a bit for each service
+	// onceLabel begins what follows that if any of the services is for one connection only.
+	onceLabel = "once"
 )
 
 // ErrReceipt means that a datagram is no receipt for this request. The client ignores it and keeps waiting: anyone
@@ -121,6 +123,8 @@ type Granting struct {
 	More bool
 	// Started means that the server starts the service's program for this grant. It is sent with Granted only.
 	Started bool
+	// Once means that the first connection to a port takes the grant for it with it. It is sent with Granted only.
+	Once bool
 }
 
 // Receipt is a server's answer to one request.
@@ -165,16 +169,32 @@ func (r Receipt) AppendBinary(b []byte) ([]byte, error) {
 		spare -= max(0, n-1)
 		b = g.append(b, n)
 	}
-	if bits := r.started(); bits != 0 {
-		b = append(append(b, startedLabel...), bits)
+	for _, m := range marks() {
+		if bits := r.marked(m); bits != 0 {
+			b = append(append(b, m.label...), bits)
+		}
 	}
 	return b, nil
 }
 
-// started returns a bit for each service whose program is started, the lowest for the first.
-func (r Receipt) started() (bits byte) {
-	for i, g := range r.Services {
-		if g.Started {
+// mark is a label that follows the services, and what it says of each.
+type mark struct {
+	label string
+	of    func(*Granting) *bool
+}
+
+// marks returns the marks in their order.
+func marks() [2]mark {
+	return [2]mark{
+		{startedLabel, func(g *Granting) *bool { return &g.Started }},
+		{onceLabel, func(g *Granting) *bool { return &g.Once }},
+	}
+}
+
+// marked returns a bit for each service that has the mark, the lowest for the first.
+func (r Receipt) marked(m mark) (bits byte) {
+	for i := range r.Services {
+		if *m.of(&r.Services[i]) {
 			bits |= 1 << i
 		}
 	}
@@ -190,8 +210,10 @@ func (r Receipt) spareRanges() int {
 	for _, g := range r.Services {
 		size += grantingLen + portsLen*min(1, len(g.Ports))
 	}
-	if r.started() != 0 {
-		size += startedLen
+	for _, m := range marks() {
+		if r.marked(m) != 0 {
+			size += markLen
+		}
 	}
 	return (receiptMax - size) / portsLen
 }
@@ -213,8 +235,8 @@ func (r Receipt) check() error {
 		return fmt.Errorf("a receipt with status %v cannot list %d services", r.Status, len(r.Services))
 	}
 	for _, g := range r.Services {
-		if g.Started && r.Status != Granted {
-			return fmt.Errorf("a receipt with status %v starts nothing", r.Status)
+		if (g.Started || g.Once) && r.Status != Granted {
+			return fmt.Errorf("a receipt with status %v starts and admits nothing", r.Status)
 		}
 		for _, p := range g.Ports {
 			if !p.Valid() {
@@ -313,23 +335,26 @@ func parseReceipt(b []byte) (Receipt, []byte, error) {
 		r.Services = append(r.Services, g)
 		b = rest
 	}
-	return r, r.parseStarted(b), nil
+	for _, m := range marks() {
+		b = r.parseMark(b, m)
+	}
+	return r, b, nil
 }
 
-// parseStarted takes the bits of started programs from the start of b, if they are there, and returns what follows.
-// Earlier versions have padding in their place.
-func (r Receipt) parseStarted(b []byte) []byte {
-	if r.Status != Granted || len(b) < startedLen || string(b[:len(startedLabel)]) != startedLabel {
+// parseMark takes a mark from the start of b, if it is there, and returns what follows. Earlier versions have padding
+// in its place.
+func (r Receipt) parseMark(b []byte, m mark) []byte {
+	if r.Status != Granted || len(b) < markLen || string(b[:len(m.label)]) != m.label {
 		return b
 	}
-	bits := b[len(startedLabel)]
+	bits := b[len(m.label)]
 	if bits == 0 || int(bits)>>len(r.Services) != 0 {
 		return b
 	}
 	for i := range r.Services {
-		r.Services[i].Started = bits>>i&1 == 1
+		*m.of(&r.Services[i]) = bits>>i&1 == 1
 	}
-	return b[startedLen:]
+	return b[markLen:]
 }
 
 // parseGranting returns the service at the start of b, and what follows it.

@@ -220,27 +220,29 @@ func manyPorts(n int) []service.Ports {
 	return p
 }
 
-// TestStarted: whether programs are started is told with all services that a receipt can list, and what is no such
-// mark is padding.
-func TestStarted(t *testing.T) {
-	for bits := range 256 {
+// TestMarks: whether programs are started, and whether one connection gets in, is told with all services that a receipt
+// can list, and what is no such mark is padding.
+func TestMarks(t *testing.T) {
+	for bits := range 1 << 16 {
 		r := Receipt{Status: Granted, Time: testNow}
 		for i := range 8 {
-			r.Services = append(r.Services, Granting{For: time.Second, Ports: manyPorts(3), Started: bits>>i&1 == 1})
+			r.Services = append(r.Services, Granting{For: time.Second, Ports: manyPorts(3)[:1], Started: bits>>i&1 == 1,
+				Once: bits>>(8+i)&1 == 1})
 		}
 		b, err := r.AppendBinary(nil)
 		if err != nil || len(b) > receiptMax {
 			t.Fatalf("%d bytes, %v", len(b), err)
 		}
 		for i, g := range lab.Value(ParseReceipt(b))(t).Services {
-			if g.Started != r.Services[i].Started {
+			if g.Started != r.Services[i].Started || g.Once != r.Services[i].Once {
 				t.Errorf("%08b: service %d says %v", bits, i, g.Started)
 			}
 		}
 	}
 	one := Receipt{Status: Granted, Time: testNow, Services: []Granting{{For: time.Second}}}
 	plain := lab.Value(one.AppendBinary(nil))(t)
-	for _, mark := range []string{"runs", "runs\x00", "runs\x02", "rung\x01", "runs\x01\x00"} {
+	for _, mark := range []string{"runs", "runs\x00", "runs\x02", "rung\x01", "runs\x01\x00", "once", "once\x02",
+		"once\x00", "once\x01\x00", "once\x01runs\x01", "runs\x01runs\x01", "once\x01once\x01"} {
 		if r, err := ParseReceipt(append(slices.Clone(plain), mark...)); err == nil {
 			t.Errorf("%q: got %+v", mark, r)
 		}

@@ -294,8 +294,15 @@ func parseGrantingText(t testing.TB, text string) Granting {
 	ms := lab.Value(strconv.Atoi(words[0]))(t)
 	g := Granting{For: time.Duration(ms) * time.Millisecond}
 	for _, w := range words[1:] {
-		if w == "more" || w == "started" {
-			g.More, g.Started = g.More || w == "more", g.Started || w == "started"
+		switch w {
+		case "more":
+			g.More = true
+			continue
+		case "started":
+			g.Started = true
+			continue
+		case "once":
+			g.Once = true
 			continue
 		}
 		p := lab.Value(service.ParsePorts(w))(t)

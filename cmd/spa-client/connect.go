@@ -142,6 +142,10 @@ func (k *knock) unreached(a client.Answer, err error) error {
 		exit.More = append(exit.More, fmt.Sprintf("%s let in %v: connections from another address (a VPN, a NAT with "+
 			"several) do not get in", k.plan.Profile.Name, service.NetworkText(a.LetIn())))
 	}
+	if a.Receipt != nil && slices.ContainsFunc(a.Receipt.Services, func(g spa.Granting) bool { return g.Once }) {
+		exit.More = append(exit.More, "only the first connection gets in: if another one from the same address was first, "+
+			"even one that failed, knock again")
+	}
 	return exit
 }
 

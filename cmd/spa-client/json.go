@@ -34,6 +34,7 @@ type serviceJSON struct {
 	Until   *time.Time `json:"until,omitempty"` // by this machine's clock
 	Seconds float64    `json:"seconds,omitempty"`
 	Started bool       `json:"started,omitempty"` // the gateway starts the service's program
+	Once    bool       `json:"once,omitempty"`    // only the first connection to a port gets in
 }
 
 func (k *knock) answerJSON(a client.Answer) answerJSON {
@@ -67,7 +68,7 @@ func (k *knock) answerJSON(a client.Answer) answerJSON {
 
 func (k *knock) serviceJSON(a client.Answer, i int, s service.Service) serviceJSON {
 	out := serviceJSON{Service: s.String(), Ports: k.ports(a, i, s), Seconds: granted(a, i).For.Seconds(),
-		Started: granted(a, i).Started}
+		Started: granted(a, i).Started, Once: granted(a, i).Once}
 	if until := a.Until(i); a.Verdict == client.Opened && !until.IsZero() {
 		out.Until = &until
 	}

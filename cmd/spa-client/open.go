@@ -57,7 +57,8 @@ time is over, or at once with spa-client close.`,
 	k.flags(cmd)
 	cmd.Flags().Var(&duration, "for", "how long, such as 30s or 1h30m (default: the service's own)")
 	cmd.Flags().Var(&k.letIn, "let-in", "`ADDRESS[/LENGTH]` to open for, in place of this machine's address")
-	cmd.Flags().BoolVar(&k.wait, "wait", false, "return only when the port accepts TCP connections")
+	cmd.Flags().BoolVar(&k.wait, "wait", false,
+		"return only when the port accepts TCP connections, unless it admits only one")
 	cmd.Flags().BoolVar(&k.renew, "renew", false, "stay and keep them open until interrupted")
 	return cmd
 }
@@ -98,6 +99,10 @@ func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 	for range opened {
 		err := <-results
 		if err == nil {
+			return nil
+		}
+		if errors.Is(err, client.ErrOnce) {
+			cli.Note(cmd, "%s is not tried: only the first connection gets in", k.services())
 			return nil
 		}
 		if errors.Is(err, client.ErrNoTCP) {

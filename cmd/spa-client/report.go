@@ -62,8 +62,12 @@ func (k *knock) openLine(a client.Answer, i int, service service.Service, now ti
 	switch told := granted(a, i); {
 	case told.Started && len(told.Ports) == 0 && !told.More:
 		what = "was started"
+	case told.Started && told.Once:
+		what = "is open for one connection, and its program was started,"
 	case told.Started:
 		what = "is open, and its program was started,"
+	case told.Once:
+		what = "is open for one connection"
 	}
 	line := fmt.Sprintf("%s %s on %s%s", k.label(a, i, service), what, k.plan.Profile.Name, forSource(a))
 	until := a.Until(i)

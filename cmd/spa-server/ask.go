@@ -103,6 +103,13 @@ func offset(ahead float64) string {
 
 // grantLine returns a grant in one line.
 func grantLine(g control.Grant, now time.Time) string {
-	return fmt.Sprintf("%s\t%s\t%s\t%s\t%s (%v)", g.Client, g.Service, g.Whom(), orNone(strings.Join(g.Ports, ",")),
+	line := fmt.Sprintf("%s\t%s\t%s\t%s\t%s (%v)", g.Client, g.Service, g.Whom(), orNone(strings.Join(g.Ports, ",")),
 		cli.Clock(g.Until, now), g.Until.Sub(now).Round(time.Second))
+	switch {
+	case g.Taken:
+		return line + ", once: taken"
+	case g.Once:
+		return line + ", once"
+	}
+	return line
 }

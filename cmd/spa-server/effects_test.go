@@ -63,6 +63,7 @@ var effects = map[string]string{
 	"rawService.max_for":             "TestTerms",
 	"rawService.addresses":           "TestAddresses",
 	"rawService.on_expiry":           "TestOnExpiry",
+	"rawService.once":                "TestOnce",
 	"rawService.when":                "TestHours",
 	"rawService.run":                 "TestActions",
 	"rawService.run_after":           "TestActions",

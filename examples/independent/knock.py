@@ -169,8 +169,10 @@ def open_receipt(k, packet, datagram):  # an error if the datagram is not the re
         rule(all(p in (6, 17) and 0 < low <= high for p, low, high in told), "malformed ranges")
         r["service"].append((millis, told, n > 0x7F))
         at += 5 + 5 * len(told)
-    label, bits = struct.unpack_from(">4sB", body + bytes(5), at)  # programs that are started
-    r["started"] = bits if status == 1 and label == b"runs" and not bits >> count else 0
+    for name, mark in (("started", b"runs"), ("once", b"once")):  # a program is started; one connection gets in
+        label, bits = struct.unpack_from(">4sB", body + bytes(5), at)
+        r[name] = bits if status == 1 and label == mark and not bits >> count else 0
+        at += 5 * (r[name] > 0)
     return r
 
 # Sections 7 to 9: a command.

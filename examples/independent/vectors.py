@@ -59,7 +59,8 @@ def check_receipt(v):
     if v["verdict"] == ["receipt-wrong"]:
         return same("ignored", refused(knock.open_receipt, k, request, datagram), True)
     r = knock.open_receipt(k, request, datagram)
-    services = [" ".join([str(millis), *map(text_of, told), *["more"][:more], *["started"][:r["started"] >> i & 1]])
+    services = [" ".join([str(millis), *map(text_of, told), *["more"][:more], *["started"][:r["started"] >> i & 1],
+                          *["once"][:r["once"] >> i & 1]])
                 for i, (millis, told, more) in enumerate(r["service"])]
     let_in = str(r.get("let in"))
     same("receipt", [r["status"], r["time"], str(r["source"] or "none"), r.get("again"), let_in, services],

@@ -45,11 +45,14 @@ func TestSSH(t *testing.T) {
 	}
 }
 
-func newSession(t *testing.T, bin string) *session {
+func newSession(t *testing.T, bin string, settings ...string) *session {
 	t.Helper()
 	s := &session{t: t, dir: t.TempDir(), remote: t.TempDir()}
 	s.gateway = lab.NewGateway(t, bin, "ssh=tcp/22")
 	s.remember(4096)
+	for _, change := range settings {
+		s.must(s.gateway.Command("spa-server", "set", "--config", s.gateway.Config, change))
+	}
 	s.sshd()
 	s.gateway.Start()
 	return s

@@ -13,6 +13,9 @@ import (
 // this is the round number below that.
 const MaxDuration = 1000 * time.Hour
 
+// LongestOnce is how long a grant for one connection can last. The kernel counts such a connection for a week.
+const LongestOnce = 6 * 24 * time.Hour
+
 // ValidName returns an error unless s can name a client, host or service: [a-z0-9][a-z0-9-]{0,31}.
 func ValidName(s string) error {
 	if s == "" || len(s) > 32 {

@@ -69,6 +69,8 @@ var (
 	// number of services, or answers an open as a close. It is unknown what the gateway did, and no other answer will
 	// come.
 	ErrMismatch = errors.New("the gateway's receipt does not match the request: a fault of the gateway")
+	// ErrOnce is returned by WaitOpen if a service admits one connection only: trying would use it up.
+	ErrOnce = errors.New("the first connection takes the grant with it")
 	// ErrNoTCP is returned by WaitOpen if no TCP port was granted: there is nothing to try.
 	ErrNoTCP = errors.New("no TCP port to wait for")
 )

@@ -174,13 +174,16 @@ func FirstTCP(all []service.Ports) (uint16, bool) {
 }
 
 // WaitOpen returns nil when the first TCP port of each service that an answer opened accepts connections, and ctx's
-// error if it ends earlier. It returns ErrNoTCP if there is none to try.
+// error if it ends earlier. It returns ErrOnce if it must not try one, and ErrNoTCP if there is none to try.
 func (p *Plan) WaitOpen(ctx context.Context, a Answer) error {
 	if a.Receipt == nil {
 		return nil // a probe has already found that they accept
 	}
 	var ports []uint16
 	for _, granted := range a.Receipt.Services {
+		if granted.Once {
+			return ErrOnce
+		}
 		if port, ok := FirstTCP(granted.Ports); ok {
 			ports = append(ports, port)
 		}

@@ -102,6 +102,7 @@ type Service struct {
 	For, MaxFor time.Duration   // if the client requests none, and at most
 	Addresses   []netip.Addr    // where it is; none: at all addresses of this host
 	OnExpiry    string          // what happens to its sessions when the grant ends: "keep" or "cut"
+	Once        bool            // the first connection to a port takes the grant for it with it
 	When        []service.Span  // when it may be opened; none: always
 	Action      Action          // programs that run when a grant begins and ends
 }

@@ -193,8 +193,17 @@ var refusedSettings = map[string]string{
 	"[service.ssh]\nports = ['tcp/20-30', 'tcp/30']":        ":6: service.ssh.ports: tcp/20-30 and tcp/30 overlap",
 	"[service.dns]\nports = ['udp/62000-63000']": ":6: service.dns.ports: udp/62201 is a knock port: choose another, " +
 		"or { port = 62201, shared = true }",
-	sshService + "on_expiry = 'kill'": `:7: service.ssh.on_expiry: should be "keep" or "cut"`,
-	sshService + "when = []":          `:7: service.ssh.when: should be 1 to 32 spans: ["mon-fri 08:00-18:00"]`,
+	sshService + "on_expiry = 'kill'":                          `:7: service.ssh.on_expiry: should be "keep" or "cut"`,
+	sshService + "once = 'yes'":                                ":7: service.ssh.once: ",
+	sshService + "once = true\nmax_for = '145h'":               ":8: service.ssh.max_for: must be at most 144h",
+	sshService + "once = true\n[firewall]\nbackend='iptables'": ":7: service.ssh.once: needs nftables: remove it, or",
+	sshService + "once = true\n[firewall]\nmode='admit'\n[firewall.admit]\ntable='inet f'\nset4='s'": ":7: service.ssh" +
+		".once: works with firewall.mode = \"guard\" only",
+	"receipts = false\n" + sshService + "once = true":         ":8: service.ssh.once: needs receipts = true",
+	"[service.a]\nrun=['/b']\nuser='a'\nonce=true":            ":8: service.a.once: has no effect on a service without",
+	sshService + "[service.a]\nports=['tcp/22']\nonce = true": ":5: service.ssh.once: a guards the same port and says true",
+	sshService + "when = []": ":7: service.ssh.when: should be 1 to 32 spans: [\"mon-fri " +
+		"08:00-18:00\"]",
 	sshService + "when = ['mon-fri 8:00-18:00']": ":7: service.ssh.when: entry 1: days and hours are written \"mon-fri " +
 		"08:00-18:00\"",
 	sshService + "when = ['sat 09:00-12:00','sat 09:00-12:00']": ":7: service.ssh.when: entry 2 is listed twice",

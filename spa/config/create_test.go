@@ -46,7 +46,7 @@ func settled(t *testing.T) map[string]func(*Config) {
 			c.Services = []Service{
 				{Name: "web", Ports: mustPorts(t, "tcp/443", "udp/443"), For: time.Hour,
 					Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::5")}},
-				{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: time.Second, MaxFor: time.Minute, OnExpiry: "cut",
+				{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: time.Second, MaxFor: time.Minute, OnExpiry: "cut", Once: true,
 					When: []service.Span{{First: time.Saturday, Last: time.Monday, From: 0, To: 1440}}},
 			}
 		},
@@ -141,7 +141,7 @@ func TestCommentsAreTrue(t *testing.T) {
 	c.Services = nil
 	text := c.filled(dir).text()
 	for _, examples := range [][]string{{"zone"}, {"persist"}, {"tproxy"}, {"mark"}, {"[metrics]", "listen"}, {"clients"},
-		{"[service", "ports"}, {"for"}, {"max_for"}, {"addresses"}, {"on_expiry"}, {"when"},
+		{"[service", "ports"}, {"for"}, {"max_for"}, {"addresses"}, {"on_expiry"}, {"once"}, {"when"},
 		{"run =", "run_after", "user", "timeout"}} {
 		for _, example := range examples {
 			text = uncommented(t, text, example)
@@ -151,9 +151,9 @@ func TestCommentsAreTrue(t *testing.T) {
 		}
 	}
 	got := lab.Value(loadText(t, text))(t)
-	want := []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: defaultFor, MaxFor: defaultMaxFor, OnExpiry: "cut",
-		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5")},
-		When:      []service.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}},
+	want := []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: defaultFor, MaxFor: defaultMaxFor,
+		OnExpiry: "cut", Once: true, Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5")},
+		When: []service.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}},
 		Action: Action{Run: []string{"/usr/bin/systemctl", "restart", "apache2"}, After: []string{"/usr/local/bin/after"},
 			User: "deploy", Timeout: time.Minute}}}
 	if !reflect.DeepEqual(got.Services, want) || got.Firewall.Mark != 0x20000000 || got.Firewall.Persist != "file" ||
@@ -182,7 +182,7 @@ func TestEveryExampleIsTried(t *testing.T) {
 	c := created(t, dir)
 	c.Services = nil
 	tried := []string{"zone", "persist", "tproxy", "mark", "[service.ssh]", "ports", "for", "max_for", "addresses",
-		"on_expiry", "when", "[firewall.admit]", "table", "set4", "set6", "[metrics]", "listen", "clients",
+		"on_expiry", "once", "when", "[firewall.admit]", "table", "set4", "set6", "[metrics]", "listen", "clients",
 		"run", "run_after", "user", "timeout"}
 	for line := range strings.Lines(c.filled(dir).text()) {
 		example, ok := strings.CutPrefix(line, "# ")

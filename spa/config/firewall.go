@@ -117,6 +117,10 @@ func (l *loader) collisions() {
 				l.must("service."+s.Name+".on_expiry", fmt.Errorf("%s guards the same port and says %q: a port has one answer",
 					other.Name, other.OnExpiry))
 			}
+			if s.Once != other.Once && anyOverlap(s.Ports, other.Ports) {
+				l.must("service."+s.Name+".once", fmt.Errorf("%s guards the same port and says %v: a port has one answer",
+					other.Name, other.Once))
+			}
 		}
 	}
 }

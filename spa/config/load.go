@@ -71,6 +71,7 @@ type (
 		MaxFor    *string  `toml:"max_for"`
 		Addresses []string `toml:"addresses"`
 		OnExpiry  *string  `toml:"on_expiry"`
+		Once      bool     `toml:"once"`
 		When      []string `toml:"when"`
 		Run       []string `toml:"run"`
 		RunAfter  []string `toml:"run_after"`

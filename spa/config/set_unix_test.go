@@ -51,6 +51,7 @@ var samples = map[string][]string{
 	"service.web.max_for":         {"1h", "service.web.ports=tcp/80"},
 	"service.web.addresses":       {"198.51.100.5,2001:db8::5", "service.web.ports=tcp/80"},
 	"service.web.on_expiry":       {"cut", "service.web.ports=tcp/80"},
+	"service.web.once":            {"true", "service.web.ports=tcp/80"},
 	"service.web.run":             {"/usr/bin/logger,a knock", "service.web.user=nobody"},
 	"service.web.run_after":       {"/usr/bin/logger", "service.web.user=nobody"},
 	"service.web.user":            {"nobody", "service.web.run=/usr/bin/logger"},

@@ -150,6 +150,7 @@ func (s Service) writeRest(b *strings.Builder) {
 		"where the service is, if not on this host")
 	changed(b, s.Cuts(), "on_expiry", quote(s.OnExpiry), `on_expiry = "cut"`,
 		"end its sessions with the grant; keep leaves them alone")
+	changed(b, s.Once, "once", "true", "once = true", "only the first connection gets in; a new knock admits another")
 	changed(b, len(s.When) > 0, "when", list(service.SpanTexts(s.When)), `when = ["mon-fri 08:00-18:00"]`,
 		"shut at other times; over midnight: \"fri 22:00-02:00\"")
 	s.Action.write(b)

@@ -122,6 +122,8 @@ func (l *loader) service(name string, raw rawService) {
 		s.OnExpiry = *raw.OnExpiry
 		l.oneOf(key+".on_expiry", s.OnExpiry, keepSessions, cutSessions)
 	}
+	s.Once = raw.Once
+	l.once(key, s)
 	l.cfg.Services = append(l.cfg.Services, s)
 	if len(l.cfg.Services) == keys.MaxServices+1 {
 		l.must(key, fmt.Errorf("a gateway has at most %d services", keys.MaxServices))

@@ -43,5 +43,6 @@ func (p *Policy) lets(c *keys.Client, peer firewall.Peer) bool {
 	return permits(c, peer.Source.WithZone("")) == nil
 }
 
-// startsFor reports whether a service may be opened for a peer: its program gets the address of one machine.
-func (t terms) startsFor(peer firewall.Peer) bool { return peer.Bits == 0 || !t.runs }
+// isFor reports whether a service may be opened for a peer. A program gets the address of one machine, and one
+// connection is for one.
+func (t terms) isFor(peer firewall.Peer) bool { return peer.Bits == 0 || !t.runs && !t.once }

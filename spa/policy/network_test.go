@@ -152,13 +152,14 @@ func TestNetworkBeside(t *testing.T) {
 	}
 }
 
-// TestNetworkRefused: no network is let in to a service that runs a program, or by the administrator's own sets.
+// TestNetworkRefused: no network is let in to a service that runs a program or admits one connection, or by the administrator's own sets.
 func TestNetworkRefused(t *testing.T) {
 	c := keys.Client{Allow: []string{"ssh"}, Widest4: 8, Delegate: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}
-	runs, admits := newPolicy(t, nil), newPolicy(t, nil)
+	runs, admits, once := newPolicy(t, nil), newPolicy(t, nil), newPolicy(t, nil)
 	runs.services[1].Action = config.Action{Run: []string{"/bin/true"}}
 	admits.admits = true
-	for name, p := range map[string]*Policy{"runs": runs, "admits": admits} {
+	once.services[1].Once = true
+	for name, p := range map[string]*Policy{"runs": runs, "admits": admits, "once": once} {
 		for network, want := range map[string]bool{"192.0.2.0/24": false, "203.0.113.0/28": false, "203.0.113.9/32": true} {
 			k := knock(c, ssh)
 			k.LetIn = netip.MustParsePrefix(network)

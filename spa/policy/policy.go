@@ -123,7 +123,7 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 		if err != nil {
 			return nil, err
 		}
-		if !terms.startsFor(peer) {
+		if !terms.isFor(peer) {
 			return nil, &Denial{Reason: spa.ReasonNetwork, Service: service.String()}
 		}
 		to, ok := terms.toward(peer.Source)
@@ -191,7 +191,7 @@ func (p *Policy) Closable(k *spa.Knock, now time.Time) error {
 // Keeps reports whether the client, as its file is now, may keep a grant. A nil client may keep nothing.
 func (p *Policy) Keeps(c *keys.Client, g firewall.Grant, now time.Time) bool {
 	terms, ok := p.stillAllowed(c, g, now)
-	return ok && covered(g.Ports, terms.ports) && terms.reached(g) && terms.startsFor(g.Peer()) &&
+	return ok && covered(g.Ports, terms.ports) && terms.reached(g) && terms.isFor(g.Peer()) &&
 		g.Until.Sub(now) <= terms.duration(terms.most, c.MaxFor) && p.inTime(c, terms, g, now)
 }
 

@@ -20,6 +20,7 @@ type terms struct {
 	within [][]service.Span // the hours: within all of these
 	at     []netip.Addr     // where the service is; none: at this host
 	runs   bool             // it runs a program
+	once   bool             // the first connection takes the grant
 }
 
 // reached reports whether a grant is for the addresses of the service.
@@ -47,6 +48,7 @@ func termsOf(ports []service.Ports, services ...config.Service) terms {
 	t := terms{ports: ports, least: services[0].For, most: services[0].MaxFor}
 	for _, s := range services {
 		t.least, t.most = min(t.least, s.For), min(t.most, s.MaxFor)
+		t.once = t.once || s.Once
 		t.within = append(t.within, s.When)
 	}
 	return t

@@ -84,10 +84,11 @@ func shown(gs []firewall.Grant) []control.Grant {
 		}
 		if i > 0 && g.Continues(gs[i-1]) {
 			last := &list[len(list)-1]
-			last.Ports = append(last.Ports, ports...)
+			last.Ports, last.Taken = append(last.Ports, ports...), last.Taken || g.Taken
 			continue
 		}
-		shown := control.Grant{Client: g.Client, Service: g.Service, Source: g.Source, Ports: ports, Until: g.Until}
+		shown := control.Grant{Client: g.Client, Service: g.Service, Source: g.Source, Ports: ports, Until: g.Until,
+			Once: g.Once, Taken: g.Taken}
 		if g.Bits > 0 {
 			shown.Network = g.Network()
 		}

@@ -83,7 +83,7 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 		return s.ungranted(event, err)
 	}
 	s.actions.Commit(programs)
-	return s.conclude(event, audit.Granted, granted(knock.LetIn, grants, programs, now))
+	return s.conclude(event, audit.Granted, granted(s.config, knock.LetIn, grants, programs, now))
 }
 
 // ungranted refuses what the firewall did not do.
@@ -260,10 +260,12 @@ func entry(k *spa.Knock, from netip.Addr) replay.Entry {
 }
 
 // granted returns the receipt for grants of what the request named, and for the programs that they start.
-func granted(letIn netip.Prefix, grants []firewall.Grant, programs *action.Reservation, now time.Time) spa.Receipt {
+func granted(c *config.Config, letIn netip.Prefix, grants []firewall.Grant, programs *action.Reservation,
+	now time.Time) spa.Receipt {
 	services := make([]spa.Granting, len(grants))
 	for i, g := range grants {
-		services[i] = spa.Granting{For: g.Until.Sub(now), Ports: g.Ports, Started: programs.Starts(g.Service)}
+		services[i] = spa.Granting{For: g.Until.Sub(now), Ports: g.Ports, Started: programs.Starts(g.Service),
+			Once: c.Once(g.Ports)}
 	}
 	return spa.Receipt{Status: spa.Granted, Services: services, LetIn: letIn}
 }

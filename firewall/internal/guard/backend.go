@@ -18,10 +18,13 @@ type Backend interface {
 	// ours, Load returns ErrForeign.
 	Load(spec Spec, p Plan) error
 	// Set gives each element the end that its lease names, whatever it was before, in one step: all or none. Elements
-	// whose end has passed are removed. A full table is ErrFull; a missing one is ErrGone.
+	// whose end has passed are removed. At ports of Spec.Once the lease's Turn counts. A full table is ErrFull; a
+	// missing one is ErrGone.
 	Set(es []Lease) error
 	// Carried returns the flows that the guard in place still carries, and the time left of each.
 	Carried() ([]Carried, error)
+	// Taken returns the elements at ports of Spec.Once whose flow has come, or may have.
+	Taken() ([]Element, error)
 	// Entered reports whether a new flow through a grant has begun since the load.
 	Entered() (bool, error)
 	// Permanent takes the timeouts off the guarded ports.

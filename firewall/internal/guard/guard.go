@@ -29,6 +29,7 @@ var (
 // moment it receives them, so a plan holds times, and At computes the time left as late as possible.
 type Plan struct {
 	Leases    []Lease
+	Spend     bool      // grants of ports of Spec.Once have admitted their flow, or may have
 	ConfirmBy time.Time // when the guarded ports open again; zero: never
 	Carried   []Carried
 
@@ -94,6 +95,8 @@ type Lease struct {
 	Element
 	Until     time.Time
 	Remaining time.Duration // time left until then: see Timed
+	Turn      Turn
+	Besides   time.Time // with NewTurn: until when the flow of another grant may come as well; zero: there is none
 }
 
 // Timed returns the leases with the time left at now.

@@ -27,6 +27,7 @@ type Spec struct {
 	Mode    Mode
 	Admit   AdmitSets       // used in mode ModeAdmit
 	Cut     []service.Ports // guarded ports whose sessions end with the grant
+	Once    []service.Ports // guarded ports at which a grant admits one flow
 	Persist Persist
 	Spans   []Span // of the networks that grants may let in until the next load; none: no rule looks for any
 
@@ -130,7 +131,7 @@ func (c *Spec) Check() error {
 			return fmt.Errorf("%q: %w", name, err)
 		}
 	}
-	for _, p := range slices.Concat(c.Guarded, c.Cut) {
+	for _, p := range slices.Concat(c.Guarded, c.Cut, c.Once) {
 		if err := CheckPorts(p); err != nil {
 			return err
 		}
@@ -152,6 +153,9 @@ func (c *Spec) checkMode() error {
 		return nil
 	case c.Mode != ModeAdmit:
 		return fmt.Errorf("unknown mode %d", c.Mode)
+	case len(c.Once) > 0:
+		return errors.New("in mode admit your own table decides how many connections a grant admits: remove once = true, " +
+			"or use mode guard")
 	case len(c.Cut) > 0:
 		return errors.New("in mode admit your own table decides how long sessions last: for ports whose sessions should " +
 			"end with the grant, leave them out of its rule for established connections, and do not change on_expiry")

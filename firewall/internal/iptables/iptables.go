@@ -93,6 +93,10 @@ func can(c *guard.Spec) error {
 	if c.Mode != guard.ModeGuard {
 		return errors.New(`mode "admit" needs nftables: it fills sets of nftables`)
 	}
+	if len(c.Once) > 0 {
+		return errors.New("iptables cannot admit one connection only: remove once = true from the services, or set " +
+			`firewall.backend = "nftables"`)
+	}
 	for _, name := range c.Trusted {
 		if err := checkInterface(name); err != nil {
 			return err
@@ -300,6 +304,9 @@ func (b *Backend) GuardRules() GuardRules {
 }
 
 func (b *Backend) Set(ls []guard.Lease) error { return b.setMembers(ls) }
+
+// Taken returns nothing: see can.
+func (b *Backend) Taken() ([]guard.Element, error) { return nil, nil }
 
 func (b *Backend) Carried() ([]guard.Carried, error) { return b.carriedMembers() }
 

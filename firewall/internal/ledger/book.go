@@ -36,6 +36,7 @@ type Key struct {
 	lent            bool
 	link            uint32
 	ports           string
+	once            bool
 }
 
 // tenancy is the holdings of one element, and when the last of them ends. Ended holdings stay in the list until they
@@ -65,7 +66,7 @@ func (h *Holding) Key() Key {
 		b = binary.BigEndian.AppendUint16(b, p.Low)
 		b = binary.BigEndian.AppendUint16(b, p.High)
 	}
-	return Key{h.Client, h.Service, h.Source, h.To, h.Bits, h.Lent, h.Link, string(b)}
+	return Key{h.Client, h.Service, h.Source, h.To, h.Bits, h.Lent, h.Link, string(b), h.Once}
 }
 
 // Each calls f with every element of the holding, only once where ranges overlap.
@@ -212,6 +213,14 @@ func (hs *Book) count(e guard.Element, n int) {
 	if hs.spans[s] += n; hs.spans[s] == 0 {
 		delete(hs.spans, s)
 	}
+}
+
+// Besides returns when the last other holding of the element ends; zero: there is none.
+func (hs *Book) Besides(e guard.Element, h *Holding) time.Time {
+	if t := hs.elements[e]; t != nil {
+		return t.without(map[*Holding]bool{h: true})
+	}
+	return time.Time{}
 }
 
 // All yields all holdings.

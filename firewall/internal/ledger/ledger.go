@@ -32,7 +32,7 @@ import (
 //	 16  16  source, IPv4 mapped
 //	 32  33  client: length, bytes, zeros
 //	 65  33  service: the same
-//	 98   1  number of port ranges, 0 to 4; or 0x80: one, and a destination
+//	 98   1  number of port ranges, 0 to 4; or 0x80: one, and a destination; plus 0x40: each port for one flow
 //	 99  20  ranges: protocol 1, low 2, high 2; zeros
 //	119   1  zero
 //	104  16  the destination, IPv4 mapped, in the place of further ranges
@@ -58,9 +58,11 @@ const (
 	withDestination = 0x80
 	ofNetwork       = 0x40
 	ofLent          = 0x20
-	linkOffset      = 2      // within the source
-	bitsOffset      = 8      // within the source
-	Slots           = 131072 // 16 MiB
+	// forOneFlow is added to the number of ranges. Earlier versions, which would admit more, take it for damage.
+	forOneFlow = 0x10
+	linkOffset = 2      // within the source
+	bitsOffset = 8      // within the source
+	Slots      = 131072 // 16 MiB
 )
 
 // Phases of the guard, in the header: what the next load is. A new file has LoadFirst.
@@ -78,6 +80,7 @@ type Holding struct {
 	Lent            bool       // by the client's file, wherever the client knocked from
 	Link            uint32
 	Ports           []service.Ports // exactly one if To is valid
+	Once            bool            // at each port, the first flow takes the grant with it
 	Until           time.Time
 	Slot            int // index of the record in the file
 	due             int // index in the heap of ends
@@ -326,6 +329,9 @@ func (l *Ledger) encode(r *[RecordSize]byte, h *Holding, until time.Time, boot t
 	if h.Lent {
 		r[98] |= ofLent
 	}
+	if h.Once {
+		r[98] |= forOneFlow
+	}
 	for i, p := range h.Ports {
 		b := r[99+5*i:]
 		b[0] = byte(p.Proto)
@@ -340,7 +346,7 @@ func (l *Ledger) encode(r *[RecordSize]byte, h *Holding, until time.Time, boot t
 // if encode would write the same bytes, for a grant that may be given.
 func (l *Ledger) decode(r []byte, boot time.Duration, now time.Time) (*Holding, bool) {
 	wall, end := int64(binary.BigEndian.Uint64(r[0:])), int64(binary.BigEndian.Uint64(r[8:]))
-	ranges := int(r[98] &^ (ofNetwork | ofLent))
+	ranges := int(r[98] &^ (ofNetwork | ofLent | forOneFlow))
 	far := ranges == withDestination
 	if far {
 		ranges = 1
@@ -352,6 +358,7 @@ func (l *Ledger) decode(r []byte, boot time.Duration, now time.Time) (*Holding, 
 		Client:  name(r[32 : 32+NameSize]),
 		Service: name(r[65 : 65+NameSize]),
 		Lent:    r[98]&ofLent != 0,
+		Once:    r[98]&forOneFlow != 0,
 	}
 	source := [16]byte(r[16:32])
 	if r[98]&ofNetwork != 0 {

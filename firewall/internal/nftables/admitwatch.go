@@ -18,6 +18,9 @@ import (
 
 // In mode Admit no flow is marked, carried or confirmed: another table shuts the ports.
 
+// Taken returns nothing: mode Admit has no such ports.
+func (a *Admitting) Taken() ([]guard.Element, error) { return nil, nil }
+
 func (a *Admitting) Carried() ([]guard.Carried, error) { return nil, nil }
 func (a *Admitting) Entered() (bool, error)            { return false, nil }
 func (a *Admitting) Permanent() error                  { return nil }

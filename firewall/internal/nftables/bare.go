@@ -60,7 +60,7 @@ func (d *Draft) bareGuard() {
 		d.rule(c, L4Proto(service.UDP), f.carries(inward), Accept())
 	}
 	d.eachGrant(inward, func(_ *family, granted Part) {
-		d.rule(c, granted, Accept())
+		d.rule(c, d.unlessOnce(Dport), granted, Accept())
 	})
 	d.rule(c, Drop())
 }

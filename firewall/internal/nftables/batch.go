@@ -40,6 +40,9 @@ func (n *Backend) Set(ls []guard.Lease) error {
 		for _, s := range n.Objects.Sets() {
 			b.change(s, lives[s], goes[s])
 		}
+		if err := n.turns(&b, part); err != nil {
+			return err
+		}
 	}
 	return explain("changing grants", b.send(n.Socket))
 }

@@ -54,12 +54,18 @@ func (d *Draft) fill(p guard.Plan, rules func(*Draft)) {
 }
 
 func (d *Draft) fillSets(p guard.Plan) {
-	for _, s := range d.Sets() {
+	for _, s := range d.madeOf(d.Sets()) {
 		d.batch.set(s)
-		d.batch.flushSet(s)
+		if !d.once.counts(s) {
+			d.batch.flushSet(s)
+		}
+	}
+	for _, s := range d.madeOf(d.Learned()) {
+		d.batch.set(s)
 	}
 	d.add(d.Guarded, PortElements(d.spec.Guarded, p.Confirm))
 	d.add(d.cut, PortElements(d.spec.Cut, p.Confirm))
+	d.add(d.once.ports, PortElements(d.spec.Once, p.Confirm))
 	for s, es := range d.grantElements(p.Leases) {
 		d.add(s, es)
 	}
@@ -72,9 +78,10 @@ func (d *Draft) fillSets(p guard.Plan) {
 	d.add(d.addresses6, addresses6)
 	d.add(d.targets4, targets4)
 	d.add(d.targets6, targets6)
-	for _, s := range d.Learned() {
-		d.batch.set(s)
-		d.add(s, d.learned[s.Name])
+	for _, s := range d.madeOf(d.Learned()) {
+		if !d.once.counts(s) {
+			d.add(s, d.learned[s.Name])
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ func (d *Draft) addRules(confirm bool) {
 	d.linkRules()
 	d.confirmRules(confirm)
 	d.endedRules()
+	d.onceRules(confirm)
 	d.begunRules()
 	d.doorRules(confirm)
 	d.claimRules()
@@ -121,6 +122,7 @@ func (d *Draft) elsewhere() {
 func (d *Draft) doorRules(confirm bool) {
 	o, c, mark := &d.objects, d.door, d.spec.Mark
 	d.rule(c, o.families()[1].linkLocal(inward), jump(o.links))
+	d.onceOver(c, inward, Rst)
 	lasts := Part{}
 	if len(d.spec.Cut) > 0 {
 		lasts = onPort(Dport).notIn(o.cut)
@@ -139,6 +141,7 @@ func (d *Draft) doorRules(confirm bool) {
 		d.rule(c, TCPFlags(Syn, 0), f.carries(inward), d.admit(f, inward), Accept())
 		d.rule(c, L4Proto(service.UDP), f.carries(inward), d.admit(f, inward), Accept())
 	}
+	d.onceOrNothing(c, Part{}, o.closed)
 	if confirm {
 		d.rule(c, jump(o.Confirm))
 	}
@@ -289,6 +292,7 @@ func (d *Draft) arriveRules() {
 		d.rule(c, TCPFlags(Syn, 0), f.carries(inward), d.admit(f, inward), Accept())
 		d.rule(c, L4Proto(service.UDP), f.carries(inward), d.admit(f, inward), Accept())
 	}
+	d.onceOrNothing(c, onPort(Dport).in(o.Guarded), d.refused)
 	d.eachGrant(inward, func(f *family, granted Part) {
 		d.rule(c, granted, d.admit(f, inward), Accept())
 		d.rule(c, granted, Accept())

@@ -173,7 +173,7 @@ func (f *family) linkAndSource(w heading) *key {
 
 // carries matches flows that a first load carries.
 func (f *family) carries(w heading) Part {
-	return f.key().address(f, f.peer(w)).address(f, f.own(w)).protocol().port(w.peerPort()).port(w.ownPort()).in(f.carried)
+	return f.flow(w).in(f.carried)
 }
 
 // linkLocal matches packets with a link-local peer.

@@ -1,6 +1,8 @@
 package nftables
 
 import (
+	"slices"
+
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 
@@ -21,6 +23,8 @@ type objects struct {
 	targets4, targets6     *nft.Set // address . protocol . port of services with addresses of their own
 	addresses4, addresses6 *nft.Set // their addresses
 	spans                  []spanned
+
+	once onceObjects
 
 	Marker, receipt, knock                                      *nft.Chain
 	Guard, door, links, Ended, Confirm, closed, refused, quoted *nft.Chain
@@ -85,6 +89,7 @@ func NewObjectsOf(table string, size uint32, spans ...guard.Span) objects {
 	for _, s := range []*nft.Set{o.Grants4, o.Grants6, o.reach4, o.reach6, o.near, o.met4, o.met6, o.linked} {
 		s.Size = size
 	}
+	o.once = newOnce(set, chain)
 	for _, s := range o.Learned() {
 		s.Dynamic = true
 	}
@@ -112,21 +117,23 @@ func Hooked(c *nft.Chain, hook *nft.ChainHook, priority nft.ChainPriority) *nft.
 func (o *objects) Sets() []*nft.Set {
 	sets := []*nft.Set{
 		o.Guarded, o.cut, o.near, o.Grants4, o.Grants6, o.reach4, o.reach6,
-		o.Carried4, o.Carried6, o.targets4, o.targets6, o.addresses4, o.addresses6,
+		o.Carried4, o.Carried6, o.targets4, o.targets6, o.addresses4, o.addresses6, o.once.ports,
 	}
 	for _, n := range o.spans {
 		sets = append(sets, n.here, n.there)
 	}
-	return sets
+	return append(sets, o.once.more[:]...)
 }
 
 // Learned returns the sets that rules fill.
-func (o *objects) Learned() []*nft.Set { return []*nft.Set{o.met4, o.met6, o.linked} }
+func (o *objects) Learned() []*nft.Set {
+	return slices.Concat([]*nft.Set{o.met4, o.met6, o.linked}, o.once.taken[:], o.once.first[:])
+}
 
 // Chains returns all chains, those that are jumped to before those that jump.
 func (o *objects) Chains() []*nft.Chain {
 	return []*nft.Chain{
-		o.Marker, o.refused, o.closed, o.quoted, o.Ended, o.Confirm, o.links, o.begun, o.door,
+		o.Marker, o.refused, o.closed, o.quoted, o.Ended, o.Confirm, o.once.entry, o.once.turn, o.links, o.begun, o.door,
 		o.receipt, o.knock, o.Guard, o.arrive, o.revive, o.passing, o.hush, o.Claim,
 	}
 }

@@ -27,8 +27,9 @@ func (d *Draft) begunRules() {
 	o, c, mark := &d.objects, d.begun, d.spec.Mark
 	f6 := o.families()[1]
 	d.rule(c, CTState(expr.CtStateBitUNTRACKED), back())
+	d.onceBegun()
 	d.eachGrant(outward, func(f *family, granted Part) {
-		d.rule(c, granted, d.admit(f, outward), back())
+		d.rule(c, d.unlessOnce(Sport), granted, d.admit(f, outward), back())
 	})
 	for _, f := range o.families() {
 		d.rule(c, f.carries(outward), d.admit(f, outward), back())
@@ -74,6 +75,11 @@ func (d *Draft) passingRules() {
 	}
 	for _, f := range o.families() {
 		d.quotedJumps(c, f.toExtra(f.daddr))
+		if d.onces() {
+			once := Rule(onPort(Dport).in(o.once.ports), f.target(inward).in(f.targets))
+			d.goesOn(c, f, once)
+			d.onceOrNothing(c, f.target(inward).in(f.targets), nil)
+		}
 		// door has not seen what another table's DNAT leads there.
 		d.rule(c, f.sourceAndTarget(inward).in(f.reach), Accept())
 		for _, n := range d.spansOf(f) {

@@ -161,6 +161,9 @@ func (n *Backend) readLearned(t TableState) (map[string][]nft.SetElement, error)
 // another of the same priority, a packet between them could pass both. It replaces the whole table only if that is
 // impossible, or fails because another tool or version changed the chains.
 func (n *Backend) place(t TableState, p guard.Plan) error {
+	if t.Handle == 0 || t.Handle != n.known {
+		p.Spend = true
+	}
 	if t.Handle == 0 {
 		err := n.Make(n.Objects, p, n.Flags(), false)
 		if err != nil && n.known == 0 {
@@ -174,6 +177,7 @@ func (n *Backend) place(t TableState, p guard.Plan) error {
 			return nil
 		}
 	}
+	p.Spend = true
 	return n.BehindRelay(p, func() error {
 		if err := n.release(); err != nil {
 			return err
@@ -241,7 +245,7 @@ func (n *Backend) Make(o objects, p guard.Plan, flags uint32, anew bool) error {
 		if err := n.Finish(o, flags, confirm); !errors.Is(err, guard.ErrGone) {
 			return err
 		}
-		anew = false
+		anew, p.Spend = false, true
 	}
 	return n.Send(o, flags, anew, &p, func(d *Draft) { d.addRules(confirm) })
 }
@@ -262,7 +266,7 @@ func (n *Backend) Send(o objects, flags uint32, anew bool, p *guard.Plan, rules 
 		rest := *p
 		rest.Leases = nil
 		d.fill(rest.At(n.Spec.Now()), rules)
-		d.grant(p.At(n.Spec.Now()).Leases)
+		d.grant(p.At(n.Spec.Now()).Leases, p.Spend)
 	}
 	if d.err != nil {
 		return d.err
@@ -272,13 +276,16 @@ func (n *Backend) Send(o objects, flags uint32, anew bool, p *guard.Plan, rules 
 
 // grant adds elements for grants before all other elements. Adding those of a busy host takes the kernel a while, and
 // each begins to count down when it is added.
-func (d *Draft) grant(ls []guard.Lease) {
+func (d *Draft) grant(ls []guard.Lease, spend bool) {
 	if len(ls) == 0 {
 		return
 	}
 	var b batch
 	if d.err == nil {
 		d.err = d.lacks(ls)
+	}
+	if spend {
+		d.err = errors.Join(d.err, d.spendAll(&b, ls))
 	}
 	for s, es := range d.grantElements(ls) {
 		for part := range slices.Chunk(es, nl.Chunk) {

@@ -24,7 +24,7 @@ func Text(spec guard.Spec) string {
 	w.line("delete table inet %s", TableName)
 	w.open("table inet %s", TableName)
 	elements := d.printedElements()
-	for _, s := range slices.Concat(d.Sets(), d.Learned()) {
+	for _, s := range d.madeOf(slices.Concat(d.Sets(), d.Learned())) {
 		w.set(s, elements[s])
 	}
 	for _, c := range d.Chains() {
@@ -94,7 +94,8 @@ func (w *text) chain(c *nft.Chain, rules []string) {
 
 // printedElements returns the elements that the configuration names, by set.
 func (d *Draft) printedElements() map[*nft.Set][]string {
-	elements := map[*nft.Set][]string{d.Guarded: printedPorts(d.spec.Guarded), d.cut: printedPorts(d.spec.Cut)}
+	elements := map[*nft.Set][]string{d.Guarded: printedPorts(d.spec.Guarded), d.cut: printedPorts(d.spec.Cut),
+		d.once.ports: printedPorts(d.spec.Once)}
 	for _, t := range d.spec.Targets {
 		for _, a := range t.Addresses {
 			addresses, targets := d.addresses4, d.targets4

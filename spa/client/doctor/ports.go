@@ -33,6 +33,7 @@ type touch struct {
 	service service.Service
 	port    uint16
 	local   netip.Addr // to connect from; the zero Addr leaves it to the system
+	once    bool       // only the first attempt can get in
 	reach   reach
 	err     error
 }
@@ -81,7 +82,7 @@ func (e *examination) after() []Finding {
 		var touches []touch
 		for i := range f.asked {
 			if port, ok := e.granted(&f.asked[i]); ok {
-				touches = append(touches, touch{service: f.asked[i].service, port: port})
+				touches = append(touches, touch{service: f.asked[i].service, port: port, once: once(&f.asked[i].answer)})
 			}
 		}
 		e.touchAll(f, touches, e.options.Timeout, true)
@@ -110,6 +111,11 @@ func (e *examination) askAgain(f *family) {
 	all.Wait()
 }
 
+// once reports whether the service of an answer admits one connection only.
+func once(a *client.Answer) bool {
+	return a.Receipt != nil && len(a.Receipt.Services) > 0 && a.Receipt.Services[0].Once
+}
+
 // lasts reports whether a grant is known to last for some time.
 func (k *knocked) lasts(d time.Duration) bool { return time.Until(k.answer.Until(0)) >= d }
 
@@ -128,7 +134,11 @@ func (f *family) describeAfter(t touch) Finding {
 	at := fmt.Sprintf("%s (tcp/%d, %s)", t.service, t.port, f.name)
 	switch t.reach {
 	case open:
-		return Finding{Step: StepAfter, State: Good, Text: at + " accepts connections after the knock"}
+		text := at + " accepts connections after the knock"
+		if t.once {
+			text += "; it admits one for each knock, and this was it"
+		}
+		return Finding{Step: StepAfter, State: Good, Text: text}
 	case refused:
 		return f.unreached(at+" was granted but refuses connections: nothing listens there, or another firewall of the "+
 			"gateway (fail2ban, ufw) rejects them", "is the service running? ")
@@ -174,6 +184,7 @@ func (e *examination) touchAll(f *family, touches []touch, within time.Duration,
 const attempt = 300 * time.Millisecond
 
 func (t *touch) try(ctx context.Context, gateway netip.Addr, patience bool) {
+	patience = patience && !t.once
 	for {
 		one, cancel := ctx, context.CancelFunc(func() {})
 		if patience {

@@ -307,7 +307,8 @@ func (d *door) touch(ctx context.Context, at []netip.Addr, port uint16, within t
 	all := make([]touched, len(at))
 	var tries sync.WaitGroup
 	for i, addr := range at {
-		all[i] = touched{touch{service: d.service, port: port, local: d.open.Routes[0].Local}, addr}
+		all[i] = touched{touch{service: d.service, port: port, local: d.open.Routes[0].Local, once: once(&d.granted)},
+			addr}
 		tries.Go(func() { all[i].try(ctx, addr, patience) })
 	}
 	tries.Wait()

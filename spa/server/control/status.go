@@ -203,6 +203,8 @@ type Grant struct {
 	Ports   []string     `json:"ports"`
 	Until   time.Time    `json:"until"`
 	Since   time.Time    `json:"since,omitzero"` // of a last grant only
+	Once    bool         `json:"once,omitzero"`  // only the first connection to a port gets in
+	Taken   bool         `json:"taken,omitzero"` // with Once: that connection has come, or may have
 }
 
 // Revoked is what a revocation ended.

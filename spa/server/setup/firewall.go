@@ -51,6 +51,9 @@ func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Ti
 		if len(service.Addresses) > 0 {
 			fc.Targets = append(fc.Targets, firewall.Target{Addresses: service.Addresses, Ports: service.Ports})
 		}
+		if service.Once {
+			fc.Once = append(fc.Once, service.Ports...)
+		}
 		if service.Cuts() {
 			fc.Cut = append(fc.Cut, service.Ports...)
 		}
