@@ -29,6 +29,10 @@ type Spec struct {
 	Cut     []service.Ports // guarded ports whose sessions end with the grant
 	Persist Persist
 
+	// Forwards are guarded ports that lead elsewhere. Guarded has the ports of this host that they lead to as well,
+	// and Targets the machines.
+	Forwards []Forward
+
 	Now   func() time.Time // the clock for computing how long something still lives
 	Size  uint32           // capacity of a set of grants for each family, in elements
 	Plain bool             // the table has no owner, as on older kernels
@@ -141,6 +145,9 @@ func (c *Spec) Check() error {
 	}
 	if c.Persist > PersistFile {
 		return fmt.Errorf("unknown way to persist %d", c.Persist)
+	}
+	if err := c.checkForwards(); err != nil {
+		return err
 	}
 	return c.checkMode()
 }
