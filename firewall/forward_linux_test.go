@@ -279,9 +279,7 @@ func (w *forwarded) heard(server, client *net.UDPConn, peer netip.AddrPort, want
 	w.Helper()
 	within := map[bool]time.Duration{true: lab.Patience, false: silence}[want]
 	server.WriteToUDPAddrPort([]byte("news"), peer) // may fail, because the guard forbids it
-	// iptables has no chain after translation: see the package documentation.
-	pushes := w.kind.programs != "" && w.cut
-	if got := w.gets(client, within); got != want && !(pushes && got) {
+	if got := w.gets(client, within); got != want {
 		w.Errorf("the client hears its server: %v, want %v", got, want)
 	}
 	for _, to := range []string{net.JoinHostPort(w.gateway, "2222"), net.JoinHostPort(w.place, "2300")} {
