@@ -74,6 +74,7 @@ func (g *inner) sshd() {
 	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount -t tmpfs none /run && mkdir -m 755 /run/sshd &&
 		exec "$0" -D -e -f "$1"`, path, file("sshd"))
 	cmd.Stderr = &said
+	cmd.WaitDelay = time.Millisecond // the processes of cut sessions keep its output open
 	lab.Must(g.t, g.machine.Start(cmd))
 	g.t.Cleanup(func() {
 		cmd.Process.Kill()
@@ -173,31 +174,27 @@ func (g *inner) shut(from, when string) {
 // way ends like that to any other service. After teardown nothing of it is left.
 func TestForward(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
-		for _, settings := range [][]string{nil, {"service.inner.on_expiry=cut", "service.inner.masquerade=true"}} {
-			t.Run(backend+map[bool]string{true: " cut"}[settings != nil], func(t *testing.T) {
-				g := newInner(t, backend, settings...)
-				g.start()
-				for _, e := range endsOfBoth {
+		for name, settings := range map[string][]string{"keep": nil, "cut and masquerade": {"service.inner.on_expiry=cut",
+			"service.inner.masquerade=true"}} {
+			for _, e := range endsOfBoth {
+				t.Run(backend+" "+name+" "+e.name, func(t *testing.T) {
+					g := newInner(t, backend, settings...)
 					g.over(e)
-					t.Run(e.name, func(t *testing.T) { g.forwards(t, settings != nil) })
-				}
-				g.server.stop(syscall.SIGTERM)
-				g.fails(0, "teardown", "--config", g.dir)
-				left := ""
-				for _, list := range [][]string{{"nft", "list", "ruleset"}, {"iptables-save"}, {"ip6tables-save"}} {
-					out, _ := lab.Run(t, g.host, exec.Command(list[0], list[1:]...))
-					left += out
-				}
-				if strings.Contains(left, "spa") || strings.Contains(left, "2222") {
-					t.Errorf("left after teardown:\n%s", left)
-				}
-			})
+					g.start()
+					g.checks()
+					g.forwards(t, settings != nil)
+					g.server.stop(syscall.SIGTERM)
+					g.fails(0, "teardown", "--config", g.dir)
+					g.nothingLeft()
+				})
+			}
 		}
 	}
 }
 
 // forwards checks the life of grants for the forwarded port.
 func (g *inner) forwards(t *testing.T, cut bool) {
+	t.Helper()
 	g.shut(g.alice, "before a knock")
 	g.knock("10m")
 	s := g.ssh(t)
@@ -205,16 +202,44 @@ func (g *inner) forwards(t *testing.T, cut bool) {
 	g.shut(g.stranger, "alice has a grant")
 	g.wantDark(g.alice, net.JoinHostPort(g.behind, "22"), "around the forwarded port")
 
-	g.fails(0, "revoke", "alice", "--config", g.dir)
-	g.shut(g.alice, "revoked")
+	out, code := g.run(g.client, "spa-client", "close", "inner", "--host", "gw", "--config", g.home, "--source",
+		g.alice)
+	if code != 0 {
+		t.Fatalf("spa-client close: exit %d\n%s", code, out)
+	}
+	g.shut(g.alice, "closed")
 	s.lives(!cut)
-	g.knock("10m")
-	s = g.ssh(t)
-	g.fails(0, "revoke", "alice", "--cut", "--config", g.dir)
-	s.lives(false)
 
 	whileGranted(t, func(d time.Duration) { g.knock(d.String()) }, func(time.Duration) error { s = g.ssh(t); return nil })
 	lab.Eventually(t, "the grant to end", func() bool { return len(g.grants()) == 0 })
 	g.shut(g.alice, "expired")
 	s.lives(!cut)
+
+	g.knock("10m")
+	s = g.ssh(t)
+	g.fails(0, "revoke", "alice", "--cut", "--config", g.dir)
+	g.shut(g.alice, "revoked")
+	s.lives(false)
+}
+
+// checks runs check, which finds nothing wrong with the forwarded port.
+func (g *inner) checks() {
+	g.t.Helper()
+	out, _ := g.run(g.host, "spa-server", "check", "--config", g.dir)
+	if strings.Contains(out, "inner") || strings.Contains(out, "2222") {
+		g.t.Errorf("check:\n%s", out)
+	}
+}
+
+// nothingLeft checks that the kernel has nothing of the guard.
+func (g *inner) nothingLeft() {
+	g.t.Helper()
+	left := ""
+	for _, list := range [][]string{{"nft", "list", "ruleset"}, {"iptables-save"}, {"ip6tables-save"}} {
+		out, _ := lab.Run(g.t, g.host, exec.Command(list[0], list[1:]...))
+		left += out
+	}
+	if strings.Contains(left, "spa") || strings.Contains(left, "2222") {
+		g.t.Errorf("left after teardown:\n%s", left)
+	}
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -31,6 +32,38 @@ func (s *Service) ledHere() []service.Ports {
 		}
 	}
 	return list
+}
+
+// Here returns the ports of this host on which packets of the service's clients arrive.
+func (s *Service) Here() []service.Ports {
+	if s.Forwards() {
+		return s.ledHere()
+	}
+	return s.Ports
+}
+
+// Led returns the machines to which the service's ports lead, with the ports there.
+func (s *Service) Led() iter.Seq2[netip.Addr, []service.Ports] {
+	return func(yield func(netip.Addr, []service.Ports) bool) {
+		for _, to := range s.Forward {
+			var list []service.Ports
+			for _, p := range s.Ports {
+				list = append(list, service.Ports{Proto: p.Proto, Low: to.Port(), High: to.Port()})
+			}
+			if to.Addr().IsValid() && !yield(to.Addr(), list) {
+				return
+			}
+		}
+	}
+}
+
+// Machines returns the addresses of the machines that the service is at or leads to.
+func (s *Service) Machines() []netip.Addr {
+	all := slices.Clone(s.Addresses)
+	for to := range s.Led() {
+		all = append(all, to)
+	}
+	return all
 }
 
 var errForward = errors.New(`should be the address and port of a machine behind this host, "198.51.100.5:22" or ` +
