@@ -322,3 +322,13 @@ func (c *Config) checked() error {
 	c.setDefaults()
 	return c.check()
 }
+
+// TestForwardInADryRun: a dry run logs where a port would lead.
+func TestForwardInADryRun(t *testing.T) {
+	s := newSite(t, func(c *Config) {
+		guarding("tcp/2222", "tcp/2223")(c)
+		c.Forwards = []Forward{{Ports: rangesOf("tcp/2222"), To: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.5:22")},
+			Masquerade: true}, {Ports: rangesOf("tcp/2223"), Port: 22}}
+	})
+	s.says(s.dryRun(), "from=tcp/2222 to=198.51.100.5:22 masquerade=true", "from=tcp/2223 to=:22 masquerade=false")
+}

@@ -63,6 +63,8 @@ var effects = map[string]string{
 	"rawService.max_for":             "TestTerms",
 	"rawService.addresses":           "TestAddresses",
 	"rawService.on_expiry":           "TestOnExpiry",
+	"rawService.forward":             "TestForward",
+	"rawService.masquerade":          "TestForward",
 	"rawService.when":                "TestHours",
 	"rawService.run":                 "TestActions",
 	"rawService.run_after":           "TestActions",

@@ -181,7 +181,9 @@ func TestForward(t *testing.T) {
 					g := newInner(t, backend, settings...)
 					g.over(e)
 					g.start()
-					g.checks()
+					if settings == nil { // masquerade is reported
+						g.checks()
+					}
 					g.forwards(t, settings != nil)
 					g.server.stop(syscall.SIGTERM)
 					g.fails(0, "teardown", "--config", g.dir)

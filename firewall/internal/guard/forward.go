@@ -30,6 +30,14 @@ type Leg struct {
 // Here reports whether the port leads to another port of this host.
 func (l Leg) Here() bool { return !l.To.Addr().IsValid() }
 
+// Place formats where the port leads: an address and a port, or ":2222".
+func (l Leg) Place() string {
+	if l.Here() {
+		return fmt.Sprintf(":%d", l.To.Port())
+	}
+	return l.To.String()
+}
+
 // Legs returns the ports of the forwards, each once for each place that it leads to.
 func Legs(fs []Forward) []Leg {
 	var legs []Leg
