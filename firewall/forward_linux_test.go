@@ -332,3 +332,60 @@ func TestForwardInADryRun(t *testing.T) {
 	})
 	s.says(s.dryRun(), "from=tcp/2222 to=198.51.100.5:22 masquerade=true", "from=tcp/2223 to=:22 masquerade=false")
 }
+
+// TestForwardAround: other ways to where a forwarded port leads, made by other tools.
+func TestForwardAround(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		w := newForwarded(t, k, forwarding{away: true}, f)
+		w.knocks(w.alice)
+		v := w.talks(w.alice)
+		defer w.watchUntil()()
+		if k.programs != "" { // a tool that empties the table nat alone
+			for _, program := range []string{"iptables", "ip6tables"} {
+				w.program(program, "-w", lockWait, "-t", "nat", "-F")
+			}
+			lab.Eventually(t, "the way to the machine", func() bool { return w.isOpen(w.alice, w.gateway, "2222") })
+			w.drain()
+		}
+		w.mutual(v, true)
+		for port, to := range map[string]string{"8080": "2222", "8081": "2300"} { // to the forwarded port, to the machine's
+			w.leads(port, to)
+		}
+		for _, from := range []string{w.alice, w.stranger} {
+			w.dark(from, w.gateway, "8080")
+			w.dark(from, w.gateway, "8081")
+		}
+		w.untracks()
+		w.dark(w.stranger, w.gateway, "2222")
+		w.dark(w.alice, w.gateway, "2222") // nothing leads an untracked packet on, and it must not reach the decoy
+	})
+}
+
+// leads makes another tool lead a port of the gateway to one of its own, or to one of the machine.
+func (w *forwarded) leads(port, to string) {
+	w.Helper()
+	at := net.JoinHostPort(map[string]string{"2222": w.gateway, "2300": w.place}[to], to)
+	w.runNFT("table inet lead"+port+" { chain c { type nat hook prerouting priority -100; tcp dport "+port+" dnat "+
+		map[string]string{"IPv4": "ip", "IPv6": "ip6"}[w.sides.name]+" to "+at+"; }; }\n", "-f", "-")
+}
+
+// untracks makes another tool keep the forwarded port out of connection tracking.
+func (w *forwarded) untracks() {
+	w.Helper()
+	w.runNFT("table inet untracks { chain c { type filter hook prerouting priority -300; tcp dport 2222 notrack; }; }\n",
+		"-f", "-")
+}
+
+// TestForwardTrial: if a trial ends while no daemon runs, the port is as it was before.
+func TestForwardTrial(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		f := bothFamilies[0]
+		w := newForwarded(t, k, forwarding{away: true}, f)
+		w.must(w.gw.Do(func() error { return Teardown(w.config.State) }))
+		w.open()
+		w.load(3 * time.Second)
+		w.dark(f.stranger, f.gateway, "2222")
+		w.die()
+		lab.Eventually(t, "the end of the trial", func() bool { return w.isOpen(f.stranger, f.gateway, "2222") })
+	})
+}

@@ -125,7 +125,7 @@ func (s *script) ledHere() {
 			if p.Proto == service.UDP {
 				begins = "-m conntrack --ctstate INVALID,NEW,RELATED,UNTRACKED"
 			}
-			s.add(chainArrive, "%s %s -j DROP", hasPort(p, dportEnd), begins)
+			s.add(chainArrive, "%s%s %s -j DROP", hasPort(p, dportEnd), s.trial(p.Proto, dportEnd), begins)
 		}
 	}
 	for _, l := range s.legs() {

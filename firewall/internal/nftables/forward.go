@@ -113,7 +113,8 @@ func (d *Draft) ledHereRules() {
 				begins = CTState(expr.CtStateBitINVALID | expr.CtStateBitNEW | expr.CtStateBitRELATED |
 					expr.CtStateBitUNTRACKED)
 			}
-			d.rule(c, onOnePort(p.Proto, Dport, p.Low), begins, enter(d.refused))
+			// @guarded: after a trial the port is open again.
+			d.rule(c, onOnePort(p.Proto, Dport, p.Low), onPort(Dport).in(d.Guarded), begins, enter(d.refused))
 		}
 	}
 	for _, l := range d.legs {
