@@ -98,8 +98,8 @@
 //
 // # Forwards
 //
-// A forwarded port (Config.Forwards) is a guarded port of this host that leads to a machine behind it or to another port
-// here. Guard and door decide on its packets as on those for any other guarded port; then lead rewrites the
+// A forwarded port (Config.Forwards) is a guarded port of this host that leads to a machine behind it or to another
+// port here. Guard and door decide on its packets as on those for any other guarded port; then lead rewrites the
 // destination of the flows of granted peers. The place that it leads to is guarded as well, and a grant for the
 // forwarded port does not open it: passing and arrive let only led flows through, which they recognise by the mark and
 // by the flow's original port. iptables does the same in the table nat, with the chains spa-lead and spa-mask.

@@ -150,8 +150,9 @@ func (c *Config) setDefaults() {
 // spec returns the guard that c describes.
 func (c *Config) spec() guard.Spec {
 	return guard.Spec{
-		Guarded: c.guarded(), Targets: c.targets(), Forwards: c.Forwards, Knock: c.Knock, Closed: c.Closed, Trusted: c.Trusted, TPROXY: c.TPROXY,
-		Mark: c.Mark, State: c.State, User: c.User, Mode: c.Mode, Admit: c.Admit, Cut: c.Cut, Persist: c.Persist,
+		Guarded: c.guarded(), Targets: c.targets(), Forwards: c.Forwards, Knock: c.Knock, Closed: c.Closed,
+		Trusted: c.Trusted, TPROXY: c.TPROXY, Mark: c.Mark, State: c.State, User: c.User, Mode: c.Mode, Admit: c.Admit,
+		Cut: c.Cut, Persist: c.Persist,
 		Now: c.Now, Size: c.size, Plain: c.plain, Programs: c.programs, Lock: c.lock,
 	}
 }

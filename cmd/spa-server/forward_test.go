@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -112,7 +113,7 @@ func (g *inner) knock(last string) {
 // sshSession is a session of ssh with the machine: each line comes back.
 type sshSession struct {
 	t     *testing.T
-	write func(string) error
+	to    io.Writer
 	lines chan string
 }
 
@@ -129,7 +130,7 @@ func (g *inner) ssh(t *testing.T) *sshSession {
 	out := lab.Value(cmd.StdoutPipe())(t)
 	lab.Must(t, g.client.Start(cmd))
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	s := &sshSession{t, func(text string) error { _, err := in.Write([]byte(text + "\n")); return err }, make(chan string, 9)}
+	s := &sshSession{t: t, to: in, lines: make(chan string, 9)}
 	go func() {
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			s.lines <- lines.Text()
@@ -149,7 +150,7 @@ func (g *inner) ssh(t *testing.T) *sshSession {
 // lives checks whether the session is alive.
 func (s *sshSession) lives(want bool) {
 	s.t.Helper()
-	s.write("is anybody there?") // fails if ssh has noticed the end
+	io.WriteString(s.to, "is anybody there?\n") // fails if ssh has noticed the end
 	within := map[bool]time.Duration{true: lab.Patience, false: 3 * silence}[want]
 	select {
 	case <-s.lines:

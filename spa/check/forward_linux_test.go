@@ -49,8 +49,8 @@ func TestForwarded(t *testing.T) {
 			says: []string{"192.0.2.1 is an address of this host", `forward = ":22"`}},
 		{name: "a program here", config: both, spoil: func(s *scene) { s.routing(); s.hold("web", "0.0.0.0:2222") },
 			want: Notice, says: []string{"service.inner.forward", "web listens on tcp/2222", "no client reaches"}},
-		{name: "a port", config: forwardedTo(), spoil: beside("table inet g { chain c { type filter hook input priority -1; " +
-			"tcp dport 8022 drop; }; }\n"), want: Problem, says: []string{"drops new connections to tcp/8022"}},
+		{name: "a port", config: forwardedTo(), spoil: beside("table inet g { chain c { type filter hook input priority " +
+			"-1; tcp dport 8022 drop; }; }\n"), want: Problem, says: []string{"drops new connections to tcp/8022"}},
 	} {
 		t.Run(test.name, test.run)
 	}

@@ -42,7 +42,8 @@ func checkBridges(c *config.Config, h *host) []Finding {
 			}
 			said[key] = true
 			found = append(found, Finding{
-				Severity: Warning, Subject: "service." + s.Name + map[bool]string{false: ".addresses", true: ".forward"}[s.Forwards()],
+				Severity: Warning,
+				Subject:  "service." + s.Name + map[bool]string{false: ".addresses", true: ".forward"}[s.Forwards()],
 				Text: fmt.Sprintf("%s is behind the bridge %s, and %s the guard: from another port of the bridge it is "+
 					"reachable without a knock", to, bridge.Name, text),
 				Advice: h.bridging.command(set),

@@ -31,9 +31,10 @@ func checkWeak(c *config.Config, h *host) []Finding {
 	}
 	for _, s := range c.Services {
 		if s.Masquerade {
-			weak("service."+s.Name+".masquerade", "true: that machine sees this host's address in place of every client's, so "+
-				"its log and what it bans by address do not tell them apart", "# take it out if that machine can route its replies "+
-				"through this host")
+			weak("service."+s.Name+".masquerade",
+				"true: that machine sees this host's address in place of every client's, so its log and what it bans by "+
+					"address do not tell them apart",
+				"# take it out if that machine can route its replies through this host")
 		}
 	}
 	switch {
