@@ -50,11 +50,14 @@
 //	                          a flow takes the grant (taken), as one step of the kernel; packets that
 //	                          come again pass by both ends of the flow (first). What passes is counted
 //	                          and accepted in entry
+//	lead     prerouting -102  if ports are forwarded: leads new flows of granted peers on, before
+//	                          any other DNAT
 //	claim    prerouting -101  if strangers are rejected: leads them to port 0, on which nothing
 //	                          can listen, so that the kernel itself refuses them, byte for byte
 //	arrive   input -310       packets delivered to a guarded port, after all rewriting, need the
 //	                          mark or a grant, even if another port leads there. Packets
-//	                          assigned to a transparent socket (TPROXY) are refused
+//	                          assigned to a transparent socket (TPROXY) are refused; so are
+//	                          those that would begin a flow with a program on a forwarded port
 //	revive   output -110      packets that leave a guarded port go to begun
 //	begun                     1. packets to a granted peer, or in a flow with the mark, leave
 //	                          2. replies in any other flow are dropped
@@ -64,6 +67,7 @@
 //	passing  forward -110     packets reach a target only with the mark or a grant. A flow from
 //	                          a target's port may begin only on the interface by which routing
 //	                          reaches the target, and not from bridge to bridge; then as in begun
+//	mask     postrouting 99   masquerades led flows, where a forward says so
 //	hush     postrouting 110  after all translation: packets with a guarded port and an address
 //	                          of this host go to begun; from a port whose sessions end with the
 //	                          grant, only resets leave without a grant
@@ -95,6 +99,14 @@
 // With PersistFile the table has no owner, because the administrator's own rule file holds the guard (Rules). The two
 // exclude each other: a table that has an owner makes the whole file fail to load. With PersistFile, and on older
 // kernels, Watch restores the guard and the live grants after another tool removes them.
+//
+// # Forwards
+//
+// A forwarded port (Config.Forwards) is a guarded port of this host that leads to a machine behind it or to another
+// port here. Guard and door decide on its packets as on those for any other guarded port; then lead rewrites the
+// destination of the flows of granted peers. The place that it leads to is guarded as well, and a grant for the
+// forwarded port does not open it: passing and arrive let only led flows through, which they recognise by the mark and
+// by the flow's original port. iptables does the same in the table nat, with the chains spa-lead and spa-mask.
 //
 // # Ends of sessions
 //

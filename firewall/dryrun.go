@@ -31,8 +31,12 @@ func (d *dryRun) Describe() string {
 	return "dry run: decides and records, but guards and opens nothing"
 }
 
-func (d *dryRun) Load(_ guard.Spec, p guard.Plan) error {
+func (d *dryRun) Load(spec guard.Spec, p guard.Plan) error {
 	d.log.Info("dry run: would load the guard", "elements", len(p.Leases), "confirm", p.ConfirmBy)
+	for _, l := range guard.Legs(spec.Forwards) {
+		d.log.Info("dry run: would lead clients with a grant on", "from", service.Ports{Proto: l.Proto, Low: l.Port,
+			High: l.Port}.String(), "to", l.Place(), "masquerade", l.Masquerade)
+	}
 	return nil
 }
 

@@ -67,6 +67,7 @@ type (
 	Mode      = guard.Mode      // what grants do in the host's firewall
 	AdmitSets = guard.AdmitSets // the sets that hold grants in mode Admit
 	Persist   = guard.Persist   // how the guard survives a flush by another tool
+	Forward   = guard.Forward   // guarded ports that lead to a machine behind this host or to another port
 	Process   = guard.Process   // a process that works for the firewall besides the daemon
 )
 
@@ -108,6 +109,8 @@ type Config struct {
 	Cut     []service.Ports // guarded ports whose sessions end with the grant
 	Once    []service.Ports // guarded ports at which a grant admits one flow: see Grant.Once
 	Persist Persist
+
+	Forwards []Forward // guarded ports that lead elsewhere; the places that they lead to are guarded too
 
 	// NoCarry keeps a first load from carrying flows that already exist.
 	NoCarry bool
@@ -161,8 +164,9 @@ func (c *Config) setDefaults() {
 // spec returns the guard that c describes.
 func (c *Config) spec() guard.Spec {
 	return guard.Spec{
-		Guarded: c.Guarded, Targets: c.Targets, Knock: c.Knock, Closed: c.Closed, Trusted: c.Trusted, TPROXY: c.TPROXY,
-		Mark: c.Mark, State: c.State, User: c.User, Mode: c.Mode, Admit: c.Admit, Cut: c.Cut, Once: c.Once, Persist: c.Persist,
+		Guarded: c.guarded(), Targets: c.targets(), Forwards: c.Forwards, Knock: c.Knock, Closed: c.Closed,
+		Trusted: c.Trusted, TPROXY: c.TPROXY, Mark: c.Mark, State: c.State, User: c.User, Mode: c.Mode, Admit: c.Admit,
+		Cut: c.Cut, Once: c.Once, Persist: c.Persist,
 		Now: c.Now, Size: c.size, Plain: c.plain, Programs: c.programs, Lock: c.lock,
 	}
 }
@@ -175,13 +179,21 @@ func (c *Config) check() error {
 	return spec.Check()
 }
 
+// guarded returns the guarded ports of this host, with those that forwards lead to.
+func (c *Config) guarded() []service.Ports {
+	return slices.Concat(c.Guarded, guard.LedHere(c.Forwards))
+}
+
+// targets returns the targets, with the machines that forwards lead to.
+func (c *Config) targets() []Target { return slices.Concat(c.Targets, guard.LedAway(c.Forwards)) }
+
 // portsAt returns the ports that a grant can open at a destination; invalid: this host.
 func (c *Config) portsAt(to netip.Addr) []service.Ports {
 	if !to.IsValid() {
-		return c.Guarded
+		return c.guarded()
 	}
 	var ports []service.Ports
-	for _, t := range c.Targets {
+	for _, t := range c.targets() {
 		if slices.ContainsFunc(t.Addresses, func(a netip.Addr) bool { return guard.Normal(a) == to }) {
 			ports = append(ports, t.Ports...)
 		}

@@ -308,7 +308,11 @@ func (s *site) flushRuleset() {
 	s.Helper()
 	if s.kind.legacy {
 		for _, program := range []string{"iptables", "ip6tables"} {
-			for _, table := range []string{"raw", "mangle"} {
+			tables := []string{"raw", "mangle"}
+			if len(s.config.Forwards) > 0 {
+				tables = append(tables, "nat")
+			}
+			for _, table := range tables {
 				s.program(program, "-w", lockWait, "-t", table, "-F")
 			}
 		}

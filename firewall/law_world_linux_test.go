@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -392,6 +393,14 @@ func (w *world) guardConfig(closed Closed) Config {
 	for _, name := range w.way.listed {
 		c.Targets = append(c.Targets, Target{Addresses: []netip.Addr{addressOf(name, false), addressOf(name, true)},
 			Ports: c.Guarded})
+	}
+	if slices.Contains(w.way.listed, "behind") { // ports that lead to the same machine change nothing
+		for i, s := range lawServices {
+			from := service.Ports{Proto: s.proto, Low: 2300 + uint16(i), High: 2300 + uint16(i)}
+			c.Guarded = append(c.Guarded, from)
+			c.Forwards = append(c.Forwards, Forward{Ports: []service.Ports{from}, Masquerade: s.cut, To: []netip.AddrPort{
+				netip.AddrPortFrom(addressOf("behind", false), s.port), netip.AddrPortFrom(addressOf("behind", true), s.port)}})
+		}
 	}
 	if w.kind.programs != "" {
 		c.Backend, c.programs = BackendIptables, links(w.T, w.kind.programs)

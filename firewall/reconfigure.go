@@ -17,11 +17,11 @@ import (
 // errRestart is returned by Reconfigure when a changed setting needs a restart. Nothing was changed.
 var errRestart = errors.New("these settings need a restart to change")
 
-// Reconfigure changes the guard to match c in one batch. Guarded, Targets, Knock, Closed, Trusted, TPROXY, Cut, Once
-// and Keep may change; if another field differs, Reconfigure returns an error with its name. Ports that stay guarded
-// are never open in between, and their grants continue. Grants for ports that are no longer guarded end, as do grants
-// that Keep rejects; the log names them. Flows to ports that become guarded are carried as by a first load. If the
-// batch fails, guard and grants stay as they were.
+// Reconfigure changes the guard to match c in one batch. Guarded, Targets, Forwards, Knock, Closed, Trusted, TPROXY,
+// Cut, Once and Keep may change; if another field differs, Reconfigure returns an error with its name. Ports that stay
+// guarded are never open in between, and their grants continue. Grants for ports that are no longer guarded end, as do
+// grants that Keep rejects; the log names them. Flows to ports that become guarded are carried as by a first load. If
+// the batch fails, guard and grants stay as they were.
 func (f *Firewall) Reconfigure(ctx context.Context, c Config, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -66,7 +66,7 @@ func (c *Config) fixed(n *Config) []string {
 
 // apply copies the settings that may change at run time.
 func (c *Config) apply(n *Config) {
-	c.Guarded, c.Targets, c.Knock = n.Guarded, n.Targets, n.Knock
+	c.Guarded, c.Targets, c.Forwards, c.Knock = n.Guarded, n.Targets, n.Forwards, n.Knock
 	c.Closed, c.Trusted, c.TPROXY, c.Cut, c.Keep = n.Closed, n.Trusted, n.TPROXY, n.Cut, n.Keep
 	c.Once = n.Once
 }

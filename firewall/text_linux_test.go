@@ -15,6 +15,10 @@ func full(c *Config) {
 	c.Targets = []Target{{
 		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8:1::5")},
 		Ports:     rangesOf("tcp/22 udp/53-54")}}
+	guarding("tcp/2222", "udp/2222", "tcp/2223")(c)
+	c.Forwards = []Forward{{Ports: rangesOf("tcp/2222 udp/2222"), Masquerade: true, To: []netip.AddrPort{
+		netip.MustParseAddrPort("198.51.100.7:2200"), netip.MustParseAddrPort("[2001:db8:1::7]:2200")}},
+		{Ports: rangesOf("tcp/2223"), Port: 2302}}
 }
 
 func fullOnce(c *Config) {

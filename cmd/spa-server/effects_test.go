@@ -64,6 +64,8 @@ var effects = map[string]string{
 	"rawService.addresses":           "TestAddresses",
 	"rawService.on_expiry":           "TestOnExpiry",
 	"rawService.once":                "TestOnce",
+	"rawService.forward":             "TestForward",
+	"rawService.masquerade":          "TestForward",
 	"rawService.when":                "TestHours",
 	"rawService.run":                 "TestActions",
 	"rawService.run_after":           "TestActions",

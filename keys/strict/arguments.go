@@ -82,6 +82,10 @@ func literal(t reflect.Type, text string) (string, error) {
 	switch {
 	case t.Kind() == reflect.String && !inQuotes:
 		value = Quote(text)
+	case t.Kind() == reflect.Interface && !inQuotes && text[0] != '[': // a text or a list of texts
+		if value = Quote(text); strings.Contains(text, ",") {
+			value = listOf(reflect.TypeFor[string](), strings.Split(text, ","))
+		}
 	case t.Kind() == reflect.Slice && inQuotes:
 		value = "[" + text + "]"
 	case t.Kind() == reflect.Slice && text[0] != '[':

@@ -132,10 +132,13 @@ func (h *host) destinationsBy(c *config.Config, in survey.Link) []destination {
 	var others []destination
 	for _, s := range c.Services {
 		if len(s.Addresses) == 0 {
-			here.ports = append(here.ports, s.Ports...)
+			here.ports = append(here.ports, s.Here()...)
 		}
 		for _, to := range s.Addresses {
 			others = append(others, destination{s.Ports, []approach{h.wayOf(c, in, to)}})
+		}
+		for to, ports := range s.Led() {
+			others = append(others, destination{ports, []approach{h.wayOf(c, in, to)}})
 		}
 	}
 	return append([]destination{here}, others...)

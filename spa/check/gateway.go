@@ -28,6 +28,7 @@ func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
 	}
 	found = append(found, checkAddress(ctx, c, h)...)
 	found = append(found, checkAddressPort(c)...)
+	found = append(found, checkForward(ctx, c, h)...)
 	found = append(found, checkCopies(c)...)
 	return append(found, checkUnseen(h)...)
 }

@@ -32,6 +32,7 @@ func quietHost() *host {
 		},
 		resolve: func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") },
 		medium:  func(string) medium { return onDisk },
+		connect: func(context.Context, netip.AddrPort) error { return nil },
 	}
 }
 
@@ -137,6 +138,7 @@ func (s *scene) look() *host {
 	s.t.Cleanup(h.close)
 	quiet := quietHost()
 	h.root, h.clock, h.accounts, h.resolve, h.medium = s.root, quiet.clock, quiet.accounts, quiet.resolve, quiet.medium
+	h.connect = quiet.connect
 	h.running, h.persists, h.around = true, true, around{}
 	// An ordinary user's test does not see other users' processes: none of those is in the scene.
 	h.unseen = slices.DeleteFunc(h.unseen, func(u unseen) bool { return u.what == whoListens })

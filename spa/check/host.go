@@ -28,6 +28,7 @@ type host struct {
 	clock     clock
 	conntrack conntrack
 	bridging  bridging
+	routes    routes
 	own       ownPorts
 	around    around
 	persists  bool     // the kernel can keep the guard over a flush while no server runs
@@ -35,6 +36,7 @@ type host struct {
 	accounts  func(name string) (uid, gid int, ok bool)
 	resolve   func(ctx context.Context, name string) ([]netip.Addr, error)
 	medium    func(path string) medium
+	connect   func(ctx context.Context, to netip.AddrPort) error
 	version   string // of this program
 	ask       func(ctx context.Context, c *config.Config) (*control.Status, error)
 	unseen    []unseen

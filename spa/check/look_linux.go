@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +25,7 @@ import (
 // look inspects the machine in the network namespace of the calling thread, and records what it cannot inspect.
 func look(ctx context.Context) *host {
 	h := &host{root: "/", uid: os.Geteuid(), accounts: setup.Account, resolve: resolve,
-		medium: mediumOf, ask: setup.AskStatus}
+		medium: mediumOf, ask: setup.AskStatus, connect: connect}
 	var err error
 	h.rules, err = survey.Read(ctx)
 	h.notSeen("the rule sets of other tools", err)
@@ -38,7 +40,7 @@ func look(ctx context.Context) *host {
 	h.notSeen("the clock", err)
 	h.conntrack, err = readConntrack()
 	h.notSeen("how full connection tracking is", err)
-	h.bridging, h.around = readBridging(), readAround()
+	h.bridging, h.around, h.routes = readBridging(), readAround(), readRoutes()
 	h.own, err = readOwnPorts()
 	h.notSeen("which ports the kernel picks for sockets", err)
 	h.running = setup.Running()
@@ -97,6 +99,19 @@ func readBridging() bridging {
 	b.calls6, _ = is("call-ip6tables")
 	b.filtersVLANs, _ = is("filter-vlan-tagged")
 	return b
+}
+
+// readRoutes reports in which families some interface forwards what arrives by it.
+func readRoutes() routes {
+	forwards := func(family string) bool {
+		files, _ := filepath.Glob("/proc/sys/net/" + family + "/conf/*/forwarding")
+		return slices.ContainsFunc(files, func(path string) bool {
+			n, err := readNumber(path)
+			name := filepath.Base(filepath.Dir(path))
+			return err == nil && n != 0 && name != "lo" && name != "default"
+		})
+	}
+	return routes{forwards("ipv4"), forwards("ipv6")}
 }
 
 func readOwnPorts() (ownPorts, error) {

@@ -30,7 +30,7 @@ func checkBridges(c *config.Config, h *host) []Finding {
 	var found []Finding
 	said := make(map[string]bool)
 	for _, s := range c.Services {
-		for _, to := range s.Addresses {
+		for _, to := range s.Machines() {
 			bridge, ok := h.rules.Bridge(to)
 			if !ok || bridge.Bridge.Ports < 2 {
 				continue
@@ -42,7 +42,8 @@ func checkBridges(c *config.Config, h *host) []Finding {
 			}
 			said[key] = true
 			found = append(found, Finding{
-				Severity: Warning, Subject: "service." + s.Name + ".addresses",
+				Severity: Warning,
+				Subject:  "service." + s.Name + map[bool]string{false: ".addresses", true: ".forward"}[s.Forwards()],
 				Text: fmt.Sprintf("%s is behind the bridge %s, and %s the guard: from another port of the bridge it is "+
 					"reachable without a knock", to, bridge.Name, text),
 				Advice: h.bridging.command(set),

@@ -146,7 +146,7 @@ func (h *host) has(a netip.Addr) bool {
 
 // expected reports whether a program should always listen on a port of the service.
 func expected(s config.Service) bool {
-	return len(s.Ports) > 0 && len(s.Addresses) == 0 &&
+	return len(s.Ports) > 0 && len(s.Addresses) == 0 && !s.Forwards() &&
 		!slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Proto != service.TCP || p.Low != p.High })
 }
 

@@ -175,10 +175,13 @@ func (h *host) destinations(c *config.Config) []destination {
 	var others []destination
 	for _, s := range c.Services {
 		if len(s.Addresses) == 0 {
-			here.ports = append(here.ports, s.Ports...)
+			here.ports = append(here.ports, s.Here()...)
 		}
 		for _, to := range s.Addresses {
 			others = append(others, destination{s.Ports, h.waysBy(c, to)})
+		}
+		for to, ports := range s.Led() {
+			others = append(others, destination{ports, h.waysBy(c, to)})
 		}
 	}
 	return append([]destination{here}, others...)

@@ -29,6 +29,14 @@ func checkWeak(c *config.Config, h *host) []Finding {
 		weak("firewall.tproxy", "true: packets that a TPROXY rule assigns to a guarded port's socket bypass the guard",
 			"# take it out unless a TPROXY rule needs it")
 	}
+	for _, s := range c.Services {
+		if s.Masquerade {
+			weak("service."+s.Name+".masquerade",
+				"true: that machine sees this host's address in place of every client's, so its log and what it bans by "+
+					"address do not tell them apart",
+				"# take it out if that machine can route its replies through this host")
+		}
+	}
 	switch {
 	case c.Firewall.Backend == "dry-run":
 		weak("firewall.backend", "dry-run: requests are decided and recorded, and no port is guarded",

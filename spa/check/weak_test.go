@@ -1,6 +1,7 @@
 package check
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
 )
@@ -39,6 +41,10 @@ var weakenings = map[string]struct {
 		s.Action = config.Action{Run: []string{"/bin/sh"}, User: "root", Timeout: time.Minute}
 		c.Services = append(c.Services, s)
 	}, subject: "service.act.user"},
+	"`masquerade = true`": {config: func(c *config.Config) {
+		forwardedTo("198.51.100.5:22")(c)
+		c.Services[len(c.Services)-1].Masquerade = true
+	}, subject: "service.inner.masquerade"},
 	"a long `--overlap`": {after: func(t *testing.T, c *config.Config) {
 		_, err := keys.ChangeClient(filepath.Join(c.Dir, config.ClientsDir), "alice", func(client *keys.Client) error {
 			client.Rotate(now.Add(keys.ClientOverlap + time.Minute))
@@ -46,6 +52,20 @@ var weakenings = map[string]struct {
 		})
 		lab.Must(t, err)
 	}, subject: "previous"},
+}
+
+// forwardedTo adds a service whose port leads there.
+func forwardedTo(to ...string) func(*config.Config) {
+	return func(c *config.Config) {
+		s := config.NewService("inner", service.Ports{Proto: service.TCP, Low: 2222, High: 2222})
+		for _, a := range to {
+			s.Forward = append(s.Forward, netip.MustParseAddrPort(a))
+		}
+		if len(to) == 0 {
+			s.Forward = []netip.AddrPort{netip.AddrPortFrom(netip.Addr{}, 8022)}
+		}
+		c.Services = append(c.Services, s)
+	}
 }
 
 func admit(c *config.Config) {

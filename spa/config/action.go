@@ -99,7 +99,7 @@ func validUser(name string) error {
 
 // withoutPorts refuses settings that need ports.
 func (l *loader) withoutPorts(key string) {
-	for _, name := range []string{"addresses", "on_expiry", "once"} {
+	for _, name := range []string{"addresses", "on_expiry", "once", "forward"} {
 		if l.doc.Has(key + "." + name) {
 			l.must(key+"."+name, errors.New("has no effect on a service without ports"))
 		}

@@ -105,6 +105,11 @@ type Service struct {
 	Once        bool            // the first connection to a port takes the grant for it with it
 	When        []service.Span  // when it may be opened; none: always
 	Action      Action          // programs that run when a grant begins and ends
+
+	// Forward is where its ports lead: a machine behind this host, by one address of each family at most, or another
+	// port of this host, without an address. None: nowhere.
+	Forward    []netip.AddrPort
+	Masquerade bool // the machine sees this host's address as the source
 }
 
 // Default returns the configuration of a minimal file, for the server in dir: everything except Name, Address and

@@ -57,6 +57,14 @@ func settled(t *testing.T) map[string]func(*Config) {
 					After: []string{"/bin/b"}, User: "root"}},
 			}
 		},
+		"forwarded": func(c *Config) {
+			c.Services = []Service{
+				{Name: "inner", Ports: mustPorts(t, "tcp/2222", "udp/2222"), Masquerade: true, Forward: []netip.AddrPort{
+					netip.MustParseAddrPort("198.51.100.5:22"), netip.MustParseAddrPort("[2001:db8::5]:22")}},
+				{Name: "other", Ports: mustPorts(t, "tcp/443"), OnExpiry: "cut",
+					Forward: []netip.AddrPort{netip.AddrPortFrom(netip.Addr{}, 8443)}},
+			}
+		},
 		"the journal": func(c *Config) { c.Audit = Audit{Journal: true} },
 		"a socket": func(c *Config) {
 			c.Metrics.Listen = "unix:/run/spa/metrics.sock"
@@ -162,6 +170,21 @@ func TestCommentsAreTrue(t *testing.T) {
 	}
 }
 
+// TestForwardCommentsAreTrue does the same for the examples of a forwarded service.
+func TestForwardCommentsAreTrue(t *testing.T) {
+	dir := t.TempDir()
+	c := created(t, dir)
+	c.Services = nil
+	text := c.filled(dir).text()
+	for _, example := range []string{"[service", "ports", "forward", "masquerade"} {
+		text = uncommented(t, text, example)
+	}
+	got := lab.Value(loadText(t, text))(t).Services[0]
+	if !reflect.DeepEqual(got.Forward, []netip.AddrPort{netip.MustParseAddrPort("198.51.100.5:22")}) || !got.Masquerade {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // TestAdmitCommentsAreTrue does the same for the examples of admit mode, once it is chosen as they describe.
 func TestAdmitCommentsAreTrue(t *testing.T) {
 	dir := t.TempDir()
@@ -183,7 +206,7 @@ func TestEveryExampleIsTried(t *testing.T) {
 	c.Services = nil
 	tried := []string{"zone", "persist", "tproxy", "mark", "[service.ssh]", "ports", "for", "max_for", "addresses",
 		"on_expiry", "once", "when", "[firewall.admit]", "table", "set4", "set6", "[metrics]", "listen", "clients",
-		"run", "run_after", "user", "timeout"}
+		"run", "run_after", "user", "timeout", "forward", "masquerade"}
 	for line := range strings.Lines(c.filled(dir).text()) {
 		example, ok := strings.CutPrefix(line, "# ")
 		word, _, _ := strings.Cut(example, " ")

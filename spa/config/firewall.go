@@ -103,6 +103,7 @@ func (l *loader) onlyGuarding() {
 // grant or do not.
 func (l *loader) collisions() {
 	for i, s := range l.cfg.Services {
+		l.forwardCollisions(&s)
 		if l.cfg.Firewall.Mode == "admit" && len(s.Addresses) > 0 {
 			l.must("service."+s.Name+".addresses", errGuardOnly)
 		}

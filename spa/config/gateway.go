@@ -61,22 +61,26 @@ func (c *Config) CheckAllow(entry string) error {
 		if !service.Covers(guarded, ports.Proto, uint16(port)) {
 			return fmt.Errorf("no service of this gateway guards %s/%d", ports.Proto, port)
 		}
-		if s, ok := c.acting(ports.Proto, uint16(port)); ok {
-			return fmt.Errorf("%s/%d belongs to %s, which runs a program: allow that by its name", ports.Proto, port, s.Name)
+		if s, why := c.named(ports.Proto, uint16(port)); why != "" {
+			return fmt.Errorf("%s/%d belongs to %s, which %s: allow that by its name", ports.Proto, port, s.Name, why)
 		}
 	}
 	return nil
 }
 
-// acting returns a service with this port that has an action. Its ports are opened by its name only: otherwise a client
-// could have the port without the action.
-func (c *Config) acting(proto service.Proto, port uint16) (Service, bool) {
+// named returns a service with this port that is opened by its name only, and why: otherwise a client could have the
+// port without the service's action, or a port that is not what it seems.
+func (c *Config) named(proto service.Proto, port uint16) (s Service, why string) {
 	for _, s := range c.Services {
-		if s.Action.Any() && service.Covers(s.Ports, proto, port) {
-			return s, true
+		switch {
+		case !service.Covers(s.Ports, proto, port):
+		case s.Action.Any():
+			return s, "runs a program"
+		case s.Forwards():
+			return s, "is forwarded"
 		}
 	}
-	return Service{}, false
+	return Service{}, ""
 }
 
 // Guards reports whether s can be requested here: it is the name of a service, or a port of one.

@@ -77,6 +77,9 @@ type (
 		RunAfter  []string `toml:"run_after"`
 		User      *string  `toml:"user"`
 		Timeout   *string  `toml:"timeout"`
+
+		Forward    any  `toml:"forward"` // text, or a list of texts
+		Masquerade bool `toml:"masquerade"`
 	}
 )
 

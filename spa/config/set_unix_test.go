@@ -50,6 +50,8 @@ var samples = map[string][]string{
 	"service.web.for":             {"1m", "service.web.ports=tcp/80"},
 	"service.web.max_for":         {"1h", "service.web.ports=tcp/80"},
 	"service.web.addresses":       {"198.51.100.5,2001:db8::5", "service.web.ports=tcp/80"},
+	"service.web.forward":         {"198.51.100.5:22,[2001:db8::5]:22", "service.web.ports=tcp/80"},
+	"service.web.masquerade":      {"true", "service.web.ports=tcp/80", "service.web.forward=198.51.100.5:22"},
 	"service.web.on_expiry":       {"cut", "service.web.ports=tcp/80"},
 	"service.web.once":            {"true", "service.web.ports=tcp/80"},
 	"service.web.run":             {"/usr/bin/logger,a knock", "service.web.user=nobody"},

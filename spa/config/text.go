@@ -20,7 +20,7 @@ func (c Config) withServices() Config {
 		s := &c.Services[i]
 		s.For = or(s.For, defaultFor)
 		s.MaxFor = or(s.MaxFor, max(s.For, defaultMaxFor))
-		s.Ports, s.Addresses, s.When = none(s.Ports), none(s.Addresses), none(s.When)
+		s.Ports, s.Addresses, s.When, s.Forward = none(s.Ports), none(s.Addresses), none(s.When), none(s.Forward)
 		s.Action = s.Action.filled()
 		s.OnExpiry = or(s.OnExpiry, keepSessions)
 	}
@@ -148,6 +148,7 @@ func (s Service) writeRest(b *strings.Builder) {
 	}
 	changed(b, len(addresses) > 0, "addresses", list(addresses), `addresses = ["198.51.100.5"]`,
 		"where the service is, if not on this host")
+	s.writeForward(b)
 	changed(b, s.Cuts(), "on_expiry", quote(s.OnExpiry), `on_expiry = "cut"`,
 		"end its sessions with the grant; keep leaves them alone")
 	changed(b, s.Once, "once", "true", "once = true", "only the first connection gets in; a new knock admits another")

@@ -115,6 +115,7 @@ func (l *loader) service(name string, raw rawService) {
 	} else {
 		l.withoutPorts(key)
 	}
+	l.forward(key, raw, &s)
 	s.For, s.MaxFor = l.times(key, raw)
 	s.When = l.when(key+".when", raw.When)
 	s.OnExpiry = keepSessions

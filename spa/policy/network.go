@@ -43,6 +43,8 @@ func (p *Policy) lets(c *keys.Client, peer firewall.Peer) bool {
 	return permits(c, peer.Source.WithZone("")) == nil
 }
 
-// isFor reports whether a service may be opened for a peer. A program gets the address of one machine, and one
-// connection is for one.
-func (t terms) isFor(peer firewall.Peer) bool { return peer.Bits == 0 || !t.runs && !t.once }
+// isFor reports whether a service may be opened for a peer. A program gets the address of one machine, one connection
+// is for one, and a port is led elsewhere for single addresses.
+func (t terms) isFor(peer firewall.Peer) bool {
+	return peer.Bits == 0 || !t.runs && !t.once && len(t.led) == 0
+}

@@ -152,14 +152,15 @@ func TestNetworkBeside(t *testing.T) {
 	}
 }
 
-// TestNetworkRefused: no network is let in to a service that runs a program or admits one connection, or by the administrator's own sets.
+// TestNetworkRefused: no network is let in to a service that runs a program, admits one connection or leads elsewhere, or by the administrator's own sets.
 func TestNetworkRefused(t *testing.T) {
 	c := keys.Client{Allow: []string{"ssh"}, Widest4: 8, Delegate: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}
-	runs, admits, once := newPolicy(t, nil), newPolicy(t, nil), newPolicy(t, nil)
+	runs, admits, once, leads := newPolicy(t, nil), newPolicy(t, nil), newPolicy(t, nil), newPolicy(t, nil)
 	runs.services[1].Action = config.Action{Run: []string{"/bin/true"}}
 	admits.admits = true
 	once.services[1].Once = true
-	for name, p := range map[string]*Policy{"runs": runs, "admits": admits, "once": once} {
+	leads.services[1].Forward = []netip.AddrPort{netip.MustParseAddrPort("198.51.100.5:22")}
+	for name, p := range map[string]*Policy{"runs": runs, "admits": admits, "once": once, "leads": leads} {
 		for network, want := range map[string]bool{"192.0.2.0/24": false, "203.0.113.0/28": false, "203.0.113.9/32": true} {
 			k := knock(c, ssh)
 			k.LetIn = netip.MustParsePrefix(network)

@@ -21,6 +21,7 @@ type terms struct {
 	at     []netip.Addr     // where the service is; none: at this host
 	runs   bool             // it runs a program
 	once   bool             // the first connection takes the grant
+	led    []netip.AddrPort // where its ports lead; none: nowhere
 }
 
 // reached reports whether a grant is for the addresses of the service.
@@ -32,8 +33,11 @@ func (t terms) reached(g firewall.Grant) bool {
 }
 
 // toward returns the service's addresses of the source's family. It returns false if the service has addresses, but
-// none of that family.
+// none of that family, or leads only where the source cannot be led.
 func (t terms) toward(source netip.Addr) ([]netip.Addr, bool) {
+	if !leads(t.led, source) {
+		return nil, false
+	}
 	var to []netip.Addr
 	for _, a := range t.at {
 		if a.Unmap().Is4() == source.Unmap().Is4() {
@@ -41,6 +45,15 @@ func (t terms) toward(source netip.Addr) ([]netip.Addr, bool) {
 		}
 	}
 	return to, len(to) > 0 || len(t.at) == 0
+}
+
+// leads reports whether ports that lead there lead packets from the source: to another port of this host, or to a
+// machine of the source's family. No router forwards packets from a link-local address.
+func leads(led []netip.AddrPort, source netip.Addr) bool {
+	return len(led) == 0 || slices.ContainsFunc(led, func(to netip.AddrPort) bool {
+		a, from := to.Addr(), source.Unmap()
+		return !a.IsValid() || a.Is4() == from.Is4() && !from.IsLinkLocalUnicast()
+	})
 }
 
 // termsOf returns the terms for one or more services together: where they differ, the strictest.
@@ -80,7 +93,7 @@ func allows(c *keys.Client, wanted service.Service) bool {
 
 // find returns the terms of a service. A raw port is a port of this host, on the terms of every service that it
 // belongs to together: adding a service never gives anyone more. A port that no service of this host has cannot be
-// opened. A service at other addresses, and one with an action, is opened by name only.
+// opened. A service at other addresses, one that is forwarded, and one with an action, is opened by name only.
 func (p *Policy) find(wanted service.Service) (terms, error) {
 	if wanted.Name == "" {
 		return p.findPort(service.Ports{Proto: wanted.Proto, Low: wanted.Port, High: wanted.Port})
@@ -88,7 +101,7 @@ func (p *Policy) find(wanted service.Service) (terms, error) {
 	for _, s := range p.services {
 		if s.Name == wanted.Name {
 			t := termsOf(s.Ports, s)
-			t.at, t.runs = s.Addresses, s.Action.Any()
+			t.at, t.runs, t.led = s.Addresses, s.Action.Any(), s.Forward
 			return t, nil
 		}
 	}
@@ -103,8 +116,8 @@ func (p *Policy) findPort(port service.Ports) (terms, error) {
 		}
 	}
 	here := func(s config.Service) bool { return len(s.Addresses) == 0 }
-	acts := func(s config.Service) bool { return s.Action.Any() }
-	if !slices.ContainsFunc(having, here) || slices.ContainsFunc(having, acts) {
+	named := func(s config.Service) bool { return s.Action.Any() || s.Forwards() }
+	if !slices.ContainsFunc(having, here) || slices.ContainsFunc(having, named) {
 		return terms{}, &Denial{Reason: spa.ReasonNoService, Service: port.String()}
 	}
 	return termsOf([]service.Ports{port}, having...), nil

@@ -31,6 +31,10 @@ type Spec struct {
 	Persist Persist
 	Spans   []Span // of the networks that grants may let in until the next load; none: no rule looks for any
 
+	// Forwards are guarded ports that lead elsewhere. Guarded has the ports of this host that they lead to as well,
+	// and Targets the machines.
+	Forwards []Forward
+
 	Now   func() time.Time // the clock for computing how long something still lives
 	Size  uint32           // capacity of a set of grants for each family, in elements
 	Plain bool             // the table has no owner, as on older kernels
@@ -143,6 +147,9 @@ func (c *Spec) Check() error {
 	}
 	if c.Persist > PersistFile {
 		return fmt.Errorf("unknown way to persist %d", c.Persist)
+	}
+	if err := c.checkForwards(); err != nil {
+		return err
 	}
 	return c.checkMode()
 }

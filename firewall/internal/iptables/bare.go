@@ -5,7 +5,9 @@ package iptables
 // flow in that moment. So if the guard is not complete, this one goes first, for the milliseconds that preparing the
 // full one takes: it passes grants and carried flows, and drops everything else on guarded ports.
 func (r *GuardRules) Bare(v6 bool) *script {
-	s := &script{r: r, v6: v6, lines: make(map[string][]string)}
+	without := *r
+	without.Forwards = nil // they need connection tracking
+	s := &script{r: &without, v6: v6, lines: make(map[string][]string)}
 	s.add(ChainGuard, "-i lo -j RETURN")
 	s.trusted(ChainGuard, "-i")
 	s.elsewhere()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -11,8 +12,12 @@ import (
 var errMeddled = errors.New("another tool changed the chains while they were loaded")
 
 // tablesOf returns the current contents of our tables of a family. Foreign chains are errForeignChain.
-func (p *Programs) tablesOf(v6 bool) (was [2]*saved, err error) {
+func (p *Programs) tablesOf(v6 bool) (was [3]*saved, err error) {
 	for i, t := range Tables() {
+		if t.name == natTable && !p.nat {
+			was[i] = ParseSaved(t, "")
+			continue
+		}
 		if was[i], err = p.save(v6, t); err != nil {
 			return was, err
 		}
@@ -37,7 +42,7 @@ func (p *Programs) look() (findings, error) {
 }
 
 // add adds the findings of one family.
-func (f *findings) add(now [2]*saved) {
+func (f *findings) add(now [3]*saved) {
 	for i, t := range Tables() {
 		s := now[i]
 		f.Present = f.Present || s.present()
@@ -49,7 +54,8 @@ func (f *findings) add(now [2]*saved) {
 // (wait) a guard that fails to load completely is removed again.
 func (p *Programs) load(r *GuardRules, wait bool) (findings, error) {
 	r.quotes, r.handed, r.bridged = p.quotes, p.handed, bridged()
-	was := make(map[bool][2]*saved)
+	p.nat = p.nat || len(r.Forwards) > 0
+	was := make(map[bool][3]*saved)
 	for _, v6 := range p.families() {
 		var err error
 		if was[v6], err = p.tablesOf(v6); err != nil {
@@ -57,6 +63,9 @@ func (p *Programs) load(r *GuardRules, wait bool) (findings, error) {
 		}
 	}
 	found, err := p.loadAll(r, was, wait)
+	if err == nil {
+		p.nat = len(r.Forwards) > 0
+	}
 	if err != nil && wait && nothing(was) {
 		// A partial guard without a daemon would shut everybody out.
 		err = errors.Join(err, p.remove(wait))
@@ -72,16 +81,16 @@ func bridged() bool {
 }
 
 // nothing reports whether none of our chains and jumps were there.
-func nothing(was map[bool][2]*saved) bool {
+func nothing(was map[bool][3]*saved) bool {
 	for _, tables := range was {
-		if tables[0].present() || tables[1].present() {
+		if slices.ContainsFunc(tables[:], (*saved).present) {
 			return false
 		}
 	}
 	return true
 }
 
-func (p *Programs) loadAll(r *GuardRules, was map[bool][2]*saved, wait bool) (findings, error) {
+func (p *Programs) loadAll(r *GuardRules, was map[bool][3]*saved, wait bool) (findings, error) {
 	var found findings
 	for _, v6 := range p.families() {
 		before, err := p.shut(v6, r, was[v6], wait)
@@ -98,7 +107,7 @@ func (p *Programs) loadAll(r *GuardRules, was map[bool][2]*saved, wait bool) (fi
 }
 
 // shut loads the guard without connection tracking if the guard is incomplete: see Bare.
-func (p *Programs) shut(v6 bool, r *GuardRules, was [2]*saved, wait bool) ([2]*saved, error) {
+func (p *Programs) shut(v6 bool, r *GuardRules, was [3]*saved, wait bool) ([3]*saved, error) {
 	const mangle = 1
 	t := Tables()[mangle]
 	if was[mangle].jumpsFirst(t) && len(was[mangle].Chains[chainDoor]) > 0 && len(was[mangle].Chains[chainRevive]) > 0 {
@@ -113,18 +122,18 @@ func (p *Programs) shut(v6 bool, r *GuardRules, was [2]*saved, wait bool) ([2]*s
 // loadFamily retries if another tool interfered: a jump that it should replace may be gone. It also retries once if
 // the program was killed: each table changes in one transaction, so it is in its old or its new state, and the
 // next attempt starts from what is there.
-func (p *Programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now [2]*saved, err error) {
+func (p *Programs) loadFamily(v6 bool, s *script, was [3]*saved, wait bool) (now [3]*saved, err error) {
 	hung := false
 	for range 3 {
 		rules := ""
 		for i, t := range Tables() {
-			rules += s.Restore(t, was[i])
+			rules += s.change(t, was[i])
 		}
 		failed := p.restore(v6, rules, wait)
 		if now, err = p.tablesOf(v6); err != nil {
 			return now, err
 		}
-		if failed == nil && now[0].holds(Tables()[0], s) && now[1].holds(Tables()[1], s) {
+		if failed == nil && s.stands(now) {
 			return now, nil
 		}
 		err = failed
@@ -141,7 +150,7 @@ func (p *Programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now
 		}
 		was = now
 	}
-	return now, fmt.Errorf("loading the guard: %w", err)
+	return now, s.r.explainForward(fmt.Errorf("loading the guard: %w", err))
 }
 
 // entered reports whether the rules that count new flows have counted any.

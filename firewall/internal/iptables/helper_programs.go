@@ -43,6 +43,8 @@ type Programs struct {
 	quotes bool // rules can match the packet that an ICMP error quotes
 	handed bool // rules can match packets that were assigned to a socket early
 
+	nat bool // the table nat may have chains of ours
+
 	ipt    map[bool]*iptables.IPTables // true: for IPv6
 	suffix string                      // of the programs' names: "-legacy", "-nft" or ""
 	lock   string                      // the lock file of legacy iptables
@@ -137,6 +139,7 @@ func findPrograms(kind, lock string) (*Programs, error) {
 	if err := sameKind(kinds); err != nil {
 		return nil, err
 	}
+	p.nat = !p.Legacy || os.Geteuid() == 0 // others cannot look for a legacy table without creating it
 	major, minor, patch := p.ipt[false].GetIptablesVersion()
 	p.Version = fmt.Sprintf("%d.%d.%d", major, minor, patch)
 	return p, p.probe()

@@ -130,6 +130,7 @@ func (s *script) arrive() {
 	s.add(chainArrive, "-i lo -j RETURN")
 	s.trusted(chainArrive, "-i")
 	s.handed("-p udp", "-p tcp -m tcp --tcp-flags SYN,ACK SYN")
+	s.ledHere()
 	s.targets(chainArrive, daddrEnd, dportEnd, "-g "+chainArrived+there)
 	s.guarded(chainArrive, dportEnd, "-g "+chainArrived)
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -29,6 +30,8 @@ const (
 	setLinks  = "spa-links"  // and its interface
 	SetMet    = "spa-met"    // source and port that a grant admitted; rules fill it
 	setLinked = "spa-linked" // link-local source that was admitted, and its interface; rules fill it
+	setLed    = "spa-led"    // source and port to which a grant leads, at this host
+	setLedTo  = "spa-ledto"  // source, port and machine to which a grant leads
 	setFlows  = "spa-flows"  // carried flows: remote address and port, own address
 	SetPeers  = "spa-peers"  // carried flows: remote address, own port
 	SetProbe  = "spa-probe"
@@ -60,6 +63,7 @@ type Backend struct {
 	legacy *LegacyTables            // for noticing changes in legacy tables; nil otherwise
 
 	poked chan struct{} // Watch must check
+	leads atomic.Bool   // the table nat has chains of ours
 
 	Mu     sync.Mutex // guards the fields below, and keeps Watch from checking during a load
 	loaded bool       // by this process
@@ -268,6 +272,7 @@ func unzoned(a netip.AddrPort) netip.AddrPort {
 // in turn, so Watch retries instead.
 func (b *Backend) loadRules() error {
 	r := b.GuardRules()
+	b.leads.Store(len(r.Forwards) > 0)
 	tries := 1
 	if !b.loaded {
 		tries = 10
@@ -292,6 +297,7 @@ func (b *Backend) GuardRules() GuardRules {
 	r := GuardRules{
 		Mark: b.Spec.Mark, Guarded: b.Spec.Guarded, Cut: b.Spec.Cut,
 		Knock: b.Spec.Knock, Trusted: b.Spec.Trusted, TPROXY: b.Spec.TPROXY, Trial: b.trial, Nets: b.letsInNetworks(),
+		Forwards: b.Spec.Forwards,
 	}
 	for _, t := range b.Spec.Targets {
 		here := guard.Target{Ports: t.Ports}

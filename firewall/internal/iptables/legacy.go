@@ -73,8 +73,9 @@ func (l *LegacyTables) Close() error {
 	return errors.Join(errs...)
 }
 
-// Sum returns a hash of all rules in the tables that contain ours.
-func (l *LegacyTables) Sum() ([sha256.Size]byte, error) {
+// Sum returns a hash of all rules in the tables that contain ours, which nat does only if ports are forwarded: asking
+// for a missing table would create it.
+func (l *LegacyTables) Sum(nat bool) ([sha256.Size]byte, error) {
 	h := sha256.New()
 	for _, v6 := range []bool{false, true} {
 		socket, speaks := l.sockets[v6]
@@ -82,6 +83,9 @@ func (l *LegacyTables) Sum() ([sha256.Size]byte, error) {
 			continue
 		}
 		for _, t := range Tables() {
+			if t.name == natTable && !nat {
+				continue
+			}
 			rules, err := rulesOver(socket, v6, t.name)
 			if err != nil {
 				return [sha256.Size]byte{}, fmt.Errorf("reading table %s: %w", t.name, err)

@@ -1,6 +1,10 @@
 package iptables
 
-import "fmt"
+import (
+	"fmt"
+
+	"sallyport/firewall/internal/guard"
+)
 
 // Outgoing and forwarded packets. The rules are those of the nftables guard: see reviveRules, begunRules,
 // passingRules and hushRules in package nftables. iptables has no chain of ours after source translation, as hush is
@@ -21,6 +25,7 @@ func (s *script) receipt() {
 func (s *script) revive() {
 	s.add(chainRevive, "-o lo -j RETURN")
 	s.trusted(chainRevive, "-o")
+	s.ledBack(chainRevive, guard.Leg.Here)
 	s.targets(chainRevive, saddrEnd, sportEnd, "-g "+chainBegun+there)
 	s.guarded(chainRevive, sportEnd, "-g "+chainBegun)
 }
@@ -68,6 +73,7 @@ func (s *script) begins() {
 // passing filters what is forwarded to services at targets, and from them.
 func (s *script) passing() {
 	s.trusted(chainPassing, "-i", "-o")
+	s.ledAway()
 	// door has not seen what another table's DNAT leads there.
 	s.targets(chainPassing, daddrEnd, dportEnd, "-g "+chainPassed)
 	if s.r.bridged {

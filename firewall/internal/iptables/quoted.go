@@ -2,9 +2,11 @@ package iptables
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/keys/service"
 )
 
 // ICMP errors for sockets behind guarded ports: see nftables' quotedJumps. They are checked before DNAT may lead them
@@ -45,18 +47,30 @@ func (s *script) quoted() {
 		s.add(chainQuoted, "-j DROP")
 		return
 	}
-	drop := func(not, test string) { s.add(chainQuoted, `-m u32 %s--u32 "%s" -j DROP`, not, test) }
+	drop := func(match, test string) { s.add(chainQuoted, `%s--u32 "%s" -j DROP`, match, test) }
+	const not, is = "-m u32 ! ", "-m u32 "
 	proto, port := quotes4+"16>>16&0xFF", quotes4+"28>>16"
 	if s.v6 {
 		proto, port = "52>>8&0xFF", "88>>16"
-		drop("! ", "4>>8&0xFF=58") // an extension header before the error
-		drop("! ", proto+"="+joined(guard.LastHeaders))
+		drop(not, "4>>8&0xFF=58") // an extension header before the error
+		drop(not, proto+"="+joined(guard.LastHeaders))
 	} else {
-		drop("! ", quotes4+"8>>24&0xF=5") // options
+		drop(not, quotes4+"8>>24&0xF=5") // options
 	}
-	all := guard.Spec{Guarded: s.r.Guarded, Targets: s.r.Targets}
-	for _, p := range all.EveryPort() {
-		drop("", fmt.Sprintf("%s=%d&&%s=%d:%d", proto, p.Proto, port, p.Low, p.High))
+	from := func(p service.Ports) string {
+		return fmt.Sprintf("%s=%d&&%s=%d:%d", proto, p.Proto, port, p.Low, p.High)
+	}
+	for _, p := range s.r.Guarded {
+		drop(is, from(p))
+	}
+	for _, t := range s.r.Targets {
+		for _, p := range t.Ports {
+			for _, a := range t.Addresses {
+				if s.ours(a) && !slices.Contains(s.r.Guarded, p) {
+					drop(fmt.Sprintf("-d %s %s", a, is), from(p))
+				}
+			}
+		}
 	}
 }
 

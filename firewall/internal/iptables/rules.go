@@ -11,15 +11,16 @@ import (
 
 // GuardRules are the settings from which the helper makes rules. The helper checks them on receipt: see Check.
 type GuardRules struct {
-	Mark    uint32
-	Guarded []service.Ports
-	Cut     []service.Ports
-	Targets []guard.Target
-	Knock   []guard.KnockPort
-	Trusted []string
-	TPROXY  bool // pass flows that are assigned to the socket of another port
-	Trial   bool // guard only ports in a set, from which they expire
-	Nets    bool // some grants are for networks
+	Mark     uint32
+	Guarded  []service.Ports
+	Cut      []service.Ports
+	Targets  []guard.Target
+	Forwards []guard.Forward
+	Knock    []guard.KnockPort
+	Trusted  []string
+	TPROXY   bool // pass flows that are assigned to the socket of another port
+	Trial    bool // guard only ports in a set, from which they expire
+	Nets     bool // some grants are for networks
 
 	// Set by the helper.
 	quotes  bool // rules can match the packet that an ICMP error quotes
@@ -58,6 +59,9 @@ const (
 
 	chainKnock   = "spa-knock" // table raw
 	chainReceipt = "spa-receipt"
+
+	chainLead = "spa-lead" // table nat: leads forwarded ports on
+	chainMask = "spa-mask" // masquerades what was led on
 )
 
 // signature is the comment that identifies our rules.
@@ -70,9 +74,12 @@ type table struct {
 	jumps  [][2]string // from, to
 }
 
-// Tables returns the tables that contain our chains.
-func Tables() [2]table {
-	return [2]table{
+// natTable is the table of our chains that exists only if ports are forwarded.
+const natTable = "nat"
+
+// Tables returns the tables that contain our chains. Its last is natTable.
+func Tables() [3]table {
+	return [3]table{
 		{"raw", []string{chainKnock, chainReceipt},
 			[][2]string{{"PREROUTING", chainKnock}, {"OUTPUT", chainReceipt}}},
 		{"mangle", []string{
@@ -84,6 +91,7 @@ func Tables() [2]table {
 			chainPassing, chainPassed,
 		}, [][2]string{{"PREROUTING", ChainGuard}, {"INPUT", chainArrive}, {"OUTPUT", chainRevive},
 			{"FORWARD", chainPassing}}},
+		{natTable, []string{chainLead, chainMask}, [][2]string{{"PREROUTING", chainLead}, {"POSTROUTING", chainMask}}},
 	}
 }
 
@@ -126,6 +134,8 @@ func (r *GuardRules) script(v6 bool) *script {
 	s.errors()
 	s.quoted()
 	s.begins()
+	s.lead()
+	s.mask()
 	for _, p := range places {
 		s.door(p)
 		s.entry(p)
@@ -320,7 +330,8 @@ func unload(t table, was *saved) string {
 
 // Check returns an error for values that must not be in a rule: the helper does not trust the daemon.
 func (r *GuardRules) Check() error {
-	c := guard.Spec{Mark: r.Mark, Guarded: r.Guarded, Cut: r.Cut, Targets: r.Targets, Trusted: r.Trusted}
+	c := guard.Spec{Mark: r.Mark, Guarded: r.Guarded, Cut: r.Cut, Targets: r.Targets, Forwards: r.Forwards,
+		Trusted: r.Trusted}
 	if err := c.Check(); err != nil {
 		return err
 	}

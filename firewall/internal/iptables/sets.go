@@ -49,6 +49,8 @@ var leaseSets = []leaseSet{
 	{SetGrants, ipset.HashIPPort, false}, {SetGrants, ipset.HashIPPort, true},
 	{setReach, ipset.HashIPPortIP, false}, {setReach, ipset.HashIPPortIP, true},
 	{setNear, ipset.HashIPPort, true},
+	{setLed, ipset.HashIPPort, false}, {setLed, ipset.HashIPPort, true},
+	{setLedTo, ipset.HashIPPortIP, false}, {setLedTo, ipset.HashIPPortIP, true},
 }
 
 // members returns the leases that belong to the set, as elements.
@@ -73,6 +75,10 @@ func setOf(e guard.Element) leaseSet {
 	switch v6 := e.Source.Is6(); {
 	case e.Bits != 0:
 		return setOfNetwork(e)
+	case e.Link == led && e.To.IsValid():
+		return leaseSet{setLedTo, ipset.HashIPPortIP, v6}
+	case e.Link == led:
+		return leaseSet{setLed, ipset.HashIPPort, v6}
 	case e.Link != 0:
 		return leaseSet{setNear, ipset.HashIPPort, true}
 	case e.To.IsValid():
@@ -84,7 +90,7 @@ func setOf(e guard.Element) leaseSet {
 
 // Fill makes the sets match the plan, except those that rules fill.
 func (b *Backend) Fill(p guard.Plan) error {
-	leases := b.settle(p.At(b.Spec.Now()).Leases)
+	leases := b.withLed(b.settle(p.At(b.Spec.Now()).Leases))
 	for _, s := range b.leaseSets() {
 		ms := append(s.members(leases), witness(s.kind, s.v6))
 		if err := b.Sets.Replace(b.AddressSet(s.name, s.kind, s.v6), ms); err != nil {
@@ -211,6 +217,7 @@ func (b *Backend) setMembers(ls []guard.Lease) error {
 	if err != nil {
 		return err
 	}
+	ls = b.withLed(ls)
 	gone := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Remaining > 0 })
 	live := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Remaining <= 0 })
 	for _, s := range b.leaseSets() {
@@ -296,8 +303,8 @@ func (b *Backend) destroySets() error {
 func OurSets() []string {
 	var names []string
 	for _, v6 := range []bool{false, true} {
-		for _, name := range []string{SetGrants, setReach, setNets, setNetsAt, setNear, setLinks, SetMet, setLinked, setFlows,
-			SetPeers} {
+		for _, name := range []string{SetGrants, setReach, setNets, setNetsAt, setNear, setLinks, SetMet, setLinked, setLed,
+			setLedTo, setFlows, SetPeers} {
 			names = append(names, SetName(name, v6), SetName(name, v6)+ipset.Fresh)
 		}
 		for _, name := range triedSets {

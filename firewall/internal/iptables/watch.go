@@ -108,7 +108,7 @@ func (b *Backend) hear(ctx context.Context, wake time.Time) (late bool, err erro
 		return false, nil
 	default:
 	}
-	err = nl.Await(ctx, b.events, inOurTables)
+	err = nl.Await(ctx, b.events, b.inOurTables)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return true, nil
 	}
@@ -116,8 +116,11 @@ func (b *Backend) hear(ctx context.Context, wake time.Time) (late bool, err erro
 }
 
 // inOurTables reports whether a message of nf_tables is about an iptables table that contains our chains.
-func inOurTables(m netlink.Message) bool {
+func (b *Backend) inOurTables(m netlink.Message) bool {
 	family, name := nl.Table(m)
+	if name == natTable && !b.leads.Load() {
+		return false
+	}
 	if family != unix.NFPROTO_IPV4 && family != unix.NFPROTO_IPV6 {
 		return false
 	}
@@ -152,7 +155,7 @@ func (b *Backend) changed(late bool) (bool, error) {
 		return b.differs()
 	}
 	b.fresh = false
-	sum, err := b.legacy.Sum()
+	sum, err := b.legacy.Sum(b.leads.Load())
 	if err != nil || sum == b.legacy.good {
 		return false, err
 	}

@@ -32,7 +32,7 @@ func (n *Backend) Tracks() bool {
 
 // BareRules adds the chains, empties them, and fills them with rules that do not use connection tracking.
 func (d *Draft) BareRules() {
-	d.claims = false // a chain of type nat would start connection tracking
+	d.claims, d.legs = false, nil // a chain of type nat would start connection tracking
 	d.emptyChains()
 	d.bareRevive()
 	d.bareGuard()

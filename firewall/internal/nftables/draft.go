@@ -18,6 +18,8 @@ type Draft struct {
 	// claims is whether a closed port of the kernel's refuses packets without a grant. Otherwise nftables makes the
 	// answer, which differs from that of a closed port.
 	claims  bool
+	legs    []guard.Leg                 // ports that lead elsewhere
+	stale   []*nft.Chain                // chains of type nat that the table has and no longer needs
 	learned map[string][]nft.SetElement // by the name of the set
 	batch   batch
 	printed map[*nft.Chain][]string // the rules in nft's language
@@ -26,7 +28,7 @@ type Draft struct {
 
 func newDraft(o objects, spec guard.Spec, refuse guard.Closed, lacks []string) *Draft {
 	return &Draft{objects: o, spec: spec, refuse: refuse, printed: make(map[*nft.Chain][]string),
-		claims: refuse == guard.Reject && !slices.Contains(lacks, lacksNAT)}
+		legs: guard.Legs(spec.Forwards), claims: refuse == guard.Reject && !slices.Contains(lacks, lacksNAT)}
 }
 
 // makeTable begins the draft with a table that has these flags, whether it exists or not. With anew it deletes the

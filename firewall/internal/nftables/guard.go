@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"fmt"
+	"slices"
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -25,6 +26,8 @@ func (d *Draft) addRules(confirm bool) {
 	d.begunRules()
 	d.doorRules(confirm)
 	d.claimRules()
+	d.leadRules()
+	d.maskRules()
 	d.arriveRules()
 	d.reviveRules()
 	d.passingRules()
@@ -33,15 +36,31 @@ func (d *Draft) addRules(confirm bool) {
 	d.guardRules()
 }
 
-// emptyChains adds the chains without rules. Only a host that rejects needs the chain of type nat.
+// emptyChains adds the chains without rules.
 func (d *Draft) emptyChains() {
 	for _, c := range d.objects.Chains() {
-		if c == d.Claim && !d.claims {
-			continue
+		if d.needs(c) {
+			d.batch.chain(c)
+			d.batch.flushChain(c)
 		}
-		d.batch.chain(c)
-		d.batch.flushChain(c)
 	}
+	for _, c := range d.stale {
+		d.batch.flushChain(c)
+		d.batch.deleteChain(c)
+	}
+}
+
+// needs reports whether the guard needs a chain. Only a host that rejects or forwards needs chains of type nat.
+func (d *Draft) needs(c *nft.Chain) bool {
+	switch c {
+	case d.Claim:
+		return d.claims
+	case d.lead:
+		return len(d.legs) > 0
+	case d.mask:
+		return slices.ContainsFunc(d.legs, func(l guard.Leg) bool { return l.Masquerade })
+	}
+	return true
 }
 
 // rule adds a rule to a chain.
@@ -285,6 +304,7 @@ func (d *Draft) arriveRules() {
 	if !d.spec.TPROXY {
 		d.handedRules()
 	}
+	d.ledHereRules()
 	for _, f := range o.families() {
 		d.goesOn(c, f, Part{})
 	}

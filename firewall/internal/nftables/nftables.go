@@ -75,6 +75,9 @@ func (n *Backend) open() error {
 	if n.Lacks, err = n.probe(); err != nil {
 		return err
 	}
+	if err := n.canForward(n.Spec); err != nil {
+		return err
+	}
 	if err := n.prepareToOwn(); err != nil {
 		return err
 	}

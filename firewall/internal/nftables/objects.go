@@ -29,6 +29,7 @@ type objects struct {
 	Marker, receipt, knock                                      *nft.Chain
 	Guard, door, links, Ended, Confirm, closed, refused, quoted *nft.Chain
 	Claim, arrive, revive, begun, passing, hush                 *nft.Chain
+	lead, mask                                                  *nft.Chain
 }
 
 // NewObjects returns the objects of our table, with sets for networks of these widths.
@@ -80,6 +81,8 @@ func NewObjectsOf(table string, size uint32, spans ...guard.Span) objects {
 		knock:      Hooked(chain("knock"), nft.ChainHookPrerouting, -310),
 		Guard:      Hooked(chain("guard"), nft.ChainHookPrerouting, -110),
 		Claim:      Hooked(chain("claim"), nft.ChainHookPrerouting, -101),
+		lead:       Hooked(chain("lead"), nft.ChainHookPrerouting, -102),
+		mask:       Hooked(chain("mask"), nft.ChainHookPostrouting, 99),
 		arrive:     Hooked(chain("arrive"), nft.ChainHookInput, -310),
 		revive:     Hooked(chain("revive"), nft.ChainHookOutput, -110),
 		passing:    Hooked(chain("passing"), nft.ChainHookForward, -110),
@@ -95,7 +98,9 @@ func NewObjectsOf(table string, size uint32, spans ...guard.Span) objects {
 	}
 	o.spans = newSpanned(spans, size, set)
 	o.number()
-	o.Claim.Type = nft.ChainTypeNAT
+	for _, c := range []*nft.Chain{o.Claim, o.lead, o.mask} {
+		c.Type = nft.ChainTypeNAT
+	}
 	return o
 }
 
@@ -134,6 +139,7 @@ func (o *objects) Learned() []*nft.Set {
 func (o *objects) Chains() []*nft.Chain {
 	return []*nft.Chain{
 		o.Marker, o.refused, o.closed, o.quoted, o.Ended, o.Confirm, o.once.entry, o.once.turn, o.links, o.begun, o.door,
-		o.receipt, o.knock, o.Guard, o.arrive, o.revive, o.passing, o.hush, o.Claim,
+		o.receipt, o.knock, o.Guard, o.arrive, o.revive, o.passing, o.hush, o.Claim, o.lead,
+		o.mask,
 	}
 }

@@ -73,6 +73,7 @@ func (d *Draft) passingRules() {
 		d.rule(c, iifname(name), Accept())
 		d.rule(c, oifname(name), Accept())
 	}
+	d.ledAwayRules()
 	for _, f := range o.families() {
 		d.quotedJumps(c, f.toExtra(f.daddr))
 		if d.onces() {

@@ -107,6 +107,9 @@ func (n *Backend) inPlace(t TableState) bool {
 }
 
 func (n *Backend) Load(spec guard.Spec, p guard.Plan) error {
+	if err := n.canForward(spec); err != nil {
+		return err
+	}
 	before, objects := n.Spec, n.Objects
 	n.Spec, n.Objects = spec, NewObjects(spec.Size, spec.Spans...)
 	err := n.loadPlan(p)
@@ -259,6 +262,9 @@ func (n *Backend) Finish(o objects, flags uint32, confirm bool) error {
 func (n *Backend) Send(o objects, flags uint32, anew bool, p *guard.Plan, rules func(*Draft)) error {
 	d := newDraft(o, n.Spec, n.closed(), n.Lacks)
 	d.learned = n.learned
+	if !anew {
+		d.stale = n.stale(d)
+	}
 	d.makeTable(flags, anew)
 	if p == nil {
 		rules(d)

@@ -106,18 +106,22 @@ func (n *Backend) Has(f Feature) (bool, error) {
 
 // Knows probes for an expression with a rule that the kernel refuses before it prepares it: preparing a conntrack
 // expression starts connection tracking, and there may be no guard yet (see Tracks).
-func (n *Backend) Knows(expression string) (bool, error) {
+func (n *Backend) Knows(expression string) (bool, error) { return n.knows(expression, nil) }
+
+// knows is Knows for an expression with attributes, which must be invalid.
+func (n *Backend) knows(expression string, attributes []byte) (bool, error) {
 	const chain = "probe"
 	named := func(table, name uint16) []byte {
 		data := nl.Attribute([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, table, []byte("spa-probe\x00"))
 		return nl.Attribute(data, name, []byte(chain+"\x00"))
 	}
-	// the expression without its attributes
 	rule := nl.Nested(named(unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN), unix.NFTA_RULE_EXPRESSIONS,
 		func(data []byte) []byte {
 			return nl.Nested(data, unix.NFTA_LIST_ELEM, func(data []byte) []byte {
 				data = nl.Attribute(data, unix.NFTA_EXPR_NAME, []byte(expression+"\x00"))
-				return nl.Nested(data, unix.NFTA_EXPR_DATA, func(data []byte) []byte { return data })
+				return nl.Nested(data, unix.NFTA_EXPR_DATA, func(data []byte) []byte {
+					return append(data, attributes...)
+				})
 			})
 		})
 	var b batch

@@ -3,6 +3,7 @@ package nftables
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -60,8 +61,12 @@ func (d *Draft) quotedRules() {
 	}
 	d.rule(c, known, Drop())
 	for _, p := range d.spec.EveryPort() {
-		d.rule(c, f4.match(), quotes(quotedProto4, quotedPort4, p), Drop())
-		d.rule(c, f6.match(), quotes(quotedProto6, quotedPort6, p), Drop())
+		to4, to6 := f4.match(), f6.match()
+		if !slices.Contains(d.spec.Guarded, p) { // at targets alone
+			to4, to6 = f4.toExtra(f4.daddr), f6.toExtra(f6.daddr)
+		}
+		d.rule(c, to4, quotes(quotedProto4, quotedPort4, p), Drop())
+		d.rule(c, to6, quotes(quotedProto6, quotedPort6, p), Drop())
 	}
 }
 

@@ -92,6 +92,12 @@ func (b *batch) flushChain(c *nft.Chain) {
 	b.append(nfType(unix.NFT_MSG_DELRULE), netlink.Request, nl.Text(data, unix.NFTA_RULE_CHAIN, c.Name))
 }
 
+// deleteChain deletes a chain without rules.
+func (b *batch) deleteChain(c *nft.Chain) {
+	data := nl.Text(header(c.Table), unix.NFTA_CHAIN_TABLE, c.Table.Name)
+	b.append(nfType(unix.NFT_MSG_DELCHAIN), netlink.Request, nl.Text(data, unix.NFTA_CHAIN_NAME, c.Name))
+}
+
 // rule appends a rule to a chain.
 func (b *batch) rule(c *nft.Chain, exprs []expr.Any) error {
 	var err error

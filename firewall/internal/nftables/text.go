@@ -28,7 +28,7 @@ func Text(spec guard.Spec) string {
 		w.set(s, elements[s])
 	}
 	for _, c := range d.Chains() {
-		if c != d.Claim || d.claims {
+		if d.needs(c) {
 			w.chain(c, d.printed[c])
 		}
 	}

@@ -19,6 +19,15 @@ func keepAtStart(c *config.Config, clients *keys.Registry, now func() time.Time)
 	}
 }
 
+// forwardOf returns where the ports of a service lead.
+func forwardOf(s config.Service) firewall.Forward {
+	f := firewall.Forward{Ports: s.Ports, Port: s.LedTo(), Masquerade: s.Masquerade}
+	if f.Port == 0 {
+		f.To = s.Forward
+	}
+	return f
+}
+
 // FirewallConfig returns the part of the configuration that the firewall needs. Its Keep is for a reload: it keeps the
 // grants that the clients may still have. A start uses keepAtStart.
 func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Time) firewall.Config {
@@ -53,6 +62,9 @@ func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Ti
 		}
 		if service.Once {
 			fc.Once = append(fc.Once, service.Ports...)
+		}
+		if service.Forwards() {
+			fc.Forwards = append(fc.Forwards, forwardOf(service))
 		}
 		if service.Cuts() {
 			fc.Cut = append(fc.Cut, service.Ports...)
