@@ -27,6 +27,7 @@ type way struct {
 	only6       bool
 	aliases     bool // open ports lead to guarded ones
 	fronts      bool // guarded ports lead to the machine behind
+	forwards    bool // the guard itself leads them there
 	transparent bool // servers accept packets for other addresses
 	flat        bool // a link without Ethernet
 	bridged     bool // the second outlet is for other machines of the same network
@@ -78,6 +79,8 @@ func plainWays() []*way {
 		{name: "DNAT of a guarded port to a machine", fronts: true, build: fronts, main: true, known: goesOut},
 		{name: "DNAT of a guarded port to a listed machine", fronts: true, to: []string{"behind"},
 			listed: []string{"behind"}, build: fronts},
+		{name: "a guarded port forwarded to a machine", fronts: true, forwards: true, to: []string{"behind"},
+			listed: []string{"behind"}, build: router},
 	}
 }
 

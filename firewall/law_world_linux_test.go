@@ -396,9 +396,13 @@ func (w *world) guardConfig(closed Closed) Config {
 	}
 	if slices.Contains(w.way.listed, "behind") { // ports that lead to the same machine change nothing
 		for i, s := range lawServices {
-			from := service.Ports{Proto: s.proto, Low: 2300 + uint16(i), High: 2300 + uint16(i)}
+			port := uint16(2300 + i)
+			if w.way.forwards {
+				port = s.front
+			}
+			from := service.Ports{Proto: s.proto, Low: port, High: port}
 			c.Guarded = append(c.Guarded, from)
-			c.Forwards = append(c.Forwards, Forward{Ports: []service.Ports{from}, Masquerade: s.cut, To: []netip.AddrPort{
+			c.Forwards = append(c.Forwards, Forward{Ports: []service.Ports{from}, To: []netip.AddrPort{
 				netip.AddrPortFrom(addressOf("behind", false), s.port), netip.AddrPortFrom(addressOf("behind", true), s.port)}})
 		}
 	}

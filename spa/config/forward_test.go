@@ -53,7 +53,8 @@ func TestForwardRefuses(t *testing.T) {
 func TestForwardIsNamed(t *testing.T) {
 	c := lab.Value(loadText(t, least+"[service.a]\nports=['tcp/2222']\nforward=':22'"))(t)
 	lab.Must(t, c.CheckAllow("a"))
-	if err := c.CheckAllow("tcp/2222"); err == nil || !strings.Contains(err.Error(), "is forwarded: allow that by its name") {
+	err := c.CheckAllow("tcp/2222")
+	if err == nil || !strings.Contains(err.Error(), "is forwarded: allow that by its name") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -80,9 +80,9 @@ func NewObjectsOf(table string, size uint32, spans ...guard.Span) objects {
 		begun:      chain("begun"),
 		knock:      Hooked(chain("knock"), nft.ChainHookPrerouting, -310),
 		Guard:      Hooked(chain("guard"), nft.ChainHookPrerouting, -110),
-		Claim:      Hooked(chain("claim"), nft.ChainHookPrerouting, -101),
-		lead:       Hooked(chain("lead"), nft.ChainHookPrerouting, -102),
-		mask:       Hooked(chain("mask"), nft.ChainHookPostrouting, 99),
+		Claim:      translating(Hooked(chain("claim"), nft.ChainHookPrerouting, -101)),
+		lead:       translating(Hooked(chain("lead"), nft.ChainHookPrerouting, -102)),
+		mask:       translating(Hooked(chain("mask"), nft.ChainHookPostrouting, 99)),
 		arrive:     Hooked(chain("arrive"), nft.ChainHookInput, -310),
 		revive:     Hooked(chain("revive"), nft.ChainHookOutput, -110),
 		passing:    Hooked(chain("passing"), nft.ChainHookForward, -110),
@@ -98,9 +98,6 @@ func NewObjectsOf(table string, size uint32, spans ...guard.Span) objects {
 	}
 	o.spans = newSpanned(spans, size, set)
 	o.number()
-	for _, c := range []*nft.Chain{o.Claim, o.lead, o.mask} {
-		c.Type = nft.ChainTypeNAT
-	}
 	return o
 }
 
@@ -115,6 +112,12 @@ func (o *objects) number() {
 func Hooked(c *nft.Chain, hook *nft.ChainHook, priority nft.ChainPriority) *nft.Chain {
 	accept := nft.ChainPolicyAccept
 	c.Type, c.Hooknum, c.Priority, c.Policy = nft.ChainTypeFilter, hook, &priority, &accept
+	return c
+}
+
+// translating makes a base chain one of type nat.
+func translating(c *nft.Chain) *nft.Chain {
+	c.Type = nft.ChainTypeNAT
 	return c
 }
 
