@@ -114,3 +114,26 @@ func TestOnceBare(t *testing.T) {
 		s.dark(f.alice, f.gateway, "22")
 	})
 }
+
+// TestOnceEndUnseen: a flow whose end the gateway did not see is over all the same when its port is used again.
+func TestOnceEndUnseen(t *testing.T) {
+	everyFamily(t, func(t *testing.T, f sides) {
+		s := guarded(t, once("tcp/2300"))
+		accept := s.listen(":2300")
+		s.grantPorts("ssh", f.alice, long, "tcp/2300")
+		from := net.JoinHostPort(f.alice, "40000")
+		client := lab.Value(s.dial(from, f.gateway, "2300"))(t)
+		server := accept(client)
+		s.speaks(server, client)
+		s.mute(s.client)
+		s.mute(s.gw)
+		for _, c := range []net.Conn{client, server} {
+			s.must(c.(*net.TCPConn).SetLinger(0))
+			s.must(c.Close())
+		}
+		if c, err := s.attempt(from, f.gateway, "2300", silence); err == nil {
+			c.Close()
+			t.Error("a second connection from the same port got in")
+		}
+	})
+}
