@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sallyport/keys/service"
 )
 
@@ -102,7 +104,7 @@ func prepare(f *os.File) error {
 		}
 	}
 	_, err = f.WriteAt(want, 0)
-	return err
+	return errors.Join(err, f.Sync())
 }
 
 // read returns the records by their slots.
@@ -123,9 +125,13 @@ func (f *file) read() (map[int]record, error) {
 func (f *file) write(slot int, r record) error { return f.put(slot, r.encode()) }
 func (f *file) erase(slot int) error           { return f.put(slot, make([]byte, recordSize)) }
 
+// put writes a record to the disk: a power loss forgets neither that a program is due nor that it was started.
 func (f *file) put(slot int, b []byte) error {
 	if _, err := f.WriteAt(b, headerSize+int64(slot)*recordSize); err != nil {
 		return fmt.Errorf("writing %s: %w", f.Name(), err)
+	}
+	if err := unix.Fdatasync(int(f.Fd())); err != nil {
+		return fmt.Errorf("syncing %s: %w", f.Name(), err)
 	}
 	return nil
 }
