@@ -160,7 +160,8 @@ func (f *Firewall) entered() bool {
 func (f *Firewall) setConfirmed() error {
 	f.state.confirmBy = time.Time{}
 	f.state.earlier = nil
-	f.log.Info("the guard is confirmed: a new connection came in through a grant", "client", cmp.Or(f.cfg.ConfirmBy, "any"))
+	f.log.Info("the guard is confirmed: a new connection came in through a grant", "client",
+		cmp.Or(f.cfg.ConfirmBy, "any"))
 	return f.ledger.SetPhase(ledger.LoadAgain)
 }
 

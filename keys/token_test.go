@@ -66,7 +66,8 @@ func TestChangedTokenIsRefused(t *testing.T) {
 // sealToken makes a token with any body and the right checksum: nobody makes one by mistake in an editor, but a program
 // with a bug can.
 func sealToken(body []byte) string {
-	return ordinary.prefix + base64.RawURLEncoding.EncodeToString(append(body[:len(body):len(body)], ordinary.checksum(body)...))
+	sealed := append(body[:len(body):len(body)], ordinary.checksum(body)...)
+	return ordinary.prefix + base64.RawURLEncoding.EncodeToString(sealed)
 }
 
 func TestTokenIsCanonical(t *testing.T) {

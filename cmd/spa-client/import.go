@@ -67,7 +67,8 @@ locked with the same passphrase. Any other host of that name is overwritten only
 		},
 	}
 	cmd.Flags().StringVar(&i.name, "name", "", "`NAME` for the host here (default: the gateway's own)")
-	cmd.Flags().BoolVar(&i.words, "words", false, "ask for the words of a recovery page, which are shown as they are typed")
+	cmd.Flags().BoolVar(&i.words, "words", false, "ask for the words of a recovery page; they are shown "+
+		"as they are typed")
 	cmd.Flags().BoolVar(&i.replace, "replace", false, "overwrite any host of that name with what the token says")
 	return cmd
 }

@@ -56,7 +56,8 @@ func askWords(cmd *cobra.Command, in io.Reader) (*keys.Profile, error) {
 			fmt.Fprintln(cmd.ErrOrStderr())
 		}
 		if errors.Is(err, io.EOF) {
-			return nil, cli.Fail(errors.New("no host was added: lines are missing"), "the last line of the page ends the words")
+			return nil, cli.Fail(errors.New("no host was added: lines are missing"),
+				"the last line of the page ends the words")
 		}
 		if err != nil {
 			return nil, err

@@ -187,7 +187,7 @@ func page(c *keys.Client, p *keys.Profile) (string, error) {
 		line("%2d  %s", i+1, words)
 	}
 	line("")
-	line("These are %d words in %d lines. Capital letters and line breaks do not matter.", len(strings.Fields(strings.Join(words,
-		" "))), len(words))
+	line("These are %d words in %d lines. Capital letters and line breaks do not matter.",
+		len(strings.Fields(strings.Join(words, " "))), len(words))
 	return b.String(), nil
 }

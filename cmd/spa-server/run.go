@@ -127,8 +127,8 @@ func runError(err error) error {
 		return cli.Fail(err, "the guard was removed: the ports are as before the start; knock and connect while it is in "+
 			"place, or allow more time with --confirm")
 	case errors.Is(err, server.ErrNoRecovery):
-		return cli.Fail(err, "spa-keygen list shows the recovery clients and what they have left; to make one: spa-keygen new "+
-			"NAME --allow ssh --recovery")
+		return cli.Fail(err, "spa-keygen list shows the recovery clients and what they have left; to make one: spa-keygen "+
+			"new NAME --allow ssh --recovery")
 	case errors.Is(err, setup.ErrRunning):
 		return cli.Fail(err, "stop it first (systemctl stop spa-server)")
 	}

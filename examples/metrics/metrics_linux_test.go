@@ -81,8 +81,7 @@ func newGateway(t *testing.T) *gateway {
 		}}}
 	path := filepath.Join(g.Config, "server.toml")
 	settings := regexp.MustCompile("(?s)```toml\n(.*?)```").FindStringSubmatch(read(t, "README.md"))[1]
-	text := strings.Replace(read(t, path), "\n[limits]", "\n"+settings+"\n[limits]", 1) +
-		"\n[service.note]\nrun = [\"/bin/true\"]\nuser = \"nobody\"\n"
+	text := strings.Replace(read(t, path), "\n[limits]", "\n"+settings+"\n[limits]", 1)
 	lab.Must(t, os.WriteFile(path, []byte(text), 0o640))
 	g.Start()
 	return g

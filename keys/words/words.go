@@ -1,9 +1,12 @@
 // Package words writes bytes as words that people can print and type, and reads them back.
 //
-// The words are those of the EFF's large list for diceware, 7776 of them. Eight words are a line and have 12 bytes and
-// a checksum: the number that the words are the digits of, most significant first, is 168 times that of the bytes plus
-// the checksum, which counts the line too. So a wrong word, or two that changed places, is found in its own line, except
-// once in 168 times. What the bytes are must have a checksum of its own.
+// The words are the 7776 of the EFF's large list for diceware, in its order. A line of eight words holds 12 bytes and a
+// checksum. As digits to the base 7776, most significant first, the words are the number
+//
+//	168 * (the bytes, big-endian) + (SHA-256("sallyport 1 words" || line || the bytes)[:8], big-endian, modulo 168)
+//
+// where line counts from 0, as 4 bytes, big-endian. A line with a wrong word, or with two that changed places, is
+// found, except once in 168 times: so the bytes as a whole must have a checksum of their own.
 package words
 
 import (
@@ -83,8 +86,8 @@ func digits(n *big.Int, all []string) []string {
 	return found
 }
 
-// Decode returns the bytes of what Encode returned, with the zeros. Case, breaks between the words, and numbers of lines
-// do not matter. Its error names the line and the word of each mistake, both counted from 1, and no word.
+// Decode returns the bytes that Encode was given, with the zeros that it added. Case, line breaks and the numbers of
+// lines do not matter. Its error names the line and the word of each mistake, both counted from 1, and quotes no word.
 func Decode(text string) ([]byte, error) {
 	if len(text) > maxText {
 		return nil, errors.New("more than anyone types")

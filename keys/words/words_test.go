@@ -59,14 +59,14 @@ func TestMistakesAreNamed(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		change(2, func(in []string) []string { in[4] = "sallyport"; return in }): "line 2: word 5 is not in the list",
-		change(5, func(in []string) []string { in[0], in[7] = "qx", "qy"; return in }): "line 5: words 1, 8 are not in the " +
-			"list",
+		change(5, func(in []string) []string { in[0], in[7] = "qx", "qy"; return in }): "line 5: words 1, 8 are not " +
+			"in the list",
 		change(3, func(in []string) []string { return in[1:] }):               "line 3 has 7 words in place of 8",
 		change(4, func(in []string) []string { return append(in, "abacus") }): "line 4 has 9 words in place of 8",
-		change(1, func(in []string) []string { in[2], in[3] = in[3], in[2]; return in }): "line 1: a word is wrong, or is in " +
-			"another's place",
-		lines[0] + "\n" + lines[2] + "\n" + lines[1]: "line 2: a word is wrong, or is in another's place\nline 3: a word is " +
-			"wrong, or is in another's place",
+		change(1, func(in []string) []string { in[2], in[3] = in[3], in[2]; return in }): "line 1: a word is wrong, or " +
+			"is in another's place",
+		lines[0] + "\n" + lines[2] + "\n" + lines[1]: "line 2: a word is wrong, or is in another's place\n" +
+			"line 3: a word is wrong, or is in another's place",
 		strings.ReplaceAll(lines[0], " ", "\n") + "\nabacus": "line 2 has 1 words in place of 8",
 	} {
 		_, err := Decode(text)

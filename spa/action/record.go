@@ -102,7 +102,7 @@ func prepare(f *os.File) error {
 		}
 	}
 	_, err = f.WriteAt(want, 0)
-	return err
+	return errors.Join(err, f.Sync())
 }
 
 // read returns the records by their slots.

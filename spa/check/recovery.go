@@ -36,8 +36,8 @@ func checkRecovery(c *config.Config, registry *keys.Registry, now time.Time) []F
 			found = append(found, ofRecovery(client, Warning, "it is no longer a recovery client, and its key is limited "+
 				"still: "+uses(count.Left(0))))
 		case ok && client.Recovery > count.Uses:
-			found = append(found, ofRecovery(client, Warning, fmt.Sprintf("recovery = %d gives its key no more uses than the "+
-				"%d that it was made with: %s", client.Recovery, count.Uses, uses(count.Left(client.Recovery)))))
+			found = append(found, ofRecovery(client, Warning, fmt.Sprintf("recovery = %d gives its key no more uses than "+
+				"the %d that it was made with: %s", client.Recovery, count.Uses, uses(count.Left(client.Recovery)))))
 		case ok && count.Left(client.Recovery) == 0:
 			found = append(found, ofRecovery(client, Warning, "its recovery key has no uses left: the printed page opens "+
 				"nothing"))

@@ -11,8 +11,8 @@
 // An older content that is written over the file in place is found by [Book.Verify], as long as the replay journal has
 // what there was since.
 //
-// Not protected: anyone who can write the file can give uses back, and so does a snapshot of the whole file system. Where
-// a file system does not tell when a file was made, the inode alone distinguishes a copy.
+// Not protected: anyone who can write the file can give uses back, and so does a snapshot of the whole file system. If
+// the file system does not record when a file was made, the inode alone distinguishes a copy.
 package recovery
 
 import (
@@ -397,8 +397,8 @@ func Copy(to, from *os.File) error {
 	return to.Sync()
 }
 
-// OpenFile opens the file at path, or makes it. It belongs to the user that the journal beside it belongs to, who is the
-// server's, or else to the owner of the directory.
+// OpenFile opens the file at path, or makes it. A new one belongs to the owner of the journal beside it, who is the
+// server's user, or else to the owner of the directory.
 func OpenFile(path string) (*os.File, error) {
 	f, err := openPlain(path, os.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {

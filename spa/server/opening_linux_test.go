@@ -191,7 +191,8 @@ func TestOpenedSettings(t *testing.T) {
 		for _, place := range []string{s.config.State, s.dir}[:test.full] {
 			lab.Must(t, os.MkdirAll(filepath.Join(place, setup.SettingsFile, "full"), 0o700))
 		}
-		if err := errors.Join(s.openDir(), s.openKeys(), s.openFirewall(t.Context(), Options{Confirm: test.confirm})); err != nil {
+		o := Options{Confirm: test.confirm}
+		if err := errors.Join(s.openDir(), s.openKeys(), s.openFirewall(t.Context(), o)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		_, _, err := setup.LastGood(s.dir)

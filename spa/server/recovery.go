@@ -44,8 +44,8 @@ func (s *Server) openUses() error {
 // used is what a floor in the journal is for that has the number of a key's uses, as a time. It is no name or port.
 const used = "*used*"
 
-// verifyUses shuts recovery keys that had more uses than their file says: someone has put back an older one. The journal
-// knows that until the host is rebooted.
+// verifyUses refuses recovery keys that had more uses than the file says: an older content was written over it. The
+// journal knows that until the host is rebooted.
 func (s *Server) verifyUses() {
 	s.uses.Verify(func(c recovery.Count) int {
 		before := s.journal.FloorOf(ofKey(c.ID, used))

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"cmp"
 	"runtime"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,9 +46,10 @@ var (
 	moved    = describe("audit_moved", "1 if the audit log continues in a file that was moved away.")
 	programs = describe("programs_total", "Programs of services, by the occasion and what became of them.",
 		"hook", "result")
-	queued          = describe("programs_waiting", "Programs of services that wait to be started.")
-	stuck           = describe("programs_not_started", "Programs for the end of a grant that could not be started.")
-	runner          = describe("program_runner_alive", "0 if the process that starts the programs of services has ended.")
+	queued = describe("programs_waiting", "Programs of services that wait to be started.")
+	stuck  = describe("programs_not_started", "Programs for the end of a grant that could not be started.")
+	runner = describe("program_runner_alive", "0 if the process that starts the programs of services has ended. "+
+		"1: it lives, or no service has a program.")
 	recoveryUses    = describe("recovery_uses_total", "Uses of recovery keys, over all starts of the server.")
 	recoveryRefused = describe("recovery_refused_total", "Knocks with recovery keys that had no uses left.")
 	recoveryKeys    = describe("recovery_keys", "Clients with a recovery key that are not revoked.")
@@ -102,9 +104,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	gauge(recoverySpent, float64(s.Recovery.Spent))
 	gauge(build, 1, c.page.version, runtime.Version(), runtime.GOARCH)
 	gauge(start, float64(c.page.start.UnixMilli())/1000)
-	if s.Actions != nil {
-		collectActions(s.Actions, count, gauge)
-	}
+	collectActions(cmp.Or(s.Actions, &control.Actions{}), count, gauge) // without programs: zeros, and nothing is wrong
 	if c.page.byClient == nil {
 		return
 	}
