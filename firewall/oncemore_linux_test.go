@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -134,6 +135,83 @@ func TestOnceEndUnseen(t *testing.T) {
 		if c, err := s.attempt(from, f.gateway, "2300", silence); err == nil {
 			c.Close()
 			t.Error("a second connection from the same port got in")
+		}
+	})
+}
+
+// TestOnceUnderFlood: while connections come all the time and the guard is granted, reloaded and put back, no more get
+// in than there were knocks.
+func TestOnceUnderFlood(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := guarded(t, both(once("tcp/2300"), func(c *Config) { c.Closed = Reject }))
+			var in atomic.Int32
+			s.accepts(":2300", &in)
+			var stops []func()
+			for range 2 {
+				stops = append(stops, lab.Repeat(func() {
+					if c, err := lab.Dial(s.client, f.alice, net.JoinHostPort(f.gateway, "2300"), silence); err == nil {
+						c.(*net.TCPConn).SetLinger(0)
+						c.Close()
+					}
+				}))
+			}
+			knocks := int32(0)
+			for i := range raceRounds() / 5 {
+				client := []string{"alice", "bob"}[i%2]
+				g := sshGrant(client, f.alice, long)
+				g.Ports = rangesOf("tcp/2300")
+				knocks++
+				s.must(s.Grant(s.Context(), []Grant{g}, time.Now()))
+				switch i % 10 {
+				case 3:
+					s.becomes(func(c *Config) { c.TPROXY = !c.TPROXY })
+				case 6:
+					s.must(s.gw.Do(func() error { return s.putBack(time.Now()) }))
+				case 9:
+					s.revoke(Match{Client: client})
+				}
+			}
+			for _, stop := range stops {
+				stop()
+			}
+			if n := in.Load(); n > knocks || n == 0 {
+				t.Errorf("%d connections got in for %d knocks", n, knocks)
+			} else {
+				t.Logf("%d connections got in for %d knocks", n, knocks)
+			}
+		})
+	}
+}
+
+// accepts counts the connections that a port of the gateway accepts.
+func (s *site) accepts(addr string, n *atomic.Int32) {
+	s.Helper()
+	var l net.Listener
+	s.must(s.gw.Do(func() (err error) {
+		l, err = net.Listen("tcp", addr)
+		return err
+	}))
+	lab.Serve(s, l, func(net.Conn) { n.Add(1) })
+}
+
+// TestOnceConfirms: the connection that gets in confirms a guard that is on trial, and one that does not get in does
+// not.
+func TestOnceConfirms(t *testing.T) {
+	everyFamily(t, func(t *testing.T, f sides) {
+		s := newSite(t, once("tcp/22"))
+		s.open()
+		s.load(long)
+		s.grant("alice", f.alice, long)
+		s.connect(f.alice, f.gateway, "22")
+		if !lab.Value(s.backend.Entered())(t) {
+			t.Error("the connection does not confirm the guard")
+		}
+		s.open()
+		s.load(long)
+		s.dark(f.alice, f.gateway, "22")
+		if lab.Value(s.backend.Entered())(t) {
+			t.Error("a connection that was refused confirms the guard")
 		}
 	})
 }

@@ -102,7 +102,7 @@ func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 			return nil
 		}
 		if errors.Is(err, client.ErrOnce) {
-			cli.Note(cmd, "%s is not tried: only the first connection gets in", k.services())
+			k.noteUntried(cmd, opened[0])
 			return nil
 		}
 		if errors.Is(err, client.ErrNoTCP) {
@@ -118,4 +118,13 @@ func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 		err = fmt.Errorf("%s are open on %s, but not all accept connections", k.services(), k.plan.Profile.Name)
 	}
 	return k.unreached(opened[len(opened)-1], err)
+}
+
+// noteUntried names the services of an answer that admit one connection only: the user's.
+func (k *knock) noteUntried(cmd *cobra.Command, a client.Answer) {
+	for i, s := range k.plan.Command.Services {
+		if granted(a, i).Once {
+			cli.Note(cmd, "%s is not tried: only the first connection gets in", s)
+		}
+	}
 }

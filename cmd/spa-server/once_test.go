@@ -86,6 +86,24 @@ func TestOnceOfClient(t *testing.T) {
 	}
 }
 
+// TestOnceThatFailed: a connection that fails has taken the grant, and connect says so.
+func TestOnceThatFailed(t *testing.T) {
+	g := newGateway(t)
+	g.set("service.ssh", "once", "true")
+	g.start()
+	out, code := g.run(g.client, "spa-client", "connect", "ssh", "--host", "gw", "--config", g.home)
+	if code != 125 || !strings.Contains(out, "only the first connection gets in") {
+		t.Errorf("exit %d, %s", code, out)
+	}
+	g.serve(":22")
+	g.wantDark("192.0.2.2", "192.0.2.1:22", "the connection that was refused took the grant")
+	out, code = g.run(g.client, "spa-client", "open", "ssh", "--host", "gw", "--config", g.home)
+	if code != 0 || !strings.Contains(out, "for one connection") {
+		t.Errorf("exit %d, %s", code, out)
+	}
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "a new knock")
+}
+
 // TestOnceWithIptables: a server that can only use iptables names the setting and the remedy.
 func TestOnceWithIptables(t *testing.T) {
 	g := newGateway(t)

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -174,28 +175,31 @@ func FirstTCP(all []service.Ports) (uint16, bool) {
 }
 
 // WaitOpen returns nil when the first TCP port of each service that an answer opened accepts connections, and ctx's
-// error if it ends earlier. It returns ErrOnce if it must not try one, and ErrNoTCP if there is none to try.
+// error if it ends earlier. It does not try services that admit one connection only, and returns ErrOnce then. It
+// returns ErrNoTCP if there is none to try.
 func (p *Plan) WaitOpen(ctx context.Context, a Answer) error {
 	if a.Receipt == nil {
 		return nil // a probe has already found that they accept
 	}
 	var ports []uint16
+	var untried error
 	for _, granted := range a.Receipt.Services {
 		if granted.Once {
-			return ErrOnce
+			untried = ErrOnce
+			continue
 		}
 		if port, ok := FirstTCP(granted.Ports); ok {
 			ports = append(ports, port)
 		}
 	}
 	if len(ports) == 0 {
-		return ErrNoTCP
+		return cmp.Or(untried, ErrNoTCP)
 	}
 	by, err := p.probe(ctx, a.Route.Local, []netip.Addr{a.Gateway}, ports)
 	if err != nil {
 		return err
 	}
-	return by.conn.Close()
+	return cmp.Or(untried, by.conn.Close())
 }
 
 // Reachable reports, if no answer came from the gateway, whether the first TCP port of each of the command's services

@@ -75,6 +75,8 @@ func TestRecordsReadBack(t *testing.T) {
 		"many ranges": func(h *Holding) {
 			h.Ports = []service.Ports{ports("tcp/1-65535"), ports("udp/53"), ports("tcp/8443"), ports("udp/60000-60010")}
 		},
+		"one flow":             func(h *Holding) { h.Once = true },
+		"one flow to a target": func(h *Holding) { h.Once, h.To = true, netip.MustParseAddr("198.51.100.5") },
 		"long names": func(h *Holding) {
 			h.Client, h.Service = strings.Repeat("a", NameSize-1), strings.Repeat("s", NameSize-1)
 		},
@@ -86,7 +88,7 @@ func TestRecordsReadBack(t *testing.T) {
 		var r [RecordSize]byte
 		l.encode(&r, h, h.Until, time.Hour)
 		got, ok := l.decode(r[:], 0, now)
-		if !ok || got.Key() != h.Key() || !got.Until.Equal(h.Until) {
+		if !ok || got.Key() != h.Key() || got.Once != h.Once || !got.Until.Equal(h.Until) {
 			t.Errorf("%s: got %+v, %v, want %+v", name, got, ok, h)
 		}
 		if got, ok := other.decode(r[:], 0, now); ok {

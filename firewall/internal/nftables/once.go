@@ -24,8 +24,8 @@ import (
 // is noted with both addresses and ports, for the packets that come again before the server has answered. Everything
 // later passes by the mark of its flow, as at other ports.
 //
-// A new knock deletes the key. The kernel finds elements that are about to be deleted or added as well, so what a
-// batch adds never passes: see spent.
+// A new knock deletes the key. Deleting a key that is missing would fail, so the batch adds it first, with an
+// expression that passes no packet (spent).
 
 // onceObjects are the sets and chains for ports at which a grant admits one flow. The arrays have an entry for each
 // set of grants, in the order of kinds.
