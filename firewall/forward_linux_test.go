@@ -402,3 +402,17 @@ func TestForwardTrial(t *testing.T) {
 		lab.Eventually(t, "the end of the trial", func() bool { return w.isOpen(f.stranger, f.gateway, "2222") })
 	})
 }
+
+// TestForwardTrusted: a host behind a trusted interface reaches the gateway's own port without a grant, and is led on
+// only with one.
+func TestForwardTrusted(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		w := newForwarded(t, k, forwarding{away: true}, f)
+		w.config.Trusted = []string{"vs"}
+		w.must(w.gw.Do(func() error { return w.Reconfigure(t.Context(), w.config, time.Now()) }))
+		w.talksBy(w.stranger, w.decoy)
+		w.knocks(w.alice)
+		w.talks(w.alice)
+		w.talksBy(w.stranger, w.decoy)
+	})
+}
