@@ -169,6 +169,8 @@
 //     connections on a port that is not guarded and forwards them. The kernel shows no rewriting by BPF socket lookup
 //     or by a proxy;
 //   - a session that TPROXY handed to the socket of a guarded port while there was no guard;
+//   - sessions through a forwarded port while another tool has removed the guard: nothing translates their packets
+//     then, and a packet that is sent in that time may end them;
 //   - a UDP session made while the guard was away, if connection tracking forgets it before the guard is back and its
 //     server then sends first;
 //   - mode Admit: after Cut, a UDP server that keeps sending lets its client reply.

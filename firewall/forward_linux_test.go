@@ -105,9 +105,7 @@ func (w *forwarded) talksBy(from string, l net.Listener) session {
 		w.Fatalf("%s got %v from the forwarded port, want a connection", from, err)
 	}
 	w.Cleanup(func() { c.Close() })
-	w.must(l.(*net.TCPListener).SetDeadline(time.Now().Add(lab.Patience)))
-	server := lab.Value(l.Accept())(w)
-	w.Cleanup(func() { server.Close() })
+	server := w.hearing(l, c)
 	seen := netip.MustParseAddrPort(server.RemoteAddr().String()).Addr().Unmap()
 	if own := seen == netip.MustParseAddr(from); own == (w.masquerade && l == w.accept) {
 		w.Errorf("the server sees %v, but masquerade is %v", seen, w.masquerade)
@@ -115,6 +113,22 @@ func (w *forwarded) talksBy(from string, l net.Listener) session {
 	v := session{c, server}
 	w.mutual(v, true)
 	return v
+}
+
+// hearing returns the server's end of a connection. Attempts that only checked whether the port is open wait there too,
+// and their clients have closed them.
+func (w *forwarded) hearing(l net.Listener, client net.Conn) net.Conn {
+	w.Helper()
+	_, err := client.Write([]byte("news"))
+	w.must(err)
+	w.must(l.(*net.TCPListener).SetDeadline(time.Now().Add(lab.Patience)))
+	for {
+		server := lab.Value(l.Accept())(w)
+		w.Cleanup(func() { server.Close() })
+		if hears(server, lab.Patience) {
+			return server
+		}
+	}
 }
 
 // shut checks that a source reaches neither the forwarded port nor what it leads to.
@@ -203,11 +217,10 @@ func (w *forwarded) drain() {
 func TestForwardPutBack(t *testing.T) {
 	eachForward(t, func(t *testing.T, w *forwarded) {
 		w.knocks(w.alice)
-		v := w.talks(w.alice)
+		w.talks(w.alice) // whether it survives depends on what is sent while nothing is translated
 		w.flushRuleset()
 		w.load(0)
-		w.mutual(v, true)
-		w.only()
+		v := w.only()
 		w.load(0)
 		w.mutual(v, true)
 
@@ -387,5 +400,19 @@ func TestForwardTrial(t *testing.T) {
 		w.dark(f.stranger, f.gateway, "2222")
 		w.die()
 		lab.Eventually(t, "the end of the trial", func() bool { return w.isOpen(f.stranger, f.gateway, "2222") })
+	})
+}
+
+// TestForwardTrusted: a host behind a trusted interface reaches the gateway's own port without a grant, and is led on
+// only with one.
+func TestForwardTrusted(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		w := newForwarded(t, k, forwarding{away: true}, f)
+		w.config.Trusted = []string{"vs"}
+		w.must(w.gw.Do(func() error { return w.Reconfigure(t.Context(), w.config, time.Now()) }))
+		w.talksBy(w.stranger, w.decoy)
+		w.knocks(w.alice)
+		w.talks(w.alice)
+		w.talksBy(w.stranger, w.decoy)
 	})
 }
