@@ -7,6 +7,7 @@ import (
 	"time"
 
 	nft "github.com/google/nftables"
+	"github.com/google/nftables/expr"
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/nftables"
@@ -213,5 +214,22 @@ func TestOnceConfirms(t *testing.T) {
 		if lab.Value(s.backend.Entered())(t) {
 			t.Error("a connection that was refused confirms the guard")
 		}
+	})
+}
+
+// TestOnceAnotherToolsMark: a tool that sets the mark of each packet's flow lets in no second one.
+func TestOnceAnotherToolsMark(t *testing.T) {
+	everyOnce(t, func(t *testing.T, fl *flows) {
+		fl.another(func(c *nft.Conn) {
+			// ct mark set 0xffffffff
+			chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -150,
+				&expr.Immediate{Register: 1, Data: nftables.Native(0xffffffff)},
+				&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})
+		})
+		fl.knock("alice")
+		first := fl.gets1()
+		fl.shut()
+		fl.shut()
+		first.lives()
 	})
 }

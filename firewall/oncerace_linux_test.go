@@ -64,7 +64,7 @@ type racers struct {
 	proto  service.Proto
 	from   netip.Addr
 	port   uint16 // of the last flow
-	to     unix.Sockaddr
+	to     netip.AddrPort
 	starts [2]chan *start
 	done   sync.WaitGroup
 }
@@ -80,7 +80,7 @@ type start struct {
 func newRacers(s *site, f sides, proto service.Proto) *racers {
 	port := map[service.Proto]string{service.TCP: "22", service.UDP: "5000"}[proto]
 	to := netip.MustParseAddrPort(net.JoinHostPort(f.gateway, port))
-	r := &racers{site: s, proto: proto, from: netip.MustParseAddr(f.alice), to: lab.Sockaddr(to), port: 10000}
+	r := &racers{site: s, proto: proto, from: netip.MustParseAddr(f.alice), to: to, port: 10000}
 	for i := range r.starts {
 		r.starts[i] = make(chan *start)
 		go r.run(i)
@@ -100,20 +100,21 @@ func (r *racers) run(i int) {
 	cpus.Set(i % runtime.NumCPU())
 	_ = unix.SchedSetaffinity(0, &cpus)
 	for s := range r.starts[i] {
+		to := lab.Sockaddr(r.to) // each its own: a call writes to it
 		s.ready.Add(1)
 		for s.ready.Load() < 2 {
 		}
 		s.at = time.Now()
-		s.err = r.send1(s.fd)
+		s.err = r.send1(s.fd, to)
 		r.done.Done()
 	}
 }
 
-func (r *racers) send1(fd int) error {
+func (r *racers) send1(fd int, to unix.Sockaddr) error {
 	if r.proto == service.TCP {
-		return unix.Connect(fd, r.to)
+		return unix.Connect(fd, to)
 	}
-	return unix.Sendto(fd, []byte("x"), 0, r.to)
+	return unix.Sendto(fd, []byte("x"), 0, to)
 }
 
 // race returns how many flows got in, and how far apart they began.

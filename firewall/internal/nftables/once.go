@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	nft "github.com/google/nftables"
@@ -401,4 +402,51 @@ func elementOf(kind int, key []byte) guard.Element {
 	}
 	e.Source, _ = netip.AddrFromSlice(key)
 	return e
+}
+
+// canCount probes whether the kernel evaluates expressions of elements that a batch adds (Linux 5.7): an older one would
+// ignore them, and a grant that has admitted its flow would admit any number. The batch always fails as a whole: on an
+// expression that no element may have, or at its end.
+func (n *Backend) canCount() (bool, error) {
+	var b batch
+	s := *n.Objects.once.more[0]
+	s.Table = &nft.Table{Name: "spa-probe", Family: nft.TableFamilyINet}
+	b.table(unix.NFT_MSG_NEWTABLE, s.Table.Name, nil)
+	b.set(&s)
+	key := make([]byte, 12)
+	if err := b.counted(&s, []nft.SetElement{{Key: key, Timeout: time.Second}}, Equal(key[:4])); err != nil {
+		return false, err
+	}
+	b.table(unix.NFT_MSG_DELTABLE, "spa-probe-absent", nil)
+	switch err := b.send(n.Socket); {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return true, nil
+	case errors.Is(err, unix.ENOENT):
+		return false, nil
+	case err == nil:
+		return false, errors.New("a batch that must fail succeeded")
+	default:
+		return false, explain("probing whether elements can count", err)
+	}
+}
+
+// errCannotCount is returned by Load.
+var errCannotCount = errors.New("this kernel cannot admit one connection only, as once = true asks for: that needs " +
+	"Linux 5.7 or later and nft's limit and quota; remove the setting")
+
+// checkOnce returns an error if the kernel cannot do what Spec.Once asks for.
+func (n *Backend) checkOnce() error {
+	if len(n.Spec.Once) == 0 {
+		return nil
+	}
+	for _, e := range []string{"limit", "quota"} { // the first load is also the last moment to load modules
+		if known, err := n.Knows(e); err != nil || !known {
+			return errors.Join(err, fmt.Errorf("%w (CONFIG_NFT_%s)", errCannotCount, strings.ToUpper(e)))
+		}
+	}
+	can, err := n.canCount()
+	if err == nil && !can {
+		err = errCannotCount
+	}
+	return err
 }

@@ -120,6 +120,9 @@ func (n *Backend) Load(spec guard.Spec, p guard.Plan) error {
 }
 
 func (n *Backend) loadPlan(p guard.Plan) error {
+	if err := n.checkOnce(); err != nil {
+		return err
+	}
 	t, err := n.present()
 	if err != nil {
 		return err
