@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"errors"
-	"slices"
 	"testing"
 	"time"
 
@@ -176,14 +175,16 @@ func TestMarkerDeleted(t *testing.T) {
 			c.DelChain(ours.Guard)
 		}},
 		{"everything", func(c *nft.Conn) {
-			there := slices.DeleteFunc(ours.Chains(), func(c *nft.Chain) bool { return c == ours.Claim })
-			for _, chain := range there {
+			chains, err := c.ListChainsOfTableFamily(nft.TableFamilyINet)
+			sets, err2 := c.GetSets(ours.Marker.Table)
+			lab.Must(t, errors.Join(err, err2))
+			for _, chain := range chains {
 				c.FlushChain(chain)
 			}
-			for _, chain := range there {
+			for _, chain := range chains {
 				c.DelChain(chain)
 			}
-			for _, set := range slices.Concat(ours.Sets(), ours.Learned()) {
+			for _, set := range sets {
 				c.DelSet(set)
 			}
 		}},

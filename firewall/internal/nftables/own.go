@@ -111,7 +111,10 @@ func (n *Backend) Load(spec guard.Spec, p guard.Plan) error {
 		return err
 	}
 	before, objects := n.Spec, n.Objects
-	n.Spec, n.Objects = spec, NewObjects(spec.Size, spec.Spans...)
+	n.Spec = spec
+	if !slices.EqualFunc(objects.spans, spec.Spans, func(n spanned, s guard.Span) bool { return n.Span == s }) {
+		n.Objects = NewObjects(spec.Size, spec.Spans...)
+	}
 	err := n.loadPlan(p)
 	if err != nil {
 		n.Spec, n.Objects = before, objects
