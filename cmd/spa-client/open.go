@@ -32,9 +32,9 @@ none: the gateway uses the address that it sees; an IP address states that one;
 "stun:HOST" asks that STUN server. If the stated address is not the one that the gateway
 sees, the gateway stays silent.
 
---let-in opens the services for another address or a whole network, as far as the client's
-file at the gateway allows that: a network around this machine's address, for an address
-that changes within it, or another machine's address. Everybody there gets in.
+--let-in opens the services for another address or a whole network instead, if the client's
+file at the gateway allows it (widest4, widest6, delegate): a network around this machine's
+address, for an address that changes, or another machine's address. Everybody in it gets in.
 
 A gateway that has just started accepts no knocks for its window (30s by default): open
 keeps trying until it does, if --timeout allows.
@@ -102,7 +102,7 @@ func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 			return nil
 		}
 		if errors.Is(err, client.ErrOnce) {
-			cli.Note(cmd, "%s is not tried: only the first connection gets in", k.services())
+			cli.Note(cmd, "%s is not tested: only the first connection gets in", k.services())
 			return nil
 		}
 		if errors.Is(err, client.ErrNoTCP) {

@@ -61,7 +61,8 @@ func TestPageSettings(t *testing.T) {
 	head := fmt.Sprintf("version = 1\nname = \"gw\"\naddress = \"gw.example.net\"\nserver_id = %q\n", keys.NewServerID())
 	writeFile(t, filepath.Join(dir, config.FileName), head+string(blocks[0][1]))
 	c := lab.Value(config.Load(dir))(t)
-	if len(c.Services) != 1 || c.Services[0].OnExpiry != "cut" || c.Firewall.Closed != "reject" {
+	if len(c.Services) != 2 || !c.Services[0].Masquerade || c.Services[1].OnExpiry != "cut" ||
+		c.Firewall.Closed != "reject" {
 		t.Errorf("got %+v", c)
 	}
 	client := filepath.Join(dir, "alice.toml")

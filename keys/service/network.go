@@ -30,9 +30,9 @@ var never = []netip.Prefix{
 func CheckNetwork(p netip.Prefix) error {
 	switch {
 	case !p.IsValid() || p.Addr().Is4In6() || p != p.Masked():
-		return errors.New("not a network in its one spelling")
+		return errors.New("not a valid network, or bits are set after the prefix")
 	case slices.ContainsFunc(never, p.Overlaps):
-		return fmt.Errorf("%s has addresses that no client can have, or that are another machine on every link", p)
+		return fmt.Errorf("%s contains loopback, link-local, multicast or other addresses that cannot be let in", p)
 	}
 	return checkLength(p)
 }
@@ -40,13 +40,13 @@ func CheckNetwork(p netip.Prefix) error {
 func checkLength(p netip.Prefix) error {
 	switch bits := p.Bits(); {
 	case p.Addr().Is4() && bits < Widest4:
-		return fmt.Errorf("%s is wider than /%d", p, Widest4)
+		return fmt.Errorf("%s is too wide: use /%d or narrower", p, Widest4)
 	case p.Addr().Is4() || bits == p.Addr().BitLen():
 		return nil
 	case bits < Widest6:
-		return fmt.Errorf("%s is wider than /%d", p, Widest6)
+		return fmt.Errorf("%s is too wide: use /%d or narrower", p, Widest6)
 	case bits > Link6:
-		return fmt.Errorf("%s is part of a link: an IPv6 network has /%d to /%d, or it is one address", p, Widest6, Link6)
+		return fmt.Errorf("%s is too narrow: use an IPv6 network of /%d to /%d, or a single address", p, Widest6, Link6)
 	}
 	return nil
 }
