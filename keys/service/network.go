@@ -32,7 +32,8 @@ func CheckNetwork(p netip.Prefix) error {
 	case !p.IsValid() || p.Addr().Is4In6() || p != p.Masked():
 		return errors.New("not a valid network, or bits are set after the prefix")
 	case slices.ContainsFunc(never, p.Overlaps):
-		return fmt.Errorf("%s contains loopback, link-local, multicast or other addresses that cannot be let in", p)
+		return fmt.Errorf("%s contains loopback, link-local, multicast or other addresses that cannot be let in",
+			NetworkText(p))
 	}
 	return checkLength(p)
 }
