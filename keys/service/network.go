@@ -7,15 +7,15 @@ import (
 	"slices"
 )
 
-// Bounds of a network that a client may let in, as lengths of its prefix. In IPv4, more addresses than those of a /8
-// belong to nobody together. In IPv6, a provider has a /32 and a link has a /64: what is narrower is one address.
+// Bounds of a network that a client may let in, as lengths of its prefix. No IPv4 network wider than a /8 has a
+// single owner. In IPv6 a provider has a /32 and a link has a /64: below that, only a single address makes sense.
 const (
 	Widest4 = 8
 	Widest6 = 32
 	Link6   = 64
 )
 
-// never are addresses from which no packet comes to a gateway, or from another machine on every link.
+// never are networks that cannot be let in: no packet has such a source, or it means another machine on each link.
 var never = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("127.0.0.0/8"),
@@ -26,7 +26,7 @@ var never = []netip.Prefix{
 	netip.MustParsePrefix("ff00::/8"),
 }
 
-// CheckNetwork returns why a network cannot be let in, or nil.
+// CheckNetwork returns an error if a network cannot be let in.
 func CheckNetwork(p netip.Prefix) error {
 	switch {
 	case !p.IsValid() || p.Addr().Is4In6() || p != p.Masked():
@@ -61,7 +61,7 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 	return p, err
 }
 
-// NetworkText returns a network as people write it: one address without a length.
+// NetworkText formats a network, and a single address without its length.
 func NetworkText(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()
