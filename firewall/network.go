@@ -14,14 +14,14 @@ import (
 // ErrOwn is returned by Grant for a network with an address of this host.
 var ErrOwn = errors.New("it has an address of this gateway")
 
-// Peer is whom a grant lets in.
+// Peer is the address or network that a grant lets in.
 type Peer struct {
 	Source netip.Addr
 	Bits   uint8
 	Lent   bool
 }
 
-// Peer returns whom the grant lets in.
+// Peer returns the address or network that the grant lets in, and whether it was delegated.
 func (g Grant) Peer() Peer { return Peer{g.Source, g.Bits, g.Lent} }
 
 // Network returns the addresses that the grant lets in: a network, or one address.
@@ -79,9 +79,9 @@ func (f *Firewall) put(p guard.Plan) error {
 	return nil
 }
 
-// widen loads the guard anew if it lacks rules for the width of one of these networks: whoever lets in none has none.
-// Rules for a width stay until the next load for another reason, so that no client makes the guard load again and
-// again.
+// widen reloads the guard if it lacks rules for the width of one of these networks: without such grants it has no rules
+// for networks. Rules for a width stay until the next load for another reason, so that a client cannot force a load
+// with each knock.
 func (f *Firewall) widen(changes []ledger.Change, now time.Time) error {
 	f.coming = nil
 	for _, c := range changes {

@@ -86,6 +86,10 @@ func addGoodReceipts(add addAnswerFunc) {
 			a.receipt.Services = []Granting{{For: time.Second, Started: true},
 				{For: time.Minute, Ports: manyPorts(1), Started: true, Once: true}}
 		})
+	addDenied(add)
+}
+
+func addDenied(add addAnswerFunc) {
 	for _, s := range []Status{ReasonExpired, ReasonNoService, ReasonNotAllowed, ReasonSourceRequired, ReasonTooManyGrants,
 		ReasonTooManyPerHour, ReasonSuperseded, ReasonIDReused, ReasonFailed, ReasonNotNow,
 		ReasonTooManyPorts, ReasonOtherFamily, ReasonNoProgram, ReasonNoUses, ReasonNetwork} {

@@ -11,10 +11,9 @@ func (a *app) closeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "close SERVICE...",
 		Short: "Close services that were opened for this machine's address",
-		Long: `Close ends this client's grants for this address early, and those for a network that has
-this address. With --let-in, it ends those that have an address in common with the one or
-the network given there. Established sessions continue, and so do grants of other clients
-for the same address.`,
+		Long: `Close ends this client's grants for this address early, and those for a network that
+contains it. With --let-in, it ends the grants that share an address with that network.
+Established sessions continue, and so do grants of other clients for the same address.`,
 		Example: `  spa-client close ssh --host gw
   spa-client close ssh --host gw --let-in 198.51.100.0/24`,
 		Args: serviceArgs,

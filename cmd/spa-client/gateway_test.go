@@ -87,7 +87,14 @@ func gatewayCommand(ts *testscript.TestScript, neg bool, args []string) {
 		g.stopListening()
 	})
 	ts.Check(os.WriteFile(ts.MkAbs("token"), []byte(g.profile.Token()+"\n"), 0o600))
-	ts.Check(os.WriteFile(ts.MkAbs("words"), []byte(strings.Join(g.profile.Words(), "\n")+"\n"), 0o600))
+	lines := g.profile.Words()
+	ts.Check(os.WriteFile(ts.MkAbs("words"), []byte(strings.Join(lines, "\n")+"\n"), 0o600))
+	page := "RECOVERY KEY of the gateway gw (127.0.0.1)\n\n"
+	for i, line := range lines {
+		page += fmt.Sprintf("%2d  %s\n", i+1, line)
+	}
+	page += "\nThese are the words in lines.\n"
+	ts.Check(os.WriteFile(ts.MkAbs("page"), []byte(page), 0o600))
 	ts.Setenv("PORT", strconv.Itoa(int(g.profile.KnockPorts[0])))
 	ts.Value(gatewayKey{}).(*current).gateway = g
 }

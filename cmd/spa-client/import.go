@@ -41,8 +41,9 @@ It reads the token from a file or from standard input. On a terminal, without a 
 it: it is not shown. zbarimg (Debian: zbar-tools) reads the token from a picture of its QR
 code. A token cannot be an argument: every user of this machine can read those.
 
-With --words it asks for the words of a recovery page (spa-keygen new --recovery), a line at
-a time, and says which word is wrong. From a file or a pipe it reads words as well.
+With --words it reads the words of a recovery page (spa-keygen new --recovery): on a
+terminal it prompts for them line by line and checks each line. From a file or a pipe it
+reads the whole page, or its numbered lines.
 
 A token for a new key (spa-keygen rotate) of the same client and gateway updates the
 existing host: its name, address, source and services stay, and a locked host stays
@@ -67,15 +68,15 @@ locked with the same passphrase. Any other host of that name is overwritten only
 		},
 	}
 	cmd.Flags().StringVar(&i.name, "name", "", "`NAME` for the host here (default: the gateway's own)")
-	cmd.Flags().BoolVar(&i.words, "words", false, "ask for the words of a recovery page; they are shown "+
-		"as they are typed")
+	cmd.Flags().BoolVar(&i.words, "words", false, "read the words of a recovery page; a terminal shows "+
+		"them as they are typed")
 	cmd.Flags().BoolVar(&i.replace, "replace", false, "overwrite any host of that name with what the token says")
 	return cmd
 }
 
 func (i *importing) run(cmd *cobra.Command, file string) error {
 	read := readToken
-	if i.words && file == "-" {
+	if i.words {
 		read = readWords
 	}
 	p, err := read(cmd, file)

@@ -49,7 +49,7 @@ knock_ports = [62201]  # UDP ports that take knocks; spa-client picks one
 receipts = true        # Whether the gateway answers
 # source = "observed"  # Which address a knock states: "auto", "observed", an IP address or "stun:HOST". ` +
 	`Without it, "auto"
-# recovery = true      # The key is good for a few uses, so no command takes one that was not asked for
+# recovery = true      # The key is good for a few uses: only commands that open a service use it
 # services = { ssh = ["tcp/22"] }  # The ports of each service, as of the day of the token
 # [locked]             # In place of gate_key, id and key, after spa-client lock
 # keyring = "..."      # Where the desktop's keyring has the passphrase. Without it, spa-client asks for one

@@ -32,9 +32,9 @@ none: the gateway uses the address that it sees; an IP address states that one;
 "stun:HOST" asks that STUN server. If the stated address is not the one that the gateway
 sees, the gateway stays silent.
 
---let-in opens the services for another address or a whole network, as far as the client's
-file at the gateway allows that: a network around this machine's address, for an address
-that changes within it, or another machine's address. Everybody there gets in.
+--let-in opens the services for another address or a whole network instead, if the client's
+file at the gateway allows it (widest4, widest6, delegate): a network around this machine's
+address, for an address that changes, or another machine's address. Everybody in it gets in.
 
 A gateway that has just started accepts no knocks for its window (30s by default): open
 keeps trying until it does, if --timeout allows.
@@ -102,7 +102,7 @@ func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 			return nil
 		}
 		if errors.Is(err, client.ErrOnce) {
-			k.noteUntried(cmd, opened[0])
+			k.noteUntested(cmd, opened[0])
 			return nil
 		}
 		if errors.Is(err, client.ErrNoTCP) {
@@ -120,11 +120,11 @@ func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 	return k.unreached(opened[len(opened)-1], err)
 }
 
-// noteUntried names the services of an answer that admit one connection only: the user's.
-func (k *knock) noteUntried(cmd *cobra.Command, a client.Answer) {
+// noteUntested names the services of an answer that admit one connection only: the user's.
+func (k *knock) noteUntested(cmd *cobra.Command, a client.Answer) {
 	for i, s := range k.plan.Command.Services {
 		if granted(a, i).Once {
-			cli.Note(cmd, "%s is not tried: only the first connection gets in", s)
+			cli.Note(cmd, "%s is not tested: only the first connection gets in", s)
 		}
 	}
 }

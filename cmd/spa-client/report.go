@@ -43,7 +43,7 @@ func (k *knock) report(cmd *cobra.Command, a client.Answer) error {
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), k.openLine(a, i, service, time.Now()))
 		case client.Closed:
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is closed on %s%s\n", k.label(a, i, service),
-				k.plan.Profile.Name, forSource(a))
+				k.plan.Profile.Name, k.forWhom(a))
 		case client.Sent:
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "asked %s to %s %s; it sends no receipts, so the result is not known\n",
 				k.plan.Profile.Name, k.plan.Command.Type, k.label(a, i, service))
@@ -69,7 +69,7 @@ func (k *knock) openLine(a client.Answer, i int, service service.Service, now ti
 	case told.Once:
 		what = "is open for one connection"
 	}
-	line := fmt.Sprintf("%s %s on %s%s", k.label(a, i, service), what, k.plan.Profile.Name, forSource(a))
+	line := fmt.Sprintf("%s %s on %s%s", k.label(a, i, service), what, k.plan.Profile.Name, k.forWhom(a))
 	until := a.Until(i)
 	if until.IsZero() {
 		return line
@@ -111,8 +111,12 @@ func (k *knock) label(a client.Answer, i int, service service.Service) string {
 	return fmt.Sprintf("%s (%s)", service, strings.Join(ports, ", "))
 }
 
-func forSource(a client.Answer) string {
+// forWhom returns " for 203.0.113.7". The receipt of a close does not repeat the network that the command named.
+func (k *knock) forWhom(a client.Answer) string {
 	n := a.LetIn()
+	if a.Verdict == client.Closed && k.letIn.IsValid() {
+		n = k.letIn.Prefix
+	}
 	if !n.IsValid() {
 		return ""
 	}
@@ -233,8 +237,9 @@ func (a *app) advice(p *keys.Profile, asked []service.Service, reason spa.Status
 	case spa.ReasonSourceRequired:
 		return "state this machine's public address: --source ADDRESS; behind NAT ask the gateway's administrator"
 	case spa.ReasonNetwork:
-		return fmt.Sprintf("a network has to be around this machine's address, as the gateway sees it; the gateway's "+
-			"administrator allows more for the client %s: spa-keygen set %[1]s widest4=24 (or widest6, delegate)", p.Client)
+		return fmt.Sprintf("a network must contain this machine's address as the gateway sees it, and no address "+
+			"of the gateway; the gateway's administrator allows more for the client %s: "+
+			"spa-keygen set %[1]s widest4=24 (or widest6, delegate)", p.Client)
 	case spa.ReasonNotNow:
 		return "try again at an allowed time, or ask the gateway's administrator for other hours"
 	case spa.ReasonTooManyGrants, spa.ReasonTooManyPorts:

@@ -15,8 +15,8 @@ import (
 	"sallyport/keys"
 )
 
-// mayBeWords reports whether a text that is not a token may be the words of one: several, and nothing but letters,
-// hyphens and the numbers of lines.
+// mayBeWords reports whether a text that is not a token may be the words of one: several words and numbers of lines,
+// and nothing else.
 func mayBeWords(text string) bool {
 	const some = 4
 	plain := strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.:) \t\r\n") == ""
@@ -28,16 +28,30 @@ func noWords(err error) error {
 		"--words checks each line as it is typed")
 }
 
-// readWords asks for the words of a recovery page, a line at a time, until they are a token. If standard input is not a
-// terminal, it reads them all.
+// wordsIn returns the numbered lines of a recovery page, or text itself if it has nothing but words.
+func wordsIn(text string) string {
+	if mayBeWords(text) {
+		return text
+	}
+	var numbered strings.Builder
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) > 0 && strings.Trim(f[0], "0123456789") == "" {
+			numbered.WriteString(line)
+		}
+	}
+	return numbered.String()
+}
+
+// readWords prompts for the words of a recovery page, line by line, until they are a token. From a file or a pipe it
+// reads them all.
 func readWords(cmd *cobra.Command, file string) (*keys.Profile, error) {
 	in, ok := cmd.InOrStdin().(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
+	if file != "-" || !ok || !term.IsTerminal(int(in.Fd())) {
 		data, err := readInput(cmd, file)
 		if err != nil {
 			return nil, fmt.Errorf("reading the words: %w", err)
 		}
-		p, err := keys.ParseWords(decoded(data))
+		p, err := keys.ParseWords(wordsIn(decoded(data)))
 		if err != nil {
 			return nil, noWords(err)
 		}
@@ -57,7 +71,7 @@ func askWords(cmd *cobra.Command, in io.Reader) (*keys.Profile, error) {
 		}
 		if errors.Is(err, io.EOF) {
 			return nil, cli.Fail(errors.New("no host was added: lines are missing"),
-				"the last line of the page ends the words")
+				"run it again and type every line of the page")
 		}
 		if err != nil {
 			return nil, err
@@ -77,7 +91,7 @@ func askWords(cmd *cobra.Command, in io.Reader) (*keys.Profile, error) {
 	return nil, noWords(keys.ErrWords)
 }
 
-// spare returns an error if a command would take uses of a recovery key that nobody asked for.
+// spare returns an error for a recovery key: each knock of the command would be a use, although nobody wants to get in.
 func spare(p *keys.Profile, command string) error {
 	if !p.Recovery {
 		return nil

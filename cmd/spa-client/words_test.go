@@ -24,7 +24,7 @@ func TestAskWords(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	for _, want := range []string{"line 1: ", "line 2: word 1 is not in the list: type this line again",
-		"line 2: a word is wrong, or is in another's place: type this line again", "line 10: "} {
+		"line 2: a word is wrong, or the words or lines are not in their order: type this line again", "line 10: "} {
 		if !strings.Contains(said.String(), want) {
 			t.Errorf("%q is missing in %s", want, said)
 		}

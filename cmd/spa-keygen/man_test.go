@@ -47,17 +47,16 @@ version = 1           # The version of this format
 # widest4 = 24        # The widest IPv4 network around its own address that it may let in with --let-in, as the ` +
 	`length of its prefix, 8 to 32: for clients whose address changes within a network. Without it, its own address only
 # widest6 = 56        # The same for IPv6, 32 to 64
-# delegate = ["203.0.113.0/24"]  # Networks that it may let in with --let-in wherever it knocks from, and any part ` +
-	`of them: for the phone that opens for the laptop. Without it, none
+# delegate = ["203.0.113.0/24"]  # Networks, and any part of them, that it may let in with --let-in from any ` +
+	`address: for example, a phone that opens for a laptop. Without it, none
 # when = ["mon-fri 08:00-18:00"]  # When it may open, by the gateway's time zone. Without it, always
 # expires = 2027-01-01T00:00:00Z  # When the key stops working. Without it, never
 # max_for = "1h"      # The longest time that it may have something open, if the service allows as much
 # require_source = true  # Its packets must state the address that they come from. Set it for each client with a ` +
 	`public address of its own: otherwise an attacker who intercepts a packet can send it from another address. A ` +
 	`client behind NAT cannot state its address
-# recovery = 3        # Each of its keys is good for so many uses, as spa-keygen new --recovery makes them. A lower ` +
-	`number holds at once; a higher one, and the line in the file of another client, once spa-keygen rotate has made a ` +
-	`new key
+# recovery = 3        # How many uses its recovery key has: spa-keygen new --recovery writes this. A lower number ` +
+	`takes effect at once. A higher one, or the line in an ordinary client's file, needs a new key: spa-keygen rotate
 # revoked = 2026-11-01T12:00:00Z  # When it was revoked: it is shut out. spa-keygen revoke writes it
 # [previous]          # The key before the last spa-keygen rotate
 # id = "0badcafe"     # As above

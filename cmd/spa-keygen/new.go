@@ -41,11 +41,11 @@ QR code instead, and --png writes that to a picture, which zbarimg (Debian: zbar
 reads: zbarimg --raw picture.png | spa-client import -. Anyone who sees or photographs
 the code has the token.
 
---recovery makes a key for the day on which no other key gets you in, and prints a page
-to keep on paper: what it is for, the token as a QR code, and as words that "spa-client
-import --words" reads. The key is good for a few uses, opens what --allow says, and expires
-only if you say so. Each use is an alarm in the log, the audit log and the metrics.
-"spa-keygen rotate NAME" prints a new page, with fresh uses.
+--recovery makes a key for the day on which no other key works, and prints a page to keep
+on paper: instructions, the token as a QR code, and the token as words, which "spa-client
+import --words" reads. The key is good for a few uses (--uses), opens what --allow names,
+and expires only with --expires. Each use raises an alarm in the log, the audit log and
+the metrics. "spa-keygen rotate NAME" prints a new page, with a new key and all its uses.
 
 --ensure is for configuration management: a client of this name that exists keeps its
 key, and gets the settings that are given here. Only a client that is made has a token,

@@ -35,7 +35,7 @@ func (u *usesFlags) flags(cmd *cobra.Command) {
 func (u *usesFlags) check(cmd *cobra.Command) error {
 	switch {
 	case cmd.Flags().Changed("uses") && !u.on:
-		return cli.Misuse(errors.New("--uses needs --recovery"), "")
+		return cli.Misuse(errors.New("--uses needs --recovery"), "add --recovery, or leave out --uses")
 	case u.uses < 1 || u.uses > keys.MaxUses:
 		return cli.Misuse(fmt.Errorf("--uses %d: must be 1 to %d", u.uses, keys.MaxUses), "")
 	}

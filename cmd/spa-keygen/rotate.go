@@ -36,8 +36,8 @@ With --overlap 0 the previous key ends at once, and so do the client's grants, s
 whoever has the lost key may have opened them. Sessions continue: "spa-server revoke
 NAME --cut" ends them.
 
-For a recovery client it prints a new page, whose key has fresh uses. The previous key ends
-at once, unless --overlap is given.
+For a recovery client it prints a new page: the new key has all its uses. The previous key
+ends at once, unless --overlap is given.
 
 The client imports the token, which updates its host:
 

@@ -32,9 +32,9 @@ func (t *terms) flags(cmd *cobra.Command) {
 		"\"mon-fri 08:00-18:00\"")
 	flags.StringSliceVar(&t.from, "from", nil, "`NETWORK`s that it may knock from: 203.0.113.0/24")
 	flags.IntVar(&t.widest4, "widest4", 0, "the widest IPv4 network around its own address that it may let in, as a "+
-		"`LENGTH` of a prefix: 24")
-	flags.IntVar(&t.widest6, "widest6", 0, "the same for IPv6, as a `LENGTH`: 56")
-	flags.StringSliceVar(&t.delegate, "delegate", nil, "`NETWORK`s that it may let in wherever it knocks from: "+
+		"prefix `LENGTH`: 24")
+	flags.IntVar(&t.widest6, "widest6", 0, "the same for IPv6, as a prefix `LENGTH`: 56")
+	flags.StringSliceVar(&t.delegate, "delegate", nil, "`NETWORK`s that it may let in from any address: "+
 		"203.0.113.0/24")
 	flags.StringVar(&t.expires, "expires", "", "`TIME` when the key expires: 12h, 90d, 2027-01-31 (when that day begins, "+
 		"local time), or 2027-01-31T18:00:00Z")

@@ -50,10 +50,16 @@ func checkPackages(t *testing.T, there map[string]bool, cell string) {
 	}
 }
 
-// TestPageSettings: the settings on the gateway's page, of server.toml and of a client's file, are valid.
+// settings returns the settings on a page.
+func settings(t *testing.T, page string) [][][]byte {
+	t.Helper()
+	return regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllSubmatch(lab.Value(os.ReadFile(page))(t), -1)
+}
+
+// TestPageSettings: the settings on the gateway's page, of server.toml and of a client's file, and those on the
+// runbook's are valid.
 func TestPageSettings(t *testing.T) {
-	page := lab.Value(os.ReadFile("../../examples/gateway/README.md"))(t)
-	blocks := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllSubmatch(page, -1)
+	blocks := settings(t, "../../examples/gateway/README.md")
 	if len(blocks) != 2 {
 		t.Fatalf("examples/gateway/README.md has %d blocks of settings, want server.toml's and a client's", len(blocks))
 	}
@@ -61,8 +67,13 @@ func TestPageSettings(t *testing.T) {
 	head := fmt.Sprintf("version = 1\nname = \"gw\"\naddress = \"gw.example.net\"\nserver_id = %q\n", keys.NewServerID())
 	writeFile(t, filepath.Join(dir, config.FileName), head+string(blocks[0][1]))
 	c := lab.Value(config.Load(dir))(t)
-	if len(c.Services) != 1 || c.Services[0].OnExpiry != "cut" || c.Firewall.Closed != "reject" {
+	if len(c.Services) != 2 || !c.Services[0].Masquerade || c.Services[1].OnExpiry != "cut" ||
+		c.Firewall.Closed != "reject" {
 		t.Errorf("got %+v", c)
+	}
+	for _, block := range settings(t, "../../examples/bastion/README.md") {
+		writeFile(t, filepath.Join(dir, config.FileName), head+string(block[1]))
+		lab.Value(config.Load(dir))(t)
 	}
 	client := filepath.Join(dir, "alice.toml")
 	writeFile(t, client, fmt.Sprintf("version = 1\nid = %q\nkey = %q\n%s", keys.NewID(),

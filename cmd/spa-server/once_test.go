@@ -64,7 +64,7 @@ func TestOnceOfClient(t *testing.T) {
 	g.serve(":22")
 	g.start()
 	out := g.mustOpen("--wait")
-	for _, words := range []string{"is open for one connection on gw", "ssh is not tried: only the first connection"} {
+	for _, words := range []string{"is open for one connection on gw", "ssh is not tested: only the first connection"} {
 		if !strings.Contains(out, words) {
 			t.Errorf("no %q in %s", words, out)
 		}

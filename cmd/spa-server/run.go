@@ -48,7 +48,7 @@ no one out.`,
 				return cli.Misuse(fmt.Errorf("--confirm %v: must be at least 1s", confirm), "--confirm 5m")
 			}
 			if by != "" && confirm == 0 {
-				return cli.Misuse(errors.New("--recovery needs --confirm"), "--confirm 5m --recovery "+by)
+				return cli.Misuse(errors.New("--recovery needs --confirm"), "spa-server run --confirm 5m --recovery "+by)
 			}
 			signal.Ignore(syscall.SIGHUP) // a lost terminal must not leave a guard without a server to open it
 			messages := audit.NewQueue(cmd.ErrOrStderr())

@@ -21,6 +21,9 @@ type step struct {
 
 const prompt = "alice$ " // of commands on Alice's machine
 
+// others matches commands on machines that the test does not have.
+var others = regexp.MustCompile(`^carol\$ `)
+
 // steps returns the commands of a page: the lines of its sh blocks, and those after a prompt in its console blocks.
 func steps(t *testing.T, page string) []step {
 	t.Helper()
@@ -38,13 +41,15 @@ func steps(t *testing.T, page string) []step {
 			heading = strings.TrimSpace(strings.TrimLeft(line, "#"))
 		case block == "sh":
 			found = append(found, step{heading: heading, line: n, command: line})
+		case block == "toml": // settings: TestPageSettings loads them
+		case block == "console" && others.MatchString(line):
 		case block == "console" && strings.HasPrefix(line, prompt):
 			found = append(found, step{heading: heading, line: n, home: true, command: line[len(prompt):]})
 		case block == "console":
 			last := &found[len(found)-1]
 			last.prints = append(last.prints, line)
 		case block != "":
-			t.Fatalf("%s:%d: a block of %q, which is neither sh nor console", page, n, block)
+			t.Fatalf("%s:%d: a block of %q, which is neither sh, console nor toml", page, n, block)
 		}
 	}
 	return found

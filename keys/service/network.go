@@ -7,15 +7,15 @@ import (
 	"slices"
 )
 
-// Bounds of a network that a client may let in, as lengths of its prefix. In IPv4, more addresses than those of a /8
-// belong to nobody together. In IPv6, a provider has a /32 and a link has a /64: what is narrower is one address.
+// Bounds of a network that a client may let in, as lengths of its prefix. No IPv4 network wider than a /8 has a
+// single owner. In IPv6 a provider has a /32 and a link has a /64: below that, only a single address makes sense.
 const (
 	Widest4 = 8
 	Widest6 = 32
 	Link6   = 64
 )
 
-// never are addresses from which no packet comes to a gateway, or from another machine on every link.
+// never are networks that cannot be let in: no packet has such a source, or it means another machine on each link.
 var never = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("127.0.0.0/8"),
@@ -26,13 +26,14 @@ var never = []netip.Prefix{
 	netip.MustParsePrefix("ff00::/8"),
 }
 
-// CheckNetwork returns why a network cannot be let in, or nil.
+// CheckNetwork returns an error if a network cannot be let in.
 func CheckNetwork(p netip.Prefix) error {
 	switch {
 	case !p.IsValid() || p.Addr().Is4In6() || p != p.Masked():
-		return errors.New("not a network in its one spelling")
+		return errors.New("not a valid network, or bits are set after the prefix")
 	case slices.ContainsFunc(never, p.Overlaps):
-		return fmt.Errorf("%s has addresses that no client can have, or that are another machine on every link", p)
+		return fmt.Errorf("%s contains loopback, link-local, multicast or other addresses that cannot be let in",
+			NetworkText(p))
 	}
 	return checkLength(p)
 }
@@ -40,13 +41,13 @@ func CheckNetwork(p netip.Prefix) error {
 func checkLength(p netip.Prefix) error {
 	switch bits := p.Bits(); {
 	case p.Addr().Is4() && bits < Widest4:
-		return fmt.Errorf("%s is wider than /%d", p, Widest4)
+		return fmt.Errorf("%s is too wide: use /%d or narrower", p, Widest4)
 	case p.Addr().Is4() || bits == p.Addr().BitLen():
 		return nil
 	case bits < Widest6:
-		return fmt.Errorf("%s is wider than /%d", p, Widest6)
+		return fmt.Errorf("%s is too wide: use /%d or narrower", p, Widest6)
 	case bits > Link6:
-		return fmt.Errorf("%s is part of a link: an IPv6 network has /%d to /%d, or it is one address", p, Widest6, Link6)
+		return fmt.Errorf("%s is too narrow: use an IPv6 network of /%d to /%d, or a single address", p, Widest6, Link6)
 	}
 	return nil
 }
@@ -60,7 +61,7 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 	return p, err
 }
 
-// NetworkText returns a network as people write it: one address without a length.
+// NetworkText formats a network, and a single address without its length.
 func NetworkText(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()

@@ -181,5 +181,5 @@ func decodeLine(i int, in []string, places map[string]int) ([]byte, error) {
 			return part, nil
 		}
 	}
-	return nil, errors.New(": a word is wrong, or is in another's place")
+	return nil, errors.New(": a word is wrong, or the words or lines are not in their order")
 }

@@ -64,9 +64,10 @@ func TestMistakesAreNamed(t *testing.T) {
 		change(3, func(in []string) []string { return in[1:] }):               "line 3 has 7 words in place of 8",
 		change(4, func(in []string) []string { return append(in, "abacus") }): "line 4 has 9 words in place of 8",
 		change(1, func(in []string) []string { in[2], in[3] = in[3], in[2]; return in }): "line 1: a word is wrong, or " +
-			"is in another's place",
-		lines[0] + "\n" + lines[2] + "\n" + lines[1]: "line 2: a word is wrong, or is in another's place\n" +
-			"line 3: a word is wrong, or is in another's place",
+			"the words or lines are not in their order",
+		lines[0] + "\n" + lines[2] + "\n" + lines[1]: "line 2: a word is wrong, or the words or lines " +
+			"are not in their order\n" +
+			"line 3: a word is wrong, or the words or lines are not in their order",
 		strings.ReplaceAll(lines[0], " ", "\n") + "\nabacus": "line 2 has 1 words in place of 8",
 	} {
 		_, err := Decode(text)

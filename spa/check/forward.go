@@ -59,13 +59,13 @@ func (h *host) machine(ctx context.Context, s *config.Service, to netip.AddrPort
 	}
 	a := to.Addr()
 	if h.links != nil && h.has(a) {
-		say(Problem, fmt.Sprintf("%s is an address of this host: nothing is forwarded to a machine", a),
+		say(Problem, fmt.Sprintf("%s is an address of this host, not a machine behind it", a),
 			fmt.Sprintf("# write forward = \":%d\"", to.Port()))
 		return found
 	}
 	if h.rules != nil {
 		if _, err := h.rules.Toward(a); err != nil {
-			say(Problem, fmt.Sprintf("no route leads to %s: no client gets there", a),
+			say(Problem, fmt.Sprintf("there is no route to %s: no client reaches it", a),
 				fmt.Sprintf("ip route get %s\n# shows the way, once there is one", a))
 			return found
 		}
@@ -75,7 +75,7 @@ func (h *host) machine(ctx context.Context, s *config.Service, to netip.AddrPort
 		on, sysctl, family = h.routes.six, "net.ipv6.conf.all.forwarding", "IPv6"
 	}
 	if !on {
-		say(Problem, fmt.Sprintf("this host does not forward %s packets: no client gets to a machine behind it", family),
+		say(Problem, fmt.Sprintf("this host does not forward %s packets: no client reaches a machine behind it", family),
 			"sysctl -w "+sysctl+"=1\n# and the same in a file of /etc/sysctl.d")
 	}
 	if !slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Proto == service.TCP }) {

@@ -34,7 +34,7 @@ func TestForwarded(t *testing.T) {
 	for _, test := range []hostTest{
 		{name: "well", config: both, spoil: (*scene).routing},
 		{name: "no route", config: forwardedTo("198.51.100.5:22"), pretend: refuses, want: Problem,
-			says: []string{"service.inner.forward", "no route leads to 198.51.100.5"}},
+			says: []string{"service.inner.forward", "there is no route to 198.51.100.5"}},
 		{name: "IPv4 is not forwarded", config: both, spoil: without("net.ipv4.ip_forward"), want: Problem,
 			says: []string{"does not forward IPv4", "sysctl -w net.ipv4.ip_forward=1"}},
 		{name: "IPv6 is not forwarded", config: both, spoil: without("net.ipv6.conf.all.forwarding"), want: Problem,

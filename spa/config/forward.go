@@ -76,7 +76,7 @@ func (l *loader) forward(key string, raw rawService, s *Service) {
 		l.readForward(key, raw.Forward, s)
 	}
 	s.Masquerade = raw.Masquerade
-	if l.doc.Has(masquerade) && (!s.Forwards() || s.LedTo() != 0) {
+	if l.doc.Has(masquerade) && (!l.doc.Has(key) || s.LedTo() != 0) {
 		l.must(masquerade, errors.New("has an effect only with forward to a machine"))
 	}
 }
@@ -102,10 +102,10 @@ func (l *loader) readForward(key string, raw any, s *Service) {
 		l.must(key, errForward)
 	}
 	if slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Low != p.High }) {
-		l.must(key, errors.New("ports has a range, and only single ports can be forwarded"))
+		l.must(key, errors.New("ports contains a range, but only single ports can be forwarded"))
 	}
 	if len(s.Addresses) > 0 {
-		l.must(key, errors.New("cannot stand beside addresses: clients reach that machine through this host's port"))
+		l.must(key, errors.New("cannot be combined with addresses: clients reach the machine through this host's port"))
 	}
 }
 
@@ -148,12 +148,14 @@ func (l *loader) forwardCollisions(s *Service) {
 	for i := range l.cfg.Services {
 		other := &l.cfg.Services[i]
 		switch {
+		case other.Name == s.Name && anyOverlap(s.ledHere(), s.Ports):
+			l.must(key, errors.New("leads to one of its own ports"))
 		case other.Name != s.Name && anyOverlap(s.Ports, other.Ports):
-			l.must("service."+s.Name+".ports", fmt.Errorf("service %s has a port of these too, and a forwarded port belongs to "+
-				"one service", other.Name))
+			l.must("service."+s.Name+".ports", fmt.Errorf("service %s has one of these ports too, but a forwarded port "+
+				"must belong to one service", other.Name))
 		case len(other.Addresses) == 0 && anyOverlap(s.ledHere(), other.Ports):
-			l.must(key, fmt.Errorf("service %s has this port of its own: whoever may open one of the two would reach both",
-				other.Name))
+			l.must(key, fmt.Errorf("service %s guards the port that this leads to: a client that may open one would "+
+				"reach both", other.Name))
 		}
 	}
 }
@@ -170,7 +172,7 @@ func (s *Service) writeForward(b *strings.Builder) {
 		value = quote(texts[0])
 	}
 	changed(b, s.Forwards(), "forward", value, `forward = "198.51.100.5:22"`,
-		"where its port leads: a machine behind this host, or \":2222\"")
+		"a machine behind this host that its port leads to, or another port here: \":2222\"")
 	changed(b, s.Masquerade, "masquerade", "true", "masquerade = true",
 		"that machine sees this host's address, not the client's")
 }

@@ -8,8 +8,8 @@ import (
 	"sallyport/spa"
 )
 
-// peer returns whom a request asks to let in, if the client's file allows that: the sender, a network around it, or
-// what the file lends to the client wherever it is. Nothing is let in in part.
+// peer returns what a request asks to let in, if the client's file allows it: the sender, a network around it, or part
+// of the file's delegate. A network is let in as a whole or refused.
 func (p *Policy) peer(k *spa.Knock, from netip.Addr) (firewall.Peer, error) {
 	n := k.LetIn
 	if !n.IsValid() || n.IsSingleIP() && n.Addr() == from {
@@ -28,8 +28,8 @@ func (p *Policy) peer(k *spa.Knock, from netip.Addr) (firewall.Peer, error) {
 	return peer, nil
 }
 
-// lets reports whether the client's file, as it is now, allows to let in a network or address. Those that were lent
-// stay so: a client that has lost them does not keep them because it could let in as much around its own address.
+// lets reports whether the client's present file allows it to let in a network or address. A peer that was allowed by
+// delegate is checked against delegate alone, even if the client could now let it in around its own address.
 func (p *Policy) lets(c *keys.Client, peer firewall.Peer) bool {
 	network := firewall.Grant{Source: peer.Source, Bits: peer.Bits}.Network()
 	switch {
@@ -43,8 +43,8 @@ func (p *Policy) lets(c *keys.Client, peer firewall.Peer) bool {
 	return permits(c, peer.Source.WithZone("")) == nil
 }
 
-// isFor reports whether a service may be opened for a peer. A program gets the address of one machine, one connection
-// is for one, and a port is led elsewhere for single addresses.
+// isFor reports whether a service may be opened for a peer. A service with a program, once or forward opens for single
+// addresses only.
 func (t terms) isFor(peer firewall.Peer) bool {
 	return peer.Bits == 0 || !t.runs && !t.once && len(t.led) == 0
 }

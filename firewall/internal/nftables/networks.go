@@ -12,8 +12,8 @@ import (
 )
 
 // Grants for networks. A set has the networks of one width, and a rule looks for the network of that width around the
-// peer. So networks of different widths never conflict, as intervals in one set would: of those the kernel refuses one
-// that contains another, and each has to end at its own time.
+// peer. Intervals in one set would conflict: the kernel refuses an interval that contains another, but each grant must
+// end at its own time.
 
 // spanned is the sets for networks of one width: as Grants4 and reach4 are for addresses.
 type spanned struct {

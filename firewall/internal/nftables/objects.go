@@ -89,16 +89,21 @@ func NewObjectsOf(table string, size uint32, spans ...guard.Span) objects {
 		hush:       Hooked(chain("hush"), nft.ChainHookPostrouting, 110),
 		receipt:    Hooked(chain("receipt"), nft.ChainHookOutput, -300),
 	}
-	for _, s := range []*nft.Set{o.Grants4, o.Grants6, o.reach4, o.reach6, o.near, o.met4, o.met6, o.linked} {
-		s.Size = size
-	}
 	o.once = newOnce(set, chain)
-	for _, s := range o.Learned() {
-		s.Dynamic = true
-	}
+	o.describe(size)
 	o.spans = newSpanned(spans, size, set)
 	o.number()
 	return o
+}
+
+// describe sets the attributes that some sets have.
+func (o *objects) describe(size uint32) {
+	for _, s := range []*nft.Set{o.Grants4, o.Grants6, o.reach4, o.reach6, o.near, o.met4, o.met6, o.linked} {
+		s.Size = size
+	}
+	for _, s := range o.Learned() {
+		s.Dynamic = true
+	}
 }
 
 // number gives each set an id within a batch.

@@ -44,7 +44,7 @@ func (f *family) seen() []netip.Addr {
 	return slices.Compact(list)
 }
 
-// Networks that are wider than these have too many strangers to advise them.
+// widest4 and widest6 are the widest networks to suggest: wider ones let in too many strangers.
 const widest4, widest6 = 16, 48
 
 // around returns the narrowest network that has all addresses, or false if it is too wide.
