@@ -46,6 +46,13 @@ func (p Peer) compare(q Peer) int {
 	return map[bool]int{true: 1}[p.Lent] - map[bool]int{true: 1}[q.Lent]
 }
 
+// MayLetIn returns [ErrOwn] if Grant would, for callers that must know it before they use something up.
+func (f *Firewall) MayLetIn(gs []Grant) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.checkOwn(gs)
+}
+
 // checkOwn returns ErrOwn if a grant for more than its sender's address has an address of this host.
 func (f *Firewall) checkOwn(gs []Grant) error {
 	for _, g := range gs {

@@ -36,7 +36,7 @@ func (f *Firewall) recent() ([]guard.Flow, error) {
 
 // lets reports whether the grant is for a flow.
 func (g Grant) lets(l guard.Flow) bool {
-	return g.Source.WithZone("") == l.Remote.Addr().Unmap().WithZone("") &&
+	return g.Network().Contains(l.Remote.Addr().Unmap().WithZone("")) &&
 		service.Covers(g.Ports, l.Proto, l.Local.Port()) &&
 		(len(g.To) == 0 || slices.Contains(g.To, l.Local.Addr().Unmap()))
 }

@@ -36,3 +36,27 @@ func TestConfirmedByOne(t *testing.T) {
 		}
 	})
 }
+
+// TestConfirmedFromNetwork: a connection from any address of a network that the client lets in confirms the guard, and
+// one from elsewhere does not.
+func TestConfirmedFromNetwork(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.newSite(t, func(c *Config) { c.ConfirmBy = "door" })
+		s.open()
+		v := s.try(10 * time.Minute)
+		s.must(s.client.AddAddr("vc", "198.51.100.7/24"))
+		s.must(s.gw.Route("198.51.100.0/24", "192.0.2.2"))
+		v.gives(netGrant("door", "198.51.100.0/24", time.Hour))
+		v.gives(sshGrant("alice", "192.0.2.2", time.Hour))
+		s.connect("192.0.2.2", "192.0.2.1", "22")
+		s.must(s.look(time.Now()))
+		if s.Condition().Trial.IsZero() {
+			t.Error("another client's connection confirmed the guard")
+		}
+		s.connect("198.51.100.7", "192.0.2.1", "22").Close()
+		s.must(s.look(time.Now()))
+		if !s.Condition().Trial.IsZero() {
+			t.Error("a connection from the network did not confirm the guard")
+		}
+	})
+}

@@ -258,3 +258,19 @@ func TestRecoveryKilled(t *testing.T) {
 		t.Errorf("%d of %d were let in, and %d are left\n%s", opened, uses, left, g.server.log())
 	}
 }
+
+// TestRecoveryNotOwn: a request to let in a network with an address of the gateway is refused, and so is no use.
+func TestRecoveryNotOwn(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	g.start()
+	home := g.newDoor("1")
+	g.must("spa-keygen", "set", "door", "widest4=24", "--config", g.dir)
+	out, code := g.run(g.client, "spa-client", "open", "ssh", "--host", "gw-door", "--config", home, "--let-in",
+		"192.0.2.0/24", "--timeout", lab.Patience.String())
+	if code != 3 {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	g.wantLeft("1 of 1 uses left")
+	g.wantDoor(home, true, "afterwards")
+}

@@ -40,7 +40,7 @@ var afterMAC = strings.Fields(`
 	(spa/audit.Event).Answer (*spa/server.Server).superseded (*spa/server.Server).supersede (*spa/server.Server).refuse
 	(*spa/server.Server).repeat (*spa/server.Server).closeGrants (*spa/server.Server).conclude
 	(*spa/policy.Policy).Authorize spa/server.source spa/server.reasonFor
-	(*firewall.Firewall).Grant spa/server.granted (*spa/server.Server).ungranted
+	(*firewall.Firewall).MayLetIn (*firewall.Firewall).Grant spa/server.granted (*spa/server.Server).ungranted
 	(*spa/server.Server).takeUse
 	(*spa/action.Book).Reserve (*spa/action.Book).Commit (*spa/action.Book).Cancel spa/server.begins
 	(*spa/server/metrics.Page).Decided

@@ -70,6 +70,9 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	if err != nil {
 		return s.refuse(event, audit.Denied, reasonFor(err), err)
 	}
+	if err := s.firewall.MayLetIn(grants); err != nil {
+		return s.ungranted(event, err)
+	}
 	programs, err := s.actions.Reserve(begins(grants))
 	if err != nil {
 		return s.refuse(event, audit.Failed, spa.ReasonNoProgram, err)

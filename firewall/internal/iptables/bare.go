@@ -15,6 +15,11 @@ func (r *GuardRules) Bare(v6 bool) *script {
 	s.revive()
 	s.targets(chainPassing, daddrEnd, dportEnd, "-g "+chainDoor+there)
 	s.targets(chainPassing, saddrEnd, sportEnd, "-g "+chainBegun+there)
+	for _, f := range r.Forwards {
+		for _, p := range f.Ports { // not for a program here
+			s.add(chainDoor, "%s -j DROP", hasPort(p, dportEnd))
+		}
+	}
 	for _, p := range places {
 		s.add(chainArrived+p.suffix, "-g %s", chainDoor+p.suffix)
 		s.barePasses(chainDoor+p.suffix, p, s.granted(p), flowIn, peerIn, nearIn, linkIn)

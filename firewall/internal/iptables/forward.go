@@ -37,6 +37,24 @@ func (b *Backend) withLed(ls []guard.Lease) []guard.Lease {
 	return slices.Concat(ls, more)
 }
 
+// canCut refuses two ports whose sessions end with their grants and that lead to one place: the end of one grant would
+// silence the server in the other's sessions, because withLed cannot tell the two apart.
+func canCut(c *guard.Spec) error {
+	led := make(map[guard.Leg]bool)
+	for _, l := range guard.Legs(c.Forwards) {
+		if !service.Covers(c.Cut, l.Proto, l.Port) {
+			continue
+		}
+		place := guard.Leg{Proto: l.Proto, To: l.To}
+		if led[place] {
+			return fmt.Errorf(`iptables cannot end sessions with their grants where two ports lead to %s: set `+
+				`firewall.backend = "nftables", or on_expiry = "keep" in one of the services`, l.Place())
+		}
+		led[place] = true
+	}
+	return nil
+}
+
 // legs returns the ports that lead elsewhere in this family.
 func (s *script) legs() []guard.Leg {
 	return slices.DeleteFunc(guard.Legs(s.r.Forwards), func(l guard.Leg) bool { return !l.Here() && !s.ours(l.To.Addr()) })

@@ -106,7 +106,7 @@ func can(c *guard.Spec) error {
 			return err
 		}
 	}
-	return nil
+	return canCut(c)
 }
 
 func (b *Backend) open() error {

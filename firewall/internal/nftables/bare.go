@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/nl"
 	"sallyport/keys/service"
@@ -58,6 +59,11 @@ func (d *Draft) bareGuard() {
 	for _, f := range o.families() {
 		d.rule(c, TCPFlags(Syn, 0), f.carries(inward), Accept())
 		d.rule(c, L4Proto(service.UDP), f.carries(inward), Accept())
+	}
+	for _, f := range d.spec.Forwards {
+		for _, p := range f.Ports { // not for a program here
+			d.rule(c, onOnePort(p.Proto, Dport, p.Low), isType(destination, unix.RTN_LOCAL), Drop())
+		}
 	}
 	d.eachGrant(inward, func(_ *family, granted Part) {
 		d.rule(c, d.unlessOnce(Dport), granted, Accept())

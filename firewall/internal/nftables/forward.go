@@ -65,6 +65,9 @@ func (d *Draft) leadRules() {
 				continue
 			}
 			to := Rule(onOnePort(l.Proto, Dport, l.Port), isType(destination, unix.RTN_LOCAL))
+			if d.claims { // the source has a grant, and its one flow has come: claim refuses what closed has marked
+				to = Rule(to, notMarked(d.spec.Mark))
+			}
 			d.rule(d.lead, to, f.source(inward).in(f.grants), f.leadTo(l))
 			if l.Here() && f.proto == unix.NFPROTO_IPV6 { // no router forwards a packet from a link-local address
 				d.rule(d.lead, to, f.linkAndSource(inward).in(d.near), f.leadTo(l))

@@ -197,6 +197,12 @@ func marked(mark uint32) Part {
 		Equal(Native(mark)))
 }
 
+// notMarked matches all other packets.
+func notMarked(mark uint32) Part {
+	return part(fmt.Sprintf("meta mark & %[1]s != %[1]s", hex(mark)), loadMeta(expr.MetaKeyMARK), and(Native(mark)),
+		notEqual(Native(mark)))
+}
+
 // translated matches packets of flows with a translated address.
 func translated() Part {
 	return part("ct status snat,dnat", loadCt(expr.CtKeySTATUS), and(Native(statusSNAT|statusDNAT)), notEqual(Native(0)))

@@ -1,0 +1,80 @@
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/spa/lab"
+)
+
+// TestOnceForward: at a forwarded port too a grant admits one flow. Another one, also from the port of the first when
+// that is over, gets a stranger's answer.
+func TestOnceForward(t *testing.T) {
+	for i, way := range forwardings() {
+		for _, f := range bothFamilies {
+			for _, closed := range []Closed{Drop, Reject} {
+				t.Run(fmt.Sprintf("%s/%s/closed=%d", way.name, f.name, closed), func(t *testing.T) {
+					t.Parallel()
+					w := newForwardedOnce(t, way, f, closed)
+					w.once("40000", i%2 == 0)
+				})
+			}
+		}
+	}
+}
+
+func newForwardedOnce(t *testing.T, way forwarding, f sides, closed Closed) *forwarded {
+	t.Helper()
+	w := &forwarded{forwarding: way, sides: f}
+	w.site = newSite(t, func(c *Config) {
+		c.Forwards, c.Closed = way.forwards(), closed
+		cutting("tcp/2222", "udp/2222")(c)
+		c.Once = rangesOf("tcp/2222 udp/2222")
+	})
+	if !way.cut {
+		w.config.Cut = nil
+	}
+	w.at, w.place = w.gw, f.gateway
+	if way.away {
+		w.at, w.place = w.behind(), innerAddr[f.name]
+	}
+	w.accept, w.decoy = w.listens(w.at, ":2300"), w.listens(w.gw, ":2222")
+	w.open()
+	w.load(0)
+	return w
+}
+
+func (w *forwarded) once(port string, reset bool) {
+	w.Helper()
+	from := net.JoinHostPort(w.alice, port)
+	w.knocks(w.alice)
+	c := lab.Value(w.attempt(from, w.gateway, "2222", lab.Patience))(w)
+	w.must(w.accept.(*net.TCPListener).SetDeadline(time.Now().Add(lab.Patience)))
+	v := session{c, lab.Value(w.accept.Accept())(w)}
+	w.mutual(v, true)
+	w.oneMore(w.alice)
+	w.mutual(v, true)
+	if reset {
+		w.must(v.server.(*net.TCPConn).SetLinger(0))
+	}
+	w.must(v.server.Close())
+	hears(v.client, lab.Patience) // the end
+	w.must(v.client.Close())
+	w.oneMore(from)
+	w.oneMore(w.alice)
+	w.knocks(w.alice)
+	w.must(lab.Value(w.attempt(w.alice, w.gateway, "2222", lab.Patience))(w).Close())
+}
+
+// oneMore wants a flow to get a stranger's answer.
+func (w *forwarded) oneMore(from string) {
+	w.Helper()
+	_, err := w.attempt(from, w.gateway, "2222", 2*silence)
+	if err == nil || errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.ECONNREFUSED) != (w.config.Closed == Reject) {
+		w.Errorf("one more flow from %s got %v, want a stranger's answer", from, err)
+	}
+}
