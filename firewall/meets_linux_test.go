@@ -74,7 +74,8 @@ func (w *forwarded) once(port string, reset bool) {
 func (w *forwarded) oneMore(from string) {
 	w.Helper()
 	_, err := w.attempt(from, w.gateway, "2222", 2*silence)
-	if err == nil || errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.ECONNREFUSED) != (w.config.Closed == Reject) {
+	refused := errors.Is(err, syscall.ECONNREFUSED)
+	if err == nil || errors.Is(err, syscall.EADDRINUSE) || refused != (w.config.Closed == Reject) {
 		w.Errorf("one more flow from %s got %v, want a stranger's answer", from, err)
 	}
 }
