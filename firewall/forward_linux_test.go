@@ -37,7 +37,10 @@ func eachForward(t *testing.T, ks []kind, do func(*testing.T, *forwarded)) {
 	overKinds(t, ks, func(t *testing.T, k kind) {
 		for _, way := range forwardings() {
 			for _, f := range bothFamilies {
-				t.Run(way.name+" "+f.name, func(t *testing.T) { do(t, newForwarded(t, k, way, f)) })
+				t.Run(way.name+" "+f.name, func(t *testing.T) {
+					t.Parallel()
+					do(t, newForwarded(t, k, way, f))
+				})
 			}
 		}
 	})

@@ -179,6 +179,7 @@ func TestForward(t *testing.T) {
 			"service.inner.masquerade=true"}} {
 			for _, e := range endsOfBoth {
 				t.Run(backend+" "+name+" "+e.name, func(t *testing.T) {
+					t.Parallel()
 					g := newInner(t, backend, settings...)
 					g.over(e)
 					g.start()

@@ -15,6 +15,7 @@ import (
 func TestLetIn(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
 		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
 			g := newGateway(t)
 			g.guardBy(backend)
 			for _, a := range []string{"198.51.100.7/32", "198.51.100.8/32", "198.51.101.7/32", "203.0.113.9/32",

@@ -15,6 +15,7 @@ import (
 // TestOnce: the first connection to the service takes the grant with it, as receipt, commands and lists say. A retry
 // gives nothing back, nor does a killed server.
 func TestOnce(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t)
 	g.set("service.ssh", "once", "true")
 	bob := sender(g.enrol("bob", "ssh,web"))
@@ -59,6 +60,7 @@ func TestOnce(t *testing.T) {
 
 // TestOnceOfClient: open, with or without --wait, leaves the connection to the user, and connect is that connection.
 func TestOnceOfClient(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t)
 	g.set("service.ssh", "once", "true")
 	g.serve(":22")
@@ -88,6 +90,7 @@ func TestOnceOfClient(t *testing.T) {
 
 // TestOnceThatFailed: a connection that fails has taken the grant, and connect says so.
 func TestOnceThatFailed(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t)
 	g.set("service.ssh", "once", "true")
 	g.start()
@@ -106,6 +109,7 @@ func TestOnceThatFailed(t *testing.T) {
 
 // TestOnceWithIptables: a server that can only use iptables names the setting and the remedy.
 func TestOnceWithIptables(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t)
 	g.set("service.ssh", "once", "true")
 	path := filepath.Join(g.dir, "server.toml")

@@ -75,6 +75,7 @@ func (g *gateway) restart() {
 // TestRecovery: a printed key opens as often as it may, and no more: over kill -9, restarts, reloads, an edited and a
 // restored client file, and a moved state. Each use is an alarm. A new page has fresh uses.
 func TestRecovery(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t)
 	g.serve(":22")
 	g.start()
@@ -139,6 +140,7 @@ func (g *gateway) wantAlarms(text string, used, refused int) {
 
 // TestRecoveryAtOnce: a printed key that is used by many at once lets in no more of them than it has uses.
 func TestRecoveryAtOnce(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t)
 	g.start()
 	home := g.newDoor("3")
@@ -198,6 +200,7 @@ func TestRecoveryStateLost(t *testing.T) {
 
 // TestConfirmByRecovery: on a trial that the second door must confirm, only a connection through it does.
 func TestConfirmByRecovery(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t)
 	g.serve(":22")
 	home := g.newDoor("1")
@@ -216,8 +219,8 @@ func TestConfirmByRecovery(t *testing.T) {
 	g.server.stop(syscall.SIGTERM)
 	for args, want := range map[string]string{
 		"--recovery door":               "--recovery needs --confirm",
-		"--confirm 5m --recovery alice": "alice: no recovery client that can knock",
-		"--confirm 5m --recovery door":  "door: no recovery client that can knock", // it has no uses left
+		"--confirm 5m --recovery alice": "alice: not a recovery client with a valid key and uses left",
+		"--confirm 5m --recovery door":  "door: not a recovery client with a valid key and uses left", // it has no uses left
 	} {
 		out, code := g.run(g.host, "spa-server", append([]string{"run", "--config", g.dir}, strings.Fields(args)...)...)
 		if code == 0 || !strings.Contains(out, want) {
@@ -229,6 +232,7 @@ func TestConfirmByRecovery(t *testing.T) {
 // TestRecoveryKilled: a server that is killed again and again while several use the printed key lets in no more of them
 // than it has uses, and forgets none of those that it let in.
 func TestRecoveryKilled(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t)
 	const uses = 5
 	home := g.newDoor("5")
@@ -261,6 +265,7 @@ func TestRecoveryKilled(t *testing.T) {
 
 // TestRecoveryNotOwn: a request to let in a network with an address of the gateway is refused, and so is no use.
 func TestRecoveryNotOwn(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t)
 	g.serve(":22")
 	g.start()

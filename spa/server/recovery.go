@@ -68,7 +68,7 @@ func (s *Server) noteUses(c recovery.Count) error {
 }
 
 // ErrNoRecovery means that the client that must confirm the guard cannot.
-var ErrNoRecovery = errors.New("no recovery client that can knock")
+var ErrNoRecovery = errors.New("not a recovery client with a valid key and uses left")
 
 // mayConfirm returns an error unless the client has a recovery key with uses left; an empty name is no client.
 func (s *Server) mayConfirm(client string) error {
