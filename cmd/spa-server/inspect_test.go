@@ -76,7 +76,8 @@ func wanting(name string) spa.Request {
 // privilege.
 func TestInspect(t *testing.T) {
 	g := newGateway(t)
-	alice, bob := sender(g.profile()), sender(g.enrol("bob", "web"))
+	alice, bob, carol := sender(g.profile()), sender(g.enrol("bob", "web")), sender(g.enrol("carol", "web"))
+	g.must("spa-keygen", "set", "carol", "recovery=1", "--config", g.dir)
 	g.set("service.ssh", "when", `["mon-fri 08:00-18:00"]`)
 	g.set("", "zone", `"UTC"`)
 	monday := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
@@ -95,6 +96,7 @@ func TestInspect(t *testing.T) {
 		taped{monday.Add(2 * time.Second), "192.0.2.2", knock(monday.Add(-time.Minute), alice, "ssh")},
 		taped{monday.Add(3 * time.Second), "192.0.2.4", knock(monday, bob, "ssh")},
 		taped{monday.Add(4 * time.Second), "192.0.2.4", knock(monday, bob, "web")},
+		taped{monday.Add(4 * time.Second), "192.0.2.5", knock(monday, carol, "web")},
 		taped{monday.Add(5 * time.Second), "192.0.2.9", make([]byte, 200)},
 		taped{monday.Add(5 * time.Second), "192.0.2.9", make([]byte, 20)},
 	)
@@ -107,6 +109,7 @@ func TestInspect(t *testing.T) {
 		{"unopened", "alice", "stale"},
 		{"denied", "bob", "not allowed"},
 		{"granted", "bob", ""},
+		{"denied", "carol", "only a running server counts"},
 		{"unopened", "", "gate"},
 	}
 	if len(ds) != len(want) {
@@ -124,7 +127,7 @@ func TestInspect(t *testing.T) {
 	if d := ds[2]; !d.Copied {
 		t.Errorf("%+v, want it called a copy", d)
 	}
-	if d := ds[6]; d.Packets != 2 || d.From.IsValid() {
+	if d := ds[7]; d.Packets != 2 || d.From.IsValid() {
 		t.Errorf("noise: %+v, want two packets of nobody", d)
 	}
 	if after := g.files(); after != before {

@@ -60,6 +60,8 @@ var (
 	ErrSpent = errors.New("no uses left")
 	// ErrLost means that it is not known how many uses a key has left: the state was lost, or is a copy.
 	ErrLost = errors.New("the count of its uses is lost")
+
+	errUncounted = errors.New("only a running server counts the uses of a recovery key")
 )
 
 // Count is how many uses a key has and had.
@@ -246,8 +248,14 @@ func (b *Book) Trouble() error {
 
 // Use takes one of the uses of a key for a request, before anything is opened. Most is how many the client's file
 // allows; 0 if that has no limit, and then a key without a record is not a recovery key: its count is zero. A request
-// that the journal knows has the use that it had.
+// that the journal knows has the use that it had. A nil Book, as spa-server inspect has it, refuses recovery keys.
 func (b *Book) Use(id keys.ID, most int, request [16]byte, again bool, now time.Time) (Count, error) {
+	switch {
+	case b == nil && most > 0:
+		return Count{ID: id}, errUncounted
+	case b == nil:
+		return Count{}, nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r, known := b.known[id]
