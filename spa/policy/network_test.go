@@ -152,7 +152,8 @@ func TestNetworkBeside(t *testing.T) {
 	}
 }
 
-// TestNetworkRefused: no network is let in to a service that runs a program, admits one connection or leads elsewhere, or by the administrator's own sets.
+// TestNetworkRefused: no network is let in to a service that runs a program, admits one connection or leads elsewhere,
+// or by the administrator's own sets.
 func TestNetworkRefused(t *testing.T) {
 	c := keys.Client{Allow: []string{"ssh"}, Widest4: 8, Delegate: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}
 	runs, admits, once, leads := newPolicy(t, nil), newPolicy(t, nil), newPolicy(t, nil), newPolicy(t, nil)
