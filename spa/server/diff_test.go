@@ -86,6 +86,8 @@ func alter(t *testing.T, v reflect.Value, name string) {
 		*x = []service.Ports{{Proto: service.TCP, Low: 1, High: 1}}
 	case *[]netip.Addr:
 		*x = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	case *[]netip.AddrPort:
+		*x = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:22")}
 	case *[]service.Span:
 		*x = make([]service.Span, 1)
 	default:

@@ -95,7 +95,7 @@ var silent = []struct {
 var answered = []spa.Status{
 	spa.ReasonExpired, spa.ReasonNoService, spa.ReasonNotAllowed, spa.ReasonSourceRequired, spa.ReasonTooManyGrants,
 	spa.ReasonTooManyPerHour, spa.ReasonSuperseded, spa.ReasonIDReused, spa.ReasonNotNow, spa.ReasonTooManyPorts,
-	spa.ReasonOtherFamily, spa.ReasonNoUses,
+	spa.ReasonOtherFamily, spa.ReasonNoUses, spa.ReasonNetwork,
 }
 
 // outcomes returns every verdict and reason with a count of zero: Prometheus cannot see a count rise that it has not
