@@ -68,7 +68,7 @@ func TestMoveStateKilled(t *testing.T) {
 			break
 		}
 	}
-	if kills < 20 {
+	if kills < 10 { // each thread counts its own calls
 		t.Errorf("it was killed at %d calls only", kills)
 	}
 	t.Logf("killed at each of %d system calls", kills)
