@@ -379,7 +379,9 @@ func (c *lawCase) serverBegins() bool {
 func (m *maker) add(s *lawService, source string, seldom bool, steps ...step) {
 	if m.way.bridged && len(m.way.listed) > 0 {
 		for i := range steps {
-			steps[i].outlet = 1 // the gateway sees it pass
+			if steps[i].door.name == "behind" {
+				steps[i].outlet = 1 // the gateway sees it pass
+			}
 		}
 	}
 	if m.six && source == "loopback" && steps[0].door.name == "loopback" && !steps[0].back {

@@ -129,7 +129,7 @@ func exchange(conn *net.UDPConn, to netip.AddrPort) error {
 // granted is what the client may do, and what all hosts may.
 func (c *counter) granted() {
 	for _, s := range lawServices {
-		for _, port := range []uint16{s.port, s.front} {
+		for i, port := range []uint16{s.port, s.front} {
 			if port == s.front && !c.way.fronts {
 				continue
 			}
@@ -137,7 +137,7 @@ func (c *counter) granted() {
 			if s.proto.String() == "tcp" {
 				c.talk(what, c.client, c.address("client"), c.at("gateway's other", port))
 			} else {
-				c.ask(what, c.client, c.at("client", 4000), c.at("gateway's other", port))
+				c.ask(what, c.client, c.at("client", uint16(4010+i)), c.at("gateway's other", port))
 			}
 		}
 	}

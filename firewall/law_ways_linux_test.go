@@ -27,7 +27,8 @@ type way struct {
 	only6       bool
 	aliases     bool // open ports lead to guarded ones
 	fronts      bool // guarded ports lead to the machine behind
-	forwards    bool // the guard itself leads them there
+	forwards    bool // the guard itself leads them there, or to another port if no machine is listed
+	masks       bool // the machine sees the gateway's address
 	transparent bool // servers accept packets for other addresses
 	flat        bool // a link without Ethernet
 	bridged     bool // the second outlet is for other machines of the same network
@@ -81,6 +82,13 @@ func plainWays() []*way {
 			listed: []string{"behind"}, build: fronts},
 		{name: "a guarded port forwarded to a machine", fronts: true, forwards: true, to: []string{"behind"},
 			listed: []string{"behind"}, build: router},
+		{name: "a guarded port forwarded to a machine, masqueraded", fronts: true, forwards: true, masks: true,
+			to: []string{"behind"}, listed: []string{"behind"}, build: router, known: refusesItself},
+		{name: "a guarded port forwarded to a bridged machine", fronts: true, forwards: true, to: []string{"behind"},
+			listed: []string{"behind"}, first: bridge(true), bridged: true},
+		{name: "a guarded port forwarded to a bridged machine, masqueraded", fronts: true, forwards: true, masks: true,
+			to: []string{"behind"}, listed: []string{"behind"}, first: bridge(true), bridged: true, known: refusesItself},
+		{name: "a guarded port forwarded to another", fronts: true, forwards: true, to: local, build: router},
 	}
 }
 
@@ -175,6 +183,15 @@ func handedBefore(_ kind, s *lawState, c *lawCase, _ sign) string {
 func foreignMark(_ kind, s *lawState, _ *lawCase, _ sign) string {
 	if s.away || s.ex || !s.loaded {
 		return "another tool sets the mark of flows that the guard has not admitted, or no longer admits"
+	}
+	return ""
+}
+
+// refusesItself is known of masquerading: once connection tracking has forgotten a flow, what the machine sends in it
+// is for a port of the gateway, which answers with a reset of its own.
+func refusesItself(_ kind, s *lawState, c *lawCase, got sign) string {
+	if got == signHeard && c.proto == service.TCP && s.ex && c.serverBegins() {
+		return "the gateway resets a masqueraded session that connection tracking has forgotten"
 	}
 	return ""
 }

@@ -89,6 +89,7 @@ func (t *wire) read(see *sight, b []byte) {
 	case kind == service.UDP && to == 4789 && len(b) > 30: // VXLAN
 		t.read(see, b[30:])
 	case kind == service.UDP && strings.HasPrefix(string(b[8:]), cookie): // the stranger's own datagram, echoed
+	case kind == service.UDP && int(binary.BigEndian.Uint16(b[4:])) > len(b): // a fragment: only the stranger's own are
 	case kind == service.UDP:
 		see.add(six, kind, to, t.sign(signLeft))
 	case len(b) < 20 || isLawSeq(binary.BigEndian.Uint32(b[4:]), to):

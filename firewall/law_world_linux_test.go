@@ -402,8 +402,14 @@ func (w *world) guardConfig(closed Closed) Config {
 			}
 			from := service.Ports{Proto: s.proto, Low: port, High: port}
 			c.Guarded = append(c.Guarded, from)
-			c.Forwards = append(c.Forwards, Forward{Ports: []service.Ports{from}, To: []netip.AddrPort{
+			c.Forwards = append(c.Forwards, Forward{Ports: []service.Ports{from}, Masquerade: w.way.masks, To: []netip.AddrPort{
 				netip.AddrPortFrom(addressOf("behind", false), s.port), netip.AddrPortFrom(addressOf("behind", true), s.port)}})
+		}
+	} else if w.way.forwards {
+		for _, s := range lawServices {
+			from := service.Ports{Proto: s.proto, Low: s.front, High: s.front}
+			c.Guarded = append(c.Guarded, from)
+			c.Forwards = append(c.Forwards, Forward{Ports: []service.Ports{from}, Port: s.port})
 		}
 	}
 	if w.kind.programs != "" {
