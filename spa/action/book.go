@@ -172,6 +172,7 @@ func (b *Book) poke() {
 // Reservation is a place for the programs of a request's grants.
 type Reservation struct {
 	fresh, renewed []*entry
+	until          []time.Time // to which renewed grants are prolonged
 	starts         []string
 }
 
@@ -207,8 +208,7 @@ func (b *Book) reserve(g Grant, r *Reservation) error {
 		}
 		if b.holds(g.key()) {
 			last.pinned = true
-			r.renewed = append(r.renewed, last)
-			last.until = g.Until
+			r.renewed, r.until = append(r.renewed, last), append(r.until, g.Until)
 			return nil
 		}
 		b.end(last)
@@ -256,9 +256,10 @@ func (b *Book) Commit(r *Reservation) {
 		e.phase = begun
 		b.save(e)
 	}
-	for _, e := range r.renewed {
+	for i, e := range r.renewed {
 		e.pinned = false
 		if e.phase != ended {
+			e.until = r.until[i]
 			b.save(e)
 		}
 	}

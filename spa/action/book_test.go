@@ -323,6 +323,20 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
+// TestCancelledRenewal: a renewal that the firewall does not take prolongs nothing: the program of the end is told when
+// the grant ended.
+func TestCancelledRenewal(t *testing.T) {
+	d := newDoor(t, "", "log $SPA_UNTIL")
+	g := grantTo("alice", "a")
+	lab.Must(t, d.give(g))
+	longer := g
+	longer.Until = g.Until.Add(time.Hour)
+	d.book.Cancel(lab.Value(d.book.Reserve([]Grant{longer}))(t))
+	d.take(g)
+	d.book.Left()
+	d.logged(g.Until.UTC().Format(time.RFC3339))
+}
+
 // TestThousand: of a thousand grants at once, some are refused because too many wait. All that were given begin and end
 // once.
 func TestThousand(t *testing.T) {
