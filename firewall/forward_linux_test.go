@@ -229,9 +229,13 @@ func TestForwardPutBack(t *testing.T) {
 		without := w.config
 		without.Forwards = nil
 		w.must(w.gw.Do(func() error { return w.Reconfigure(t.Context(), without, time.Now()) }))
+		w.dark(w.alice, w.gateway, "2222")
+		w.knocks(w.alice)
 		w.talksBy(w.alice, w.decoy) // the port is an ordinary one now
 		w.dark(w.stranger, w.gateway, "2222")
 		w.must(w.gw.Do(func() error { return w.Reconfigure(t.Context(), w.config, time.Now()) }))
+		w.dark(w.alice, w.gateway, "2222")
+		w.knocks(w.alice)
 		w.only()
 
 		w.must(w.gw.Do(func() error { return Teardown(w.config.State) }))
