@@ -57,10 +57,16 @@ type forwarded struct {
 	decoy net.Listener
 }
 
-func newForwarded(t *testing.T, k kind, way forwarding, f sides) *forwarded {
+func newForwarded(t *testing.T, k kind, way forwarding, f sides, more ...func(*Config)) *forwarded {
 	t.Helper()
 	w := &forwarded{forwarding: way, sides: f}
-	w.site = k.newSite(t, func(c *Config) { c.Forwards = way.forwards(); cutting("tcp/2222", "udp/2222")(c) })
+	w.site = k.newSite(t, func(c *Config) {
+		c.Forwards = way.forwards()
+		cutting("tcp/2222", "udp/2222")(c)
+		for _, change := range more {
+			change(c)
+		}
+	})
 	if !way.cut {
 		w.config.Cut = nil
 	}

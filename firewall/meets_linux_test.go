@@ -29,23 +29,9 @@ func TestOnceForward(t *testing.T) {
 
 func newForwardedOnce(t *testing.T, way forwarding, f sides, closed Closed) *forwarded {
 	t.Helper()
-	w := &forwarded{forwarding: way, sides: f}
-	w.site = newSite(t, func(c *Config) {
-		c.Forwards, c.Closed = way.forwards(), closed
-		cutting("tcp/2222", "udp/2222")(c)
-		c.Once = rangesOf("tcp/2222 udp/2222")
+	return newForwarded(t, kinds()[0], way, f, func(c *Config) {
+		c.Closed, c.Once = closed, rangesOf("tcp/2222 udp/2222")
 	})
-	if !way.cut {
-		w.config.Cut = nil
-	}
-	w.at, w.place = w.gw, f.gateway
-	if way.away {
-		w.at, w.place = w.behind(), innerAddr[f.name]
-	}
-	w.accept, w.decoy = w.listens(w.at, ":2300"), w.listens(w.gw, ":2222")
-	w.open()
-	w.load(0)
-	return w
 }
 
 func (w *forwarded) once(port string, reset bool) {

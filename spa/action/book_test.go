@@ -192,8 +192,8 @@ func TestEndAfterRestart(t *testing.T) {
 	d.logged("begin alice", "end alice")
 }
 
-// TestPowerLoss: when a program has started, a loss of power does not make the book forget the end of its grant, with or
-// without a program at the begin.
+// TestPowerLoss: when a program has started, a loss of power does not make the book forget the end of its grant, with
+// or without a program at the begin.
 func TestPowerLoss(t *testing.T) {
 	for _, begin := range []string{"log begin", ""} {
 		disk := lab.NewDisk(t, "4M")

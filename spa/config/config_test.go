@@ -201,7 +201,8 @@ var refusedSettings = map[string]string{
 		".once: works with firewall.mode = \"guard\" only",
 	"receipts = false\n" + sshService + "once = true":         ":8: service.ssh.once: needs receipts = true",
 	"[service.a]\nrun=['/b']\nuser='a'\nonce=true":            ":8: service.a.once: has no effect on a service without",
-	sshService + "[service.a]\nports=['tcp/22']\nonce = true": ":5: service.ssh.once: a guards the same port and says true",
+	sshService + "[service.a]\nports=['tcp/22']\nonce = true": ":5: service.ssh.once: a guards the same port and " +
+		"says true",
 	sshService + "when = []": ":7: service.ssh.when: should be 1 to 32 spans: [\"mon-fri " +
 		"08:00-18:00\"]",
 	sshService + "when = ['mon-fri 8:00-18:00']": ":7: service.ssh.when: entry 1: days and hours are written \"mon-fri " +

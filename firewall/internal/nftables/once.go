@@ -404,9 +404,9 @@ func elementOf(kind int, key []byte) guard.Element {
 	return e
 }
 
-// canCount probes whether the kernel evaluates expressions of elements that a batch adds (Linux 5.7): an older one would
-// ignore them, and a grant that has admitted its flow would admit any number. The batch always fails as a whole: on an
-// expression that no element may have, or at its end.
+// canCount probes whether the kernel evaluates expressions of elements that a batch adds (Linux 5.7): an older one
+// would ignore them, and a grant that has admitted its flow would admit any number. The batch always fails as a whole:
+// on an expression that no element may have, or at its end.
 func (n *Backend) canCount() (bool, error) {
 	var b batch
 	s := *n.Objects.once.more[0]
