@@ -199,8 +199,8 @@ var refusedSettings = map[string]string{
 	sshService + "once = true\n[firewall]\nbackend='iptables'": ":7: service.ssh.once: needs nftables: remove it, or",
 	sshService + "once = true\n[firewall]\nmode='admit'\n[firewall.admit]\ntable='inet f'\nset4='s'": ":7: service.ssh" +
 		".once: works with firewall.mode = \"guard\" only",
-	"receipts = false\n" + sshService + "once = true":         ":8: service.ssh.once: needs receipts = true",
-	"[service.a]\nrun=['/b']\nuser='a'\nonce=true":            ":8: service.a.once: has no effect on a service without",
+	"receipts = false\n" + sshService + "once = true": ":8: service.ssh.once: needs receipts = true",
+	"[service.a]\nrun=['/b']\nuser='a'\nonce=true":    ":8: service.a.once: has no effect on a service without",
 	sshService + "[service.a]\nports=['tcp/22']\nonce = true": ":5: service.ssh.once: a guards the same port and " +
 		"says true",
 	sshService + "when = []": ":7: service.ssh.when: should be 1 to 32 spans: [\"mon-fri " +
