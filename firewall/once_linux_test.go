@@ -356,6 +356,11 @@ func TestOnceGrants(t *testing.T) {
 	if err := s.Grant(t.Context(), []Grant{g}, time.Now()); err == nil {
 		t.Error("a grant got in that outlasts what the kernel remembers")
 	}
+	g = netGrant("alice", "198.51.100.0/24", long)
+	g.Ports = []service.Ports{ports("tcp/22")}
+	if err := s.Grant(t.Context(), []Grant{g}, time.Now()); err == nil {
+		t.Error("a network got in for one connection")
+	}
 }
 
 // TestOnceElsewhere: what cannot admit one flow only refuses the setting.

@@ -12,6 +12,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 )
 
 // randomNetwork returns a network that can be let in, among few, so that many contain each other.
@@ -130,6 +131,20 @@ func TestLentIsTaken(t *testing.T) {
 	lends.Delegate = nil
 	if p.Keeps(&lends, gs[0], now) {
 		t.Error("it is kept")
+	}
+}
+
+// TestNarrowed: a network around a client's own address ends when its file has narrower bounds.
+func TestNarrowed(t *testing.T) {
+	c := keys.Client{Allow: []string{"ssh"}, Widest4: 24}
+	p, k := newPolicy(t, nil), knock(c, ssh)
+	k.LetIn = netip.MustParsePrefix("192.0.2.0/24")
+	gs := lab.Value(p.Authorize(k, here, now, now))(t)
+	for widest, want := range map[int]bool{0: false, 16: true, 24: true, 25: false} {
+		c.Widest4 = widest
+		if p.Keeps(&c, gs[0], now) != want {
+			t.Errorf("widest4 = %d: want it to be kept: %v", widest, want)
+		}
 	}
 }
 

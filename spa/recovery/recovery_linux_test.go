@@ -231,6 +231,72 @@ func TestUseIsOnDisk(t *testing.T) {
 	}
 }
 
+// TestOlderStaysLost: a key whose count is older than what is known has no uses, also after its file is read again.
+func TestOlderStaysLost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "uses")
+	id := newKey(t, path, 3)
+	b := openBook(t, path)
+	if older := b.Verify(func(Count) int { return 0 }); older != nil {
+		t.Errorf("%v are older", older)
+	}
+	if older := b.Verify(func(Count) int { return 1 }); len(older) != 1 || older[0] != id {
+		t.Errorf("%v are older, want %v", older, id)
+	}
+	lab.Must(t, b.Refresh())
+	if _, err := b.Use(id, 3, request(1), false, time.Now()); !errors.Is(err, ErrLost) {
+		t.Errorf("got %v, want that the count is lost", err)
+	}
+}
+
+// TestNoUseIsRetried: a request whose id is that of an unused record is a use.
+func TestNoUseIsRetried(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "uses")
+	id := newKey(t, path, 1)
+	if count, err := openBook(t, path).Use(id, 1, [16]byte{}, true, time.Now()); err != nil || count.Used != 1 {
+		t.Errorf("got %+v, %v", count, err)
+	}
+}
+
+// TestRecordsOfOneID: no key gets uses twice, and of two records the one with more uses counts, in any order.
+func TestRecordsOfOneID(t *testing.T) {
+	for _, used := range [][]int{{0, 2}, {2, 0}} {
+		path := filepath.Join(t.TempDir(), "uses")
+		id := newKey(t, path, 3)
+		if Add(path, id, 3) == nil {
+			t.Error("a key got uses twice")
+		}
+		f := lab.Value(OpenFile(path))(t)
+		machine := lab.Value(machineID())(t)
+		lab.Must(t, f.Truncate(recordSize))
+		for _, n := range used {
+			lab.Must(t, appendRecord(f, record{Count: Count{ID: id, Uses: 3, Used: n}}, machine))
+		}
+		lab.Must(t, f.Close())
+		if count, _ := openBook(t, path).Count(id); count.Used != 2 {
+			t.Errorf("of %v uses %d count", used, count.Used)
+		}
+	}
+}
+
+// TestImpossibleRecord: a record with uses that no key has is none, whatever its sum.
+func TestImpossibleRecord(t *testing.T) {
+	for _, c := range []Count{{ID: 1}, {Uses: 1}, {ID: 1, Uses: keys.MaxUses + 1}, {ID: 1, Uses: 1, Used: 2}} {
+		if _, ok := decode((&record{Count: c}).encode(), 0); ok {
+			t.Errorf("%+v is a record", c)
+		}
+	}
+}
+
+// TestNoBook: without a server nothing counts, so recovery keys are refused and others are not.
+func TestNoBook(t *testing.T) {
+	var b *Book
+	if _, err := b.Use(1, 1, request(1), false, time.Now()); err == nil {
+		t.Error("a recovery key was used")
+	}
+	_, err := b.Use(1, 0, request(1), false, time.Now())
+	lab.Must(t, err)
+}
+
 func FuzzRecord(f *testing.F) {
 	r := record{Count: Count{ID: 1, Uses: 3, Used: 1, Last: time.Unix(5, 6)}, request: request(1)}
 	f.Add(r.encode())

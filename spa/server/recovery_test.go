@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -98,6 +99,7 @@ func TestRecoveryIsExact(t *testing.T) {
 	b, said := newBench(t), &lines{}
 	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
 	b.limit(2)
+	lab.Must(t, b.s.mayConfirm("alice"))
 	for i, want := range []spa.Status{spa.Granted, spa.Granted, spa.ReasonNoUses, spa.ReasonNoUses} {
 		b.ask("nothing")
 		r := b.ask("ssh")
@@ -110,6 +112,9 @@ func TestRecoveryIsExact(t *testing.T) {
 			t.Errorf("its retry: got %v, want %v", b.event.Receipt.Status, want)
 		}
 		b.at = b.at.Add(time.Second)
+	}
+	if err := b.s.mayConfirm("alice"); !errors.Is(err, ErrNoRecovery) {
+		t.Errorf("a client without uses may confirm the guard: %v", err)
 	}
 	if !said.has("RECOVERY KEY USED") || !said.has("RECOVERY KEY REFUSED") {
 		t.Error("the log has no alarm")

@@ -62,3 +62,14 @@ func TestGreatAnswer(t *testing.T) {
 		}
 	}
 }
+
+// TestMostValues: only answers that may name every client have room for a million values.
+func TestMostValues(t *testing.T) {
+	line := []byte(`{"nothing":[0` + strings.Repeat(",0", fewValues+1) + `]}`)
+	for command, room := range map[Command]bool{CommandReload: true, CommandRevoke: true, CommandStatus: false,
+		CommandRecord: false, CommandWatch: false} {
+		if _, err := parse(line, mostValues(command)); (err == nil) != room {
+			t.Errorf("%s: got %v, want room: %v", command, err, room)
+		}
+	}
+}
