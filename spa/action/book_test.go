@@ -323,8 +323,8 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
-// TestCancelledRenewal: a renewal that the firewall does not take prolongs nothing: the program of the end is told when
-// the grant ended.
+// TestCancelledRenewal: a renewal that the firewall does not take prolongs nothing, and another one does: the program
+// of the end is told when the grant ended.
 func TestCancelledRenewal(t *testing.T) {
 	d := newDoor(t, "", "log $SPA_UNTIL")
 	g := grantTo("alice", "a")
@@ -334,7 +334,12 @@ func TestCancelledRenewal(t *testing.T) {
 	d.book.Cancel(lab.Value(d.book.Reserve([]Grant{longer}))(t))
 	d.take(g)
 	d.book.Left()
-	d.logged(g.Until.UTC().Format(time.RFC3339))
+	want := g.Until.UTC().Format(time.RFC3339)
+	d.logged(want)
+	lab.Must(t, errors.Join(d.give(g), d.give(longer)))
+	d.take(longer)
+	d.book.Left()
+	d.logged(want, longer.Until.UTC().Format(time.RFC3339))
 }
 
 // TestThousand: of a thousand grants at once, some are refused because too many wait. All that were given begin and end
