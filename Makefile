@@ -25,9 +25,10 @@ needed-go:
 build: needed-go
 	$(GO) build -trimpath -ldflags=-s -o bin/ $(BINARIES:%=./cmd/%)
 
+# The longest tests come first. They mostly wait, so that there is time for one package more.
 test: needed-go
 	$(GO) vet ./...
-	@.ci/test $(GO) test -timeout 30m ./...
+	@.ci/test $(GO) test -timeout 30m -p $$(($$(getconf _NPROCESSORS_ONLN) + 1)) ./firewall ./cmd/spa-server ./...
 
 # Long tests in which goroutines share nothing.
 ALONE    = IndistinguishableFromRandom|ChiSquareSeesABias|EveryBitCounts|EveryLengthComesUp|FormatDoesNotLeak|EveryCrash|TestCrashes
