@@ -217,7 +217,7 @@ func checkJournal(c *config.Config) []Finding {
 		return []Finding{{
 			Severity: Problem, Subject: path,
 			Text:   "this is not a regular file, and the server does not start with it",
-			Advice: "mv " + quote.Shell(path) + " " + quote.Shell(path+".old") + "\n# the server makes a new one",
+			Advice: "mv -T " + quote.Shell(path) + " " + quote.Shell(path+".old") + "\n# the server makes a new one",
 		}}
 	}
 	// A journal that cannot be read is damaged, and reported elsewhere.

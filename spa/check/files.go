@@ -64,7 +64,7 @@ func private(path string) []Finding {
 		Severity: Warning, Subject: path,
 		Text: fmt.Sprintf("its mode is %04o: every user of this host can read which clients knocked, and when",
 			fi.Mode().Perm()),
-		Advice: "chmod o-rwx " + quote.Shell(path),
+		Advice: setup.HideFile(path),
 	}}
 }
 

@@ -10,7 +10,7 @@ import (
 // programs are the commands that advice may use.
 var programs = []string{"chgrp", "chmod", "chown", "df", "docker", "fail2ban-client", "firewall-cmd", "ip",
 	"ip6tables", "iptables", "mkdir",
-	"install", "ipvsadm", "modprobe", "mv", "nft", "shred", "spa-keygen", "spa-server", "sysctl", "systemctl",
+	"install", "ipvsadm", "modprobe", "mv", "nft", "shred", "spa-keygen", "spa-server", "su", "sysctl", "systemctl",
 	"timedatectl", "ufw", "useradd"}
 
 // Pasteable fails the test unless advice can be pasted into a shell: one command per line, and words as comments.

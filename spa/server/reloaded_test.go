@@ -331,8 +331,10 @@ func TestReloadWithin(t *testing.T) {
 func TestMendAudit(t *testing.T) {
 	b := newBench(t)
 	b.s.sandbox.User, b.s.sandbox.UID, b.s.sandbox.GID = "spa", 4321, 4321
-	dir := t.TempDir()
+	dir, ours := t.TempDir(), t.TempDir()
+	lab.Must(t, os.Chown(ours, 4321, 4321))
 	file, closed, none := filepath.Join(dir, "file"), filepath.Join(dir, "closed"), filepath.Join(dir, "none")
+	gone := filepath.Join(ours, "gone")
 	for path, mode := range map[string]fs.FileMode{file: 0o666, closed: 0o600} {
 		lab.Must(t, errors.Join(os.WriteFile(path, nil, mode), os.Chmod(path, mode)))
 	}
@@ -343,12 +345,13 @@ func TestMendAudit(t *testing.T) {
 	}{
 		{file, fs.ErrPermission, "systemctl reload spa-server"},
 		{closed, fs.ErrPermission, "chown spa " + closed + " && chmod u+rw " + closed + " && systemctl reload spa-server"},
-		{none, fs.ErrPermission, "install -m 600 -o spa -g spa /dev/null " + none + " && systemctl reload spa-server"},
-		{dir, fs.ErrInvalid, "mv " + dir + " " + dir + ".old && install -m 600 -o spa -g spa /dev/null " + dir +
+		{none, fs.ErrPermission, "install -T -m 600 -o spa -g spa /dev/null " + none + " && systemctl reload spa-server"},
+		{gone, fs.ErrPermission, "su -s /bin/sh -c 'umask 077; : >> " + gone + "' spa && systemctl reload spa-server"},
+		{dir, fs.ErrInvalid, "mv -T " + dir + " " + dir + ".old && install -T -m 600 -o spa -g spa /dev/null " + dir +
 			" && systemctl reload spa-server"},
 		{none, audit.ErrDirectory, "systemctl restart spa-server"},
-		{file + "/x", fs.ErrInvalid, "mv " + file + "/x " + file + "/x.old && install -m 600 -o spa -g spa /dev/null " +
-			file + "/x && systemctl reload spa-server"},
+		{file + "/x", fs.ErrInvalid, "mv -T " + file + "/x " + file + "/x.old && su -s /bin/sh -c 'umask 077; : >> " +
+			file + "/x' spa && systemctl reload spa-server"},
 	} {
 		got := b.s.mendAudit(test.path, test.why)
 		if got != test.want {
@@ -373,7 +376,7 @@ func TestReloadBesideTheAudit(t *testing.T) {
 	r, err := b.s.reload(t.Context())
 	denied, ok := errors.AsType[*control.Denied](err)
 	if r == nil || len(r.Changed) != 1 || !ok || !strings.Contains(denied.Text, "was moved away") ||
-		!strings.Contains(denied.Hint, "mv "+path) || !said.has("was moved away") {
+		!strings.Contains(denied.Hint, "mv -T "+path) || !said.has("was moved away") {
 		t.Errorf("got %+v and %#v, and the log says %q", r, err, said.list)
 	}
 	b.rewrite("[service.ssh]", "[service.ssh")

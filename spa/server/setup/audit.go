@@ -23,14 +23,30 @@ func MendAudit(path, user string, uid, gid int) string {
 	case uid == sandbox.Unnamed, errors.Is(err, fs.ErrPermission):
 		return Restart
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Sprintf("install -m 600 -o %s -g %[1]s /dev/null %s && %s", user, word, reload)
+		return emptyCommand(path, user) + " && " + reload
 	case err != nil || !info.Mode().IsRegular():
-		return fmt.Sprintf("mv %s %s && install -m 600 -o %s -g %[3]s /dev/null %[1]s && %[4]s", word,
-			quote.Shell(path+".old"), user, reload)
+		return fmt.Sprintf("mv -T %s %s && %s && %s", word, quote.Shell(path+".old"), emptyCommand(path, user), reload)
 	case Permits(info, uid, gid, MayWrite):
 		return reload // it was moved without a reload
 	}
 	return giveCommand(path, user, user, "u+rw") + " && " + reload
+}
+
+// HideFile returns the command after which other users of this host cannot read a file of the server.
+func HideFile(path string) string {
+	if _, _, ok := Account(SystemUser); !ok || onlyRoots(filepath.Dir(path)) {
+		return "chmod o-rwx " + quote.Shell(path)
+	}
+	return giveCommand(path, SystemUser, SystemUser, "o-rwx")
+}
+
+// emptyCommand returns the command that makes an empty file of the user. In a directory that root alone does not
+// control, the user makes it, so that a link there leads root nowhere.
+func emptyCommand(path, user string) string {
+	if user == "root" || onlyRoots(filepath.Dir(path)) {
+		return fmt.Sprintf("install -T -m 600 -o %s -g %[1]s /dev/null %s", user, quote.Shell(path))
+	}
+	return fmt.Sprintf("su -s /bin/sh -c %s %s", quote.Shell("umask 077; : >> "+quote.Shell(path)), user)
 }
 
 // giveCommand returns the command that gives a file to an owner, a user with or without its group, and sets its mode.
