@@ -31,7 +31,7 @@ test: needed-go
 	@.ci/test $(GO) test -timeout 30m -p $$(($$(getconf _NPROCESSORS_ONLN) + 1)) ./firewall ./cmd/spa-server ./...
 
 # Long tests in which goroutines share nothing.
-ALONE    = IndistinguishableFromRandom|ChiSquareSeesABias|EveryBitCounts|EveryLengthComesUp|FormatDoesNotLeak|EveryCrash|TestCrashes
+ALONE    = IndistinguishableFromRandom|ChiSquareSeesABias|EveryBitCounts|EveryLengthComesUp|FormatDoesNotLeak|EveryCrash|TestCrashes|KilledWriting
 
 race: needed-go
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m -skip '$(ALONE)' ./keys/... ./spa/...

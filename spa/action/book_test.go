@@ -145,6 +145,7 @@ func (d *door) quiet() {
 // TestOnce: the programs of a grant run once each, however often it is renewed and the server killed, and know that
 // they belong together.
 func TestOnce(t *testing.T) {
+	t.Parallel()
 	d := newDoor(t, "log begin", "log end")
 	g := grantTo("alice", "a")
 	for range 10 {
@@ -178,6 +179,7 @@ func TestOnce(t *testing.T) {
 
 // TestEndAfterRestart: the program of the end runs after a restart, if the grant ended meanwhile, and only once.
 func TestEndAfterRestart(t *testing.T) {
+	t.Parallel()
 	d := newDoor(t, "log begin", "log end")
 	g := grantTo("alice", "a")
 	lab.Must(t, d.give(g))
@@ -226,6 +228,7 @@ func TestPowerLoss(t *testing.T) {
 // TestKilledBetween: if the server was killed before anything was started, or before it could record that, the first
 // program runs at the next start while the grant lasts, and the last one if it does not.
 func TestKilledBetween(t *testing.T) {
+	t.Parallel()
 	for _, live := range []bool{true, false} {
 		d := newDoor(t, "log begin", "log end")
 		d.stop() // nothing is started
@@ -246,6 +249,7 @@ func TestKilledBetween(t *testing.T) {
 
 // TestOrder: the program of the end waits for that of the begin, and the next grant's for both.
 func TestOrder(t *testing.T) {
+	t.Parallel()
 	d := newDoor(t, "sleep 0.2; log begin", "sleep 0.1; log end")
 	g := grantTo("alice", "a")
 	g.Until = time.Now()
@@ -260,6 +264,7 @@ func TestOrder(t *testing.T) {
 // TestRevokedBefore: a program that waits when its grant is closed or revoked is not started any more; that of the end
 // is.
 func TestRevokedBefore(t *testing.T) {
+	t.Parallel()
 	d := newDoor(t, "log begin; hold", "log end")
 	first, second := grantTo("alice", "a"), grantTo("alice", "a")
 	lab.Must(t, d.give(first))
@@ -284,6 +289,7 @@ func TestRevokedBefore(t *testing.T) {
 // TestOneClient: a client whose programs do not end, who opens and closes as often as the book allows, does not keep
 // another's from being started.
 func TestOneClient(t *testing.T) {
+	t.Parallel()
 	d := newDoor(t, "log begin; hold", "log end")
 	refused := 0
 	for i := range 100 {
@@ -345,6 +351,7 @@ func TestCancelledRenewal(t *testing.T) {
 // TestThousand: of a thousand grants at once, some are refused because too many wait. All that were given begin and end
 // once.
 func TestThousand(t *testing.T) {
+	t.Parallel()
 	d := newDoor(t, "log begin", "")
 	var given []Grant
 	busy := 0
@@ -375,6 +382,7 @@ func TestThousand(t *testing.T) {
 // TestCrashes: whatever is killed at whatever moment, a grant's first program begins at most twice, its last at least
 // once after the next start, and nothing runs longer than it may.
 func TestCrashes(t *testing.T) {
+	t.Parallel()
 	d := newDoor(t, "log begin; sleep 0.02", "log end")
 	for i := range 30 {
 		g := grantTo(fmt.Sprint("client-", i), "a")

@@ -1,6 +1,7 @@
 package action
 
 import (
+	"flag"
 	"os"
 	"testing"
 
@@ -12,5 +13,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asUser) != "" { // in no namespace of its own
 		os.Exit(m.Run())
 	}
+	flag.Parse()
+	flag.Set("test.parallel", "4") // parallel tests wait for programs, not for the processor
 	lab.Main(m)
 }

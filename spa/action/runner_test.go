@@ -119,6 +119,7 @@ func TestEnvironment(t *testing.T) {
 // TestKilledWithChildren: when its time is over, a program is killed with everything that it started, even if that
 // ignores SIGTERM or has forked away into a session of its own.
 func TestKilledWithChildren(t *testing.T) {
+	t.Parallel()
 	marker := fmt.Sprint(9_000_000 + os.Getpid())
 	for name, script := range map[string]string{
 		"hangs":             "sleep " + marker,
@@ -159,6 +160,7 @@ func running(word string) []string {
 // TestEndsEarly: a program that ends within its time is not killed, and neither is what it leaves behind, which the
 // action waits for.
 func TestEndsEarly(t *testing.T) {
+	t.Parallel()
 	for script, want := range map[string]Event{
 		"exit 0":                              {What: Ended},
 		"(setsid sleep 0.1; echo b) & echo a": {What: Ended},
@@ -277,6 +279,7 @@ func TestProgramsOthersCanChange(t *testing.T) {
 
 // TestManyAtOnce: however many jobs come at once, a limited number runs at a time, and all run in the end.
 func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	lab.Must(t, os.Chmod(dir, 0o777))
 	lab.Must(t, os.Chmod(filepath.Dir(dir), 0o755))
@@ -317,6 +320,7 @@ func TestPace(t *testing.T) {
 
 // TestReload: the runner reads server.toml itself, believes nobody about it, and refuses what it cannot start.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	c := gateway(t, map[string]config.Action{"a": shell("exit 0", time.Minute)})
 	r := started(t, c)
 	path := filepath.Join(c.Dir, config.FileName)
@@ -358,6 +362,7 @@ func TestReload(t *testing.T) {
 // TestRunnerKilled: when the runner is killed, its programs still end on time, with their children, and the daemon is
 // told.
 func TestRunnerKilled(t *testing.T) {
+	t.Parallel()
 	marker := fmt.Sprint(8_000_000 + os.Getpid())
 	script := "setsid sleep " + marker + " & sleep " + marker
 	r := started(t, gateway(t, map[string]config.Action{"a": shell(script, time.Second)}))
@@ -377,6 +382,7 @@ func TestRunnerKilled(t *testing.T) {
 // TestAboveKilled: if the process above a program is killed or stopped, all that the program has started is killed, and
 // no other program.
 func TestAboveKilled(t *testing.T) {
+	t.Parallel()
 	for name, with := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGSTOP} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
