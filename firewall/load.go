@@ -90,21 +90,31 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 	return f.ledger.SetPhase(ledger.LoadAgain)
 }
 
-// readLedger reads the grants from the ledger, once.
+// readLedger reads the grants from the ledger, once. The files may have changed while no daemon ran, so what is left of
+// each grant is what a reload would have left of it.
 func (f *Firewall) readLedger(now time.Time) error {
 	if f.held != nil {
 		f.adjust(now)
 		return nil
 	}
 	f.ends.seen = now
-	keep := func(h *ledger.Holding) bool {
-		return f.cfg.staysOnce(h) && (f.cfg.Keep == nil || f.cfg.Keep(grantOf(h)))
-	}
-	held, err := f.ledger.Book(f.cfg.Now(), int(f.cfg.size), keep)
+	held, err := f.ledger.Book(f.cfg.Now(), int(f.cfg.size))
 	if err != nil {
 		return err
 	}
 	f.held = held
+	r, err := f.rehold(&f.cfg, now)
+	if err != nil {
+		f.held = nil
+		return err
+	}
+	for _, h := range r.leaving {
+		f.ledger.Release(h.Slot)
+	}
+	if n := len(r.leaving); n > 0 {
+		f.log.Warn("grants from before the start ended or were shortened: the configuration does not allow all of them",
+			"grants", n)
+	}
 	return nil
 }
 
