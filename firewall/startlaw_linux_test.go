@@ -143,9 +143,10 @@ func lawfulGrants(r *rand.Rand, c Config, now time.Time) []Grant {
 	return gs
 }
 
-// mayStay is the law for a port of a grant in a few lines: it stays if it is guarded and leads where it led.
+// mayStay is the law for a port of a grant in a few lines: it stays if it is guarded and leads where it led, and
+// Keep keeps it.
 func mayStay(was, is *Config, h *ledger.Holding, e guard.Element) bool {
-	if !service.Covers(is.portsAt(h.To), e.Proto, e.Port) {
+	if !service.Covers(is.portsAt(h.To), e.Proto, e.Port) || is.Keep != nil && !is.Keep(grantOf(h)) {
 		return false
 	}
 	to := func(c *Config) string {
