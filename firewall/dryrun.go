@@ -75,6 +75,7 @@ func (d *dryRun) Watch(ctx context.Context, deadline time.Time) error {
 
 func (d *dryRun) Name() string                      { return BackendDryRun }
 func (d *dryRun) Persists() bool                    { return false }
+func (d *dryRun) Widen(guard.Spec, bool) error      { return nil }
 func (d *dryRun) Carried() ([]guard.Carried, error) { return nil, nil }
 func (d *dryRun) Taken() ([]guard.Element, error)   { return nil, nil }
 func (d *dryRun) Entered() (bool, error)            { return false, nil }

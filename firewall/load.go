@@ -182,14 +182,22 @@ func (f *Firewall) restore(now time.Time) error { return f.place(now, true) }
 
 // place puts the guard into the kernel as it should be at now.
 func (f *Firewall) place(now time.Time, spend bool) error {
+	if err := f.mayStand(now); err != nil {
+		return err
+	}
+	p := guard.Plan{Leases: f.held.Leases(), Spend: spend, ConfirmBy: f.state.confirmBy, Carried: f.state.carried}
+	return f.put(p)
+}
+
+// mayStand returns an error if the guard was torn down, or if its trial is over.
+func (f *Firewall) mayStand(now time.Time) error {
 	if err := f.checkPhase(); err != nil {
 		return err
 	}
 	if !f.state.confirmBy.IsZero() && guard.Remaining(f.state.confirmBy, now) <= 0 {
 		return ErrUnconfirmed
 	}
-	p := guard.Plan{Leases: f.held.Leases(), Spend: spend, ConfirmBy: f.state.confirmBy, Carried: f.state.carried}
-	return f.put(p)
+	return nil
 }
 
 // Teardown removes our table, whether or not a daemon runs, and makes the next load a first load. A running daemon's

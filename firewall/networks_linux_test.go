@@ -15,6 +15,7 @@ import (
 
 	nft "github.com/google/nftables"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
@@ -380,4 +381,24 @@ func (s *site) rulesOfDoor() []*nft.Rule {
 		s.must(err)
 	})
 	return rules
+}
+
+// TestFirstOfWidth: the first grant for a network of a width does not load the guard anew, which takes long beside many
+// grants: an element that only the kernel knows is still there.
+func TestFirstOfWidth(t *testing.T) {
+	for _, trial := range []time.Duration{0, long} {
+		everyNetPlan(t, nil, func(s *site, p netPlan) {
+			s.load(trial)
+			stray := guard.Element{Source: netip.MustParseAddr(p.alice), Proto: service.TCP, Port: 22}
+			s.must(s.backend.Set([]guard.Lease{{Element: stray, Until: time.Now().Add(long)}}))
+			for _, network := range []string{p.nets[0], p.nets[1], p.nets[5]} {
+				s.grantNet("alice", network, long)
+				if !s.isOpen(p.alice, p.gateway, "22") {
+					s.Fatalf("the grant of %s loaded the whole guard", network)
+				}
+			}
+			s.connect(p.addresses[3], p.gateway, "22")
+			s.dark(p.stranger, p.gateway, "22")
+		})
+	}
 }

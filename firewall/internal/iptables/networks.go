@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -17,6 +18,29 @@ var netSets = []leaseSet{
 
 // letsInNetworks reports whether grants may be for networks: only then are there sets and rules for them.
 func (b *Backend) letsInNetworks() bool { return len(b.Spec.Spans) > 0 }
+
+// Widen adds the sets and the rules for networks, which are of any width.
+func (b *Backend) Widen(spec guard.Spec, _ bool) error {
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
+	before := b.Spec
+	b.Spec = spec
+	if len(before.Spans) > 0 {
+		return nil
+	}
+	var err error
+	for _, s := range netSets {
+		err = errors.Join(err, b.Sets.Replace(b.AddressSet(s.name, s.kind, s.v6), []ipset.Member{witness(s.kind, s.v6)}))
+	}
+	if err == nil {
+		err = b.loadRules()
+	}
+	if err != nil {
+		b.Spec = before
+		b.doubt()
+	}
+	return err
+}
 
 // leaseSets returns the sets that there are.
 func (b *Backend) leaseSets() []leaseSet {
