@@ -29,6 +29,8 @@ const (
 // If confirm is above zero, the kernel removes the guard after that time, even if this process has ended, unless
 // Watch sees a new flow through a grant first.
 //
+// Of the grants in the ledger it keeps what Reconfigure would keep if the settings had changed while this process ran.
+//
 // In a dry run, Load ends the grants of earlier runs, which a dry run could not revoke. It leaves their guard in
 // place, which then admits nobody. If that fails, so does Load.
 //

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -82,6 +83,22 @@ func (f *Firewall) widened() guard.Spec {
 	return spec
 }
 
+// ExpectNetworks gets the guard ready for grants for networks. Without it the first such grant takes longer, and the
+// others wait for it: see [Config.Networks].
+func (f *Firewall) ExpectNetworks(ctx context.Context, now time.Time) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cfg.Networks || !f.state.loaded {
+		return nil
+	}
+	f.cfg.Networks = true
+	defer func() { f.coming = nil }()
+	return f.ledger.Alone(func() error { return f.grow(now) })
+}
+
 // put loads the guard with rules for the networks that grants let in, and for those that are about to.
 func (f *Firewall) put(p guard.Plan) error {
 	spec := f.widened()
@@ -106,22 +123,26 @@ func (f *Firewall) widen(changes []ledger.Change, now time.Time) error {
 	if !slices.ContainsFunc(f.coming, func(s guard.Span) bool { return !slices.Contains(f.spans, s) }) {
 		return nil
 	}
-	f.coming = append(f.coming, f.spans...)
-	return f.ledger.Alone(func() error {
-		if err := f.mayStand(now); err != nil {
+	return f.ledger.Alone(func() error { return f.grow(now) })
+}
+
+// grow adds the rules that the guard lacks for networks. If that fails it loads the guard. The caller holds the ledger's
+// lock.
+func (f *Firewall) grow(now time.Time) error {
+	if err := f.mayStand(now); err != nil {
+		return err
+	}
+	if !f.state.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
+		if err := f.stay(); err != nil {
 			return err
 		}
-		if !f.state.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
-			if err := f.stay(); err != nil {
-				return err
-			}
-		}
-		spec := f.widened()
-		if err := f.backend.Widen(spec, !f.state.confirmBy.IsZero()); err != nil {
-			f.log.Debug("loading the whole guard: it could not get rules for networks of another width", "error", err)
-			return f.place(now, false)
-		}
-		f.spans = spec.Spans
-		return nil
-	})
+	}
+	f.coming = append(f.coming, f.spans...)
+	spec := f.widened()
+	if err := f.backend.Widen(spec, !f.state.confirmBy.IsZero()); err != nil {
+		f.log.Debug("loading the whole guard: it could not get rules for more networks", "error", err)
+		return f.place(now, false)
+	}
+	f.spans = spec.Spans
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	nft "github.com/google/nftables"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/iptables"
 	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
@@ -381,6 +383,40 @@ func (s *site) rulesOfDoor() []*nft.Rule {
 		s.must(err)
 	})
 	return rules
+}
+
+// TestExpectNetworks: with iptables the guard is ready for grants for networks from the load on, or once it should be,
+// so that the first one changes no rule. Without that it has no rules for them.
+func TestExpectNetworks(t *testing.T) {
+	iptablesOnly(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		rules := func() string {
+			return s.program("iptables-save", "-t", "mangle") + s.program("ip6tables-save", "-t", "mangle")
+		}
+		looks := func() bool { return strings.Contains(rules(), "spa-nets") }
+		if looks() {
+			t.Error("the guard looks for networks, and no client may let one in")
+		}
+		s.must(s.ExpectNetworks(t.Context(), time.Now()))
+		for _, when := range []string{"once it should be", "from the load on"} {
+			if !looks() {
+				t.Errorf("the guard is not ready %s", when)
+			}
+			before := s.backend.(*iptables.Backend).Helper
+			s.backend.(*iptables.Backend).Helper = nil // a load would panic
+			s.grantNet("alice", "198.51.100.0/24", long)
+			s.grantNet("alice", "2001:db8:1::/48", long)
+			s.backend.(*iptables.Backend).Helper = before
+			s.revoke(Match{})
+			s.becomes(guarding("tcp/80"))
+			if !looks() {
+				t.Errorf("after a reload the guard is no longer ready")
+			}
+			s.config.Networks = true
+			s.open()
+			s.load(0)
+		}
+	})
 }
 
 // TestFirstOfWidth: the first grant for a network of a width does not load the guard anew, which takes long beside many

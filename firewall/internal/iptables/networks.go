@@ -16,16 +16,17 @@ var netSets = []leaseSet{
 	{setNetsAt, ipset.HashIPPortNet, false}, {setNetsAt, ipset.HashIPPortNet, true},
 }
 
-// letsInNetworks reports whether grants may be for networks: only then are there sets and rules for them.
-func (b *Backend) letsInNetworks() bool { return len(b.Spec.Spans) > 0 }
+// letsInNetworks reports whether grants may be for networks: only then are there sets and rules for them. To load the
+// rules takes the programs long, so they are there as soon as a client may ask.
+func (b *Backend) letsInNetworks() bool { return b.Spec.Networks || len(b.Spec.Spans) > 0 }
 
 // Widen adds the sets and the rules for networks, which are of any width.
 func (b *Backend) Widen(spec guard.Spec, _ bool) error {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
-	before := b.Spec
+	before, ready := b.Spec, b.letsInNetworks()
 	b.Spec = spec
-	if len(before.Spans) > 0 {
+	if ready || !b.letsInNetworks() {
 		return nil
 	}
 	var err error

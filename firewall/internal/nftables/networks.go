@@ -47,9 +47,11 @@ func (o *objects) spansOf(f *family) []spanned {
 
 // Widen replaces the rules, and adds the sets that they look into.
 func (n *Backend) Widen(spec guard.Spec, confirm bool) error {
-	wider := NewObjects(spec.Size, spec.Spans...)
-	before := n.Spec
+	before, wider := n.Spec, NewObjects(spec.Size, spec.Spans...)
 	n.Spec = spec
+	if slices.Equal(before.Spans, spec.Spans) {
+		return nil
+	}
 	err := n.Send(wider, n.Flags(), false, nil, func(d *Draft) {
 		for _, s := range d.spans {
 			d.batch.set(s.here)
