@@ -48,6 +48,11 @@ func (d *dryRun) Set(es []guard.Lease) error {
 	return nil
 }
 
+func (d *dryRun) Widen(spec guard.Spec, _ bool) error {
+	d.log.Debug("dry run: would look for networks", "ready", spec.Networks, "widths", len(spec.Spans))
+	return nil
+}
+
 func (d *dryRun) Permanent() error {
 	d.log.Info("dry run: would make the guard permanent")
 	return nil
@@ -75,7 +80,6 @@ func (d *dryRun) Watch(ctx context.Context, deadline time.Time) error {
 
 func (d *dryRun) Name() string                      { return BackendDryRun }
 func (d *dryRun) Persists() bool                    { return false }
-func (d *dryRun) Widen(guard.Spec, bool) error      { return nil }
 func (d *dryRun) Carried() ([]guard.Carried, error) { return nil, nil }
 func (d *dryRun) Taken() ([]guard.Element, error)   { return nil, nil }
 func (d *dryRun) Entered() (bool, error)            { return false, nil }
