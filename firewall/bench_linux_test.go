@@ -19,12 +19,15 @@ import (
 )
 
 // benched returns a guard with a number of live grants.
-func benched(b *testing.B, live int) *Firewall {
+func benched(b *testing.B, live int, change ...func(*Config)) *Firewall {
 	b.Helper()
 	host := lab.New(b, "gateway")[0]
 	var f *Firewall
 	lab.Must(b, host.Do(func() (err error) {
 		c := Config{Guarded: []service.Ports{ports("tcp/22")}, State: b.TempDir()}
+		for _, do := range change {
+			do(&c)
+		}
 		if f, err = New(c, slog.New(slog.DiscardHandler)); err != nil {
 			return err
 		}

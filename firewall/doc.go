@@ -7,7 +7,9 @@
 //
 // Words: a guarded port is one that only a grant opens; a target is a service at addresses of its own, of machines
 // behind this host or some of the host's; the peer is the other end of a flow; the mark is our bit of the connection
-// mark; a stranger is a peer without a grant.
+// mark; a stranger is a peer without a grant. A port is led if a forward sends its flows to another place, and so are
+// these flows and their grants; a leg is one such port and its place. At ports where a grant admits one flow, a grant's
+// turn is its right to that flow: the turn has come once the flow has begun, and the grant is taken then.
 //
 // # Packages
 //
@@ -81,6 +83,14 @@
 // wall clock. The ledger is a file that records the grants and survives the process; it is written before the kernel
 // is changed (see package ledger). A session outlives its grant, unless another table leaves its packets untracked:
 // such a session has no mark, and ends with its grant.
+//
+// A start keeps of the grants in the ledger what a reload of the same change would have kept. So the ledger records
+// where a led port leads: its grant ends if the port leads to another place afterwards.
+//
+// Grants for networks are elements of sets of their own, one for each width (nftables) or for all of them (iptables),
+// and only a guard that needs them has rules that look there. The first grant of a width adds its set and rules, and
+// leaves the elements of the guard alone: the cost does not grow with the number of grants. With iptables that runs
+// programs, so the guard has these rules as soon as a client's file allows such grants (Config.Networks).
 //
 // # When other tools remove the guard
 //

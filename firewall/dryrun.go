@@ -48,6 +48,11 @@ func (d *dryRun) Set(es []guard.Lease) error {
 	return nil
 }
 
+func (d *dryRun) Widen(spec guard.Spec, _ bool) error {
+	d.log.Debug("dry run: would look for networks", "ready", spec.Networks, "widths", len(spec.Spans))
+	return nil
+}
+
 func (d *dryRun) Permanent() error {
 	d.log.Info("dry run: would make the guard permanent")
 	return nil

@@ -112,6 +112,9 @@ type Config struct {
 
 	Forwards []Forward // guarded ports that lead elsewhere; the places that they lead to are guarded too
 
+	// Networks means that grants may be for networks. With iptables, rules for them are then there from the load on.
+	Networks bool
+
 	// NoCarry keeps a first load from carrying flows that already exist.
 	NoCarry bool
 
@@ -166,7 +169,7 @@ func (c *Config) spec() guard.Spec {
 	return guard.Spec{
 		Guarded: c.guarded(), Targets: c.targets(), Forwards: c.Forwards, Knock: c.Knock, Closed: c.Closed,
 		Trusted: c.Trusted, TPROXY: c.TPROXY, Mark: c.Mark, State: c.State, User: c.User, Mode: c.Mode, Admit: c.Admit,
-		Cut: c.Cut, Once: c.Once, Persist: c.Persist,
+		Cut: c.Cut, Once: c.Once, Persist: c.Persist, Networks: c.Networks,
 		Now: c.Now, Size: c.size, Plain: c.plain, Programs: c.programs, Lock: c.lock,
 	}
 }

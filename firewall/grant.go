@@ -37,7 +37,7 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 		return err
 	}
 	f.endOver(now)
-	changes, err := f.changes(asked)
+	changes, err := f.changes(f.cfg.asHeld(asked))
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,6 @@ func (f *Firewall) changes(asked []*ledger.Holding) ([]ledger.Change, error) {
 	changes := make([]ledger.Change, 0, len(asked))
 	fresh := make(map[ledger.Key]int) // indexes of new holdings in changes
 	for _, h := range asked {
-		h.Once = f.cfg.once(h.Ports)
 		key := h.Key()
 		if old := f.held.Find(key); old != nil {
 			changes = append(changes, ledger.Change{Holding: old, Until: ledger.Later(h.Until, old.Until)})
@@ -337,18 +336,13 @@ func (f *Firewall) Count(now time.Time) int {
 	if f.held == nil {
 		return 0
 	}
-	type owner struct {
-		client, service string
-		peer            Peer
-		link            uint32
-	}
 	first := make(map[owner]*ledger.Holding, f.held.Len())
 	parts := make(map[owner][]Grant) // of owners with more than one holding
 	for h := range f.held.All() {
 		if !h.Live(now) {
 			continue
 		}
-		o := owner{h.Client, h.Service, Peer{h.Source, h.Bits, h.Lent}, h.Link}
+		o := ownerOf(h)
 		if first[o] == nil {
 			first[o] = h
 			continue

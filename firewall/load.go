@@ -29,6 +29,8 @@ const (
 // If confirm is above zero, the kernel removes the guard after that time, even if this process has ended, unless
 // Watch sees a new flow through a grant first.
 //
+// Of the grants in the ledger it keeps what Reconfigure would keep if the settings had changed while this process ran.
+//
 // In a dry run, Load ends the grants of earlier runs, which a dry run could not revoke. It leaves their guard in
 // place, which then admits nobody. If that fails, so does Load.
 //
@@ -90,21 +92,31 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 	return f.ledger.SetPhase(ledger.LoadAgain)
 }
 
-// readLedger reads the grants from the ledger, once.
+// readLedger reads the grants from the ledger, once. The files may have changed while no daemon ran, so what is left of
+// each grant is what a reload would have left of it.
 func (f *Firewall) readLedger(now time.Time) error {
 	if f.held != nil {
 		f.adjust(now)
 		return nil
 	}
 	f.ends.seen = now
-	keep := func(h *ledger.Holding) bool {
-		return f.cfg.staysOnce(h) && (f.cfg.Keep == nil || f.cfg.Keep(grantOf(h)))
-	}
-	held, err := f.ledger.Book(f.cfg.Now(), int(f.cfg.size), keep)
+	held, err := f.ledger.Book(f.cfg.Now(), int(f.cfg.size))
 	if err != nil {
 		return err
 	}
 	f.held = held
+	r, err := f.rehold(&f.cfg, now)
+	if err != nil {
+		f.held = nil
+		return err
+	}
+	for _, h := range r.leaving {
+		f.ledger.Release(h.Slot)
+	}
+	if n := len(r.leaving); n > 0 {
+		f.log.Warn("grants from before the start ended or were shortened: the configuration does not allow all of them",
+			"grants", n)
+	}
 	return nil
 }
 
@@ -172,14 +184,22 @@ func (f *Firewall) restore(now time.Time) error { return f.place(now, true) }
 
 // place puts the guard into the kernel as it should be at now.
 func (f *Firewall) place(now time.Time, spend bool) error {
+	if err := f.mayStand(now); err != nil {
+		return err
+	}
+	p := guard.Plan{Leases: f.held.Leases(), Spend: spend, ConfirmBy: f.state.confirmBy, Carried: f.state.carried}
+	return f.put(p)
+}
+
+// mayStand returns an error if the guard was torn down, or if its trial is over.
+func (f *Firewall) mayStand(now time.Time) error {
 	if err := f.checkPhase(); err != nil {
 		return err
 	}
 	if !f.state.confirmBy.IsZero() && guard.Remaining(f.state.confirmBy, now) <= 0 {
 		return ErrUnconfirmed
 	}
-	p := guard.Plan{Leases: f.held.Leases(), Spend: spend, ConfirmBy: f.state.confirmBy, Carried: f.state.carried}
-	return f.put(p)
+	return nil
 }
 
 // Teardown removes our table, whether or not a daemon runs, and makes the next load a first load. A running daemon's

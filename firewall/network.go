@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -73,12 +74,34 @@ func (f *Firewall) checkOwn(gs []Grant) error {
 	return nil
 }
 
-// put loads the guard with rules for the networks that grants let in, and for those that are about to.
-func (f *Firewall) put(p guard.Plan) error {
+// widened returns the guard with the widths of the networks that grants let in, and of those that are about to.
+func (f *Firewall) widened() guard.Spec {
 	spec := f.cfg.spec()
 	spec.Spans = slices.Concat(f.held.Spans(), f.coming)
 	slices.SortFunc(spec.Spans, guard.CompareSpans)
 	spec.Spans = slices.Compact(spec.Spans)
+	return spec
+}
+
+// ExpectNetworks gets the guard ready for grants for networks. Without it the first such grant takes longer, and the
+// others wait for it: see [Config.Networks].
+func (f *Firewall) ExpectNetworks(ctx context.Context, now time.Time) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cfg.Networks || !f.state.loaded {
+		return nil
+	}
+	f.cfg.Networks = true
+	defer func() { f.coming = nil }()
+	return f.ledger.Alone(func() error { return f.grow(now) })
+}
+
+// put loads the guard with rules for the networks that grants let in, and for those that are about to.
+func (f *Firewall) put(p guard.Plan) error {
+	spec := f.widened()
 	if err := f.backend.Load(spec, p); err != nil {
 		return err
 	}
@@ -86,9 +109,9 @@ func (f *Firewall) put(p guard.Plan) error {
 	return nil
 }
 
-// widen reloads the guard if it lacks rules for the width of one of these networks: without such grants it has no rules
-// for networks. Rules for a width stay until the next load for another reason, so that a client cannot force a load
-// with each knock.
+// widen adds rules for the width of these networks to the guard if it lacks them: without such grants it has no rules
+// for networks. Rules for a width stay until the next load, so that a client cannot change them with each knock. All
+// else stays as it is: beside many grants a load would take long.
 func (f *Firewall) widen(changes []ledger.Change, now time.Time) error {
 	f.coming = nil
 	for _, c := range changes {
@@ -100,13 +123,26 @@ func (f *Firewall) widen(changes []ledger.Change, now time.Time) error {
 	if !slices.ContainsFunc(f.coming, func(s guard.Span) bool { return !slices.Contains(f.spans, s) }) {
 		return nil
 	}
-	f.coming = append(f.coming, f.spans...)
-	return f.ledger.Alone(func() error {
-		if !f.state.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
-			if err := f.stay(); err != nil {
-				return err
-			}
+	return f.ledger.Alone(func() error { return f.grow(now) })
+}
+
+// grow adds the rules that the guard lacks for networks. If that fails it loads the guard. The caller holds the ledger's
+// lock.
+func (f *Firewall) grow(now time.Time) error {
+	if err := f.mayStand(now); err != nil {
+		return err
+	}
+	if !f.state.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
+		if err := f.stay(); err != nil {
+			return err
 		}
+	}
+	f.coming = append(f.coming, f.spans...)
+	spec := f.widened()
+	if err := f.backend.Widen(spec, !f.state.confirmBy.IsZero()); err != nil {
+		f.log.Debug("loading the whole guard: it could not get rules for more networks", "error", err)
 		return f.place(now, false)
-	})
+	}
+	f.spans = spec.Spans
+	return nil
 }

@@ -9,12 +9,15 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	nft "github.com/google/nftables"
 
+	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/iptables"
 	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
@@ -380,4 +383,58 @@ func (s *site) rulesOfDoor() []*nft.Rule {
 		s.must(err)
 	})
 	return rules
+}
+
+// TestExpectNetworks: with iptables the guard is ready for grants for networks from the load on, or once it should be,
+// so that the first one changes no rule. Without that it has no rules for them.
+func TestExpectNetworks(t *testing.T) {
+	iptablesOnly(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		rules := func() string {
+			return s.program("iptables-save", "-t", "mangle") + s.program("ip6tables-save", "-t", "mangle")
+		}
+		looks := func() bool { return strings.Contains(rules(), "spa-nets") }
+		if looks() {
+			t.Error("the guard looks for networks, and no client may let one in")
+		}
+		s.must(s.ExpectNetworks(t.Context(), time.Now()))
+		for _, when := range []string{"once it should be", "from the load on"} {
+			if !looks() {
+				t.Errorf("the guard is not ready %s", when)
+			}
+			before := s.backend.(*iptables.Backend).Helper
+			s.backend.(*iptables.Backend).Helper = nil // a load would panic
+			s.grantNet("alice", "198.51.100.0/24", long)
+			s.grantNet("alice", "2001:db8:1::/48", long)
+			s.backend.(*iptables.Backend).Helper = before
+			s.revoke(Match{})
+			s.becomes(guarding("tcp/80"))
+			if !looks() {
+				t.Errorf("after a reload the guard is no longer ready")
+			}
+			s.config.Networks = true
+			s.open()
+			s.load(0)
+		}
+	})
+}
+
+// TestFirstOfWidth: the first grant for a network of a width does not load the guard anew, which takes long beside many
+// grants: an element that only the kernel knows is still there.
+func TestFirstOfWidth(t *testing.T) {
+	for _, trial := range []time.Duration{0, long} {
+		everyNetPlan(t, nil, func(s *site, p netPlan) {
+			s.load(trial)
+			stray := guard.Element{Source: netip.MustParseAddr(p.alice), Proto: service.TCP, Port: 22}
+			s.must(s.backend.Set([]guard.Lease{{Element: stray, Until: time.Now().Add(long)}}))
+			for _, network := range []string{p.nets[0], p.nets[1], p.nets[5]} {
+				s.grantNet("alice", network, long)
+				if !s.isOpen(p.alice, p.gateway, "22") {
+					s.Fatalf("the grant of %s loaded the whole guard", network)
+				}
+			}
+			s.connect(p.addresses[3], p.gateway, "22")
+			s.dark(p.stranger, p.gateway, "22")
+		})
+	}
 }

@@ -18,10 +18,11 @@ import (
 var errRestart = errors.New("these settings need a restart to change")
 
 // Reconfigure changes the guard to match c in one batch. Guarded, Targets, Forwards, Knock, Closed, Trusted, TPROXY,
-// Cut, Once and Keep may change; if another field differs, Reconfigure returns an error with its name. Ports that stay
-// guarded are never open in between, and their grants continue. Grants for ports that are no longer guarded, or that
-// lead to another place than before, end, as do grants that Keep rejects; the log names them. Flows to ports that
-// become guarded are carried as by a first load. If the batch fails, guard and grants stay as they were.
+// Cut, Once and Keep may change; if another field differs, Reconfigure returns an error with its name. It ignores
+// Networks: see ExpectNetworks. Ports that stay guarded are never open in between, and their grants continue. Grants for
+// ports that are no longer guarded, or that lead to another place than before, end, as do grants that Keep rejects; the
+// log names them. Flows to ports that become guarded are carried as by a first load. If the batch fails, guard and
+// grants stay as they were.
 func (f *Firewall) Reconfigure(ctx context.Context, c Config, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -136,33 +137,29 @@ type reheld struct {
 }
 
 // rehold removes from the ledger and from memory what may not be held under c. A grant keeps those of its ports that
-// stay guarded.
+// stay guarded and lead to the same place. If the ledger has no room for what is left of grants, they end.
 func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 	r := &reheld{before: f.held}
 	next := ledger.NewBook(f.ledger.Release)
-	var parts []Grant
+	unkept := c.unkept(f.held)
+	var parts []*ledger.Holding
 	for h := range f.held.All() {
-		if !c.staysOnce(h) || c.Keep != nil && !c.Keep(grantOf(h)) {
+		if unkept[ownerOf(h)] {
 			r.leaving = append(r.leaving, h)
 			continue
 		}
-		ports := within(f.cfg.unmoved(c, h), c.portsAt(h.To))
+		ports := within(c.unmoved(h), c.portsAt(h.To))
 		if slices.Equal(ports, h.Ports) {
 			same := *h
 			next.Add(&same)
 			continue
 		}
 		r.leaving = append(r.leaving, h)
-		if len(ports) > 0 {
-			part := grantOf(h)
-			part.Ports = ports
-			part.Once = h.Once
-			parts = append(parts, part)
-		}
+		parts = append(parts, partsOf(h, ports)...)
 	}
 	f.held = next
 	var err error
-	if r.changes, err = f.changes(holdingsOf(parts, now)); err != nil {
+	if r.changes, err = f.changes(parts); err != nil && !errors.Is(err, guard.ErrFull) {
 		f.held = r.before
 		return nil, err
 	}

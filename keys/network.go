@@ -60,6 +60,9 @@ func (c *Client) writeNetworks(b *strings.Builder) {
 	}
 }
 
+// LetsInMore reports whether the client may let in anything besides its own address.
+func (c *Client) LetsInMore() bool { return c.Widest4 != 0 || c.Widest6 != 0 || len(c.Delegate) > 0 }
+
 // Widens reports whether the client may let in this network around its own address. Its file says from where it may
 // knock, too: a network with an address from where it may not is not let in.
 func (c *Client) Widens(p netip.Prefix) bool {

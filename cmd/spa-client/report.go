@@ -247,8 +247,8 @@ func (a *app) advice(p *keys.Profile, asked []service.Service, reason spa.Status
 	case spa.ReasonTooManyPerHour:
 		return "wait, or ask the gateway's administrator for a higher limit"
 	case spa.ReasonSuperseded:
-		return "run the command again if you still want it; after a revocation the gateway keeps refusing " +
-			"for its window (30s by default)"
+		return "run the command again if you still want it; after a revocation or a narrower file of the client " +
+			"the gateway keeps refusing for its window (30s by default)"
 	case spa.ReasonOtherFamily:
 		return "use the gateway's other address family, IPv4 or IPv6: --source with an address of this machine in that family"
 	case spa.ReasonIDReused:

@@ -66,7 +66,7 @@ func checkWeakKeys(gates keys.Gates, registry *keys.Registry, now time.Time) []F
 		if !client.RequireSource {
 			observed = append(observed, client.Name)
 		}
-		if client.Widest4 != 0 || client.Widest6 != 0 || len(client.Delegate) > 0 {
+		if client.LetsInMore() {
 			wide = append(wide, client.Name)
 		}
 		if p := client.Previous; p != nil && longer(p.Until.Sub(now), keys.ClientOverlap) {

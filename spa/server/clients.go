@@ -176,6 +176,7 @@ func (s *Server) reloadClient(ctx context.Context, name string) error {
 	s.refreshUses()
 	changes, err := s.clients.Reload(name)
 	s.apply(ctx, changes, bad)
+	s.expectNetworks(ctx, slices.ContainsFunc(changes, func(c keys.Change) bool { return letsInMore(c.After) }))
 	return err
 }
 

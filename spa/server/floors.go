@@ -34,7 +34,8 @@ const (
 // manyPorts is the number of ports from which a request no longer has a floor for each.
 const manyPorts = 16
 
-var errSuperseded = errors.New("closed or revoked after this request was first made, or up to a window before it")
+var errSuperseded = errors.New("closed, revoked or taken out of the client's file after this request was first made, " +
+	"or up to a window before it")
 
 // superseded reports whether something that the request would open was closed or taken away after it was first
 // stamped: a packet that was held back must not open it again.

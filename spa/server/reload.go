@@ -209,6 +209,7 @@ func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r
 		}
 	}
 	r.Ended = shown(s.endUnkept(ctx, held, lost, now))
+	s.expectNetworks(ctx, slices.ContainsFunc(clients, func(c clientChange) bool { return letsInMore(c.after) }))
 	return nil
 }
 
@@ -245,6 +246,19 @@ func (s *Server) adopt(ctx context.Context, next files) error {
 		err = errors.Join(err, s.firewall.Reconfigure(ctx, was, now))
 	}
 	return err
+}
+
+func letsInMore(c *keys.Client) bool { return c != nil && c.LetsInMore() }
+
+// expectNetworks gets the firewall ready for grants for networks if a client may now ask for one. So the first grant
+// does not delay those of others.
+func (s *Server) expectNetworks(ctx context.Context, some bool) {
+	if !some {
+		return
+	}
+	if err := s.firewall.ExpectNetworks(ctx, s.now()); err != nil {
+		s.log.Warn("the guard is not ready for grants for networks: the first one takes longer", "error", err)
+	}
 }
 
 // sameGuard reports whether the guard can stay as it is.

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -15,8 +16,32 @@ var netSets = []leaseSet{
 	{setNetsAt, ipset.HashIPPortNet, false}, {setNetsAt, ipset.HashIPPortNet, true},
 }
 
-// letsInNetworks reports whether grants may be for networks: only then are there sets and rules for them.
-func (b *Backend) letsInNetworks() bool { return len(b.Spec.Spans) > 0 }
+// letsInNetworks reports whether grants may be for networks: only then are there sets and rules for them. To load the
+// rules takes the programs long, so they are there as soon as a client may ask.
+func (b *Backend) letsInNetworks() bool { return b.Spec.Networks || len(b.Spec.Spans) > 0 }
+
+// Widen adds the sets and the rules for networks, which are of any width.
+func (b *Backend) Widen(spec guard.Spec, _ bool) error {
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
+	before, ready := b.Spec, b.letsInNetworks()
+	b.Spec = spec
+	if ready || !b.letsInNetworks() {
+		return nil
+	}
+	var err error
+	for _, s := range netSets {
+		err = errors.Join(err, b.Sets.Replace(b.AddressSet(s.name, s.kind, s.v6), []ipset.Member{witness(s.kind, s.v6)}))
+	}
+	if err == nil {
+		err = b.loadRules()
+	}
+	if err != nil {
+		b.Spec = before
+		b.doubt()
+	}
+	return err
+}
 
 // leaseSets returns the sets that there are.
 func (b *Backend) leaseSets() []leaseSet {

@@ -80,6 +80,9 @@ func (h *Holding) Each(f func(guard.Element)) {
 	}
 }
 
+// Leads reports whether the holding's port leads elsewhere.
+func (h *Holding) Leads() bool { return h.Led != netip.AddrPort{} }
+
 // Size returns the number of ports in the ranges; overlaps count twice.
 func (h *Holding) Size() int {
 	n := 0
@@ -110,6 +113,8 @@ func (h *Holding) Check(now time.Time) error {
 		return fmt.Errorf("names in the ledger have at most %d bytes", NameSize-1)
 	case len(h.Ports) == 0 && h.To.IsValid():
 		return errors.New("a grant without ports has no destination")
+	case h.Leads() && (h.To.IsValid() || len(h.Ports) != 1 || h.Ports[0].Low != h.Ports[0].High || h.Led.Port() == 0):
+		return errors.New("only a single port of this host leads elsewhere")
 	}
 	for _, p := range h.Ports {
 		if err := guard.CheckPorts(p); err != nil {

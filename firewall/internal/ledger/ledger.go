@@ -32,10 +32,13 @@ import (
 //	 16  16  source, IPv4 mapped
 //	 32  33  client: length, bytes, zeros
 //	 65  33  service: the same
-//	 98   1  number of port ranges, 0 to 4; or 0x80: one, and a destination; plus 0x40: each port for one flow
+//	 98   1  number of port ranges, 0 to 4; or 0x80: one, and a destination; plus 0x10: each port for one flow
 //	 99  20  ranges: protocol 1, low 2, high 2; zeros
 //	119   1  zero
 //	104  16  the destination, IPv4 mapped, in the place of further ranges
+//
+// Where a port leads elsewhere, 0x08 stands in place of the number of ranges: one port. The port that it leads to stands
+// where its range has the high port, and the machine at 104 like a destination; zeros are this host.
 //
 // The index of the interface of a link-local source stands in bytes 2 to 5 of the source,
 // which are zero in every such address (RFC 4291 2.5.6). The length of a network's prefix stands in byte 8,
@@ -60,9 +63,12 @@ const (
 	ofLent          = 0x20
 	// forOneFlow is added to the number of ranges. Earlier versions, which would admit more, take it for damage.
 	forOneFlow = 0x10
-	linkOffset = 2      // within the source
-	bitsOffset = 8      // within the source
-	Slots      = 131072 // 16 MiB
+	// ledElsewhere stands in place of the number of ranges. Earlier versions, which would lead the port to whatever
+	// place their settings name, take it for damage.
+	ledElsewhere = 0x08
+	linkOffset   = 2      // within the source
+	bitsOffset   = 8      // within the source
+	Slots        = 131072 // 16 MiB
 )
 
 // Phases of the guard, in the header: what the next load is. A new file has LoadFirst.
@@ -79,7 +85,8 @@ type Holding struct {
 	Bits            uint8      // of a network, the length of its prefix; 0: Source alone
 	Lent            bool       // by the client's file, wherever the client knocked from
 	Link            uint32
-	Ports           []service.Ports // exactly one if To is valid
+	Ports           []service.Ports // exactly one if To is valid; one single port if Led is not zero
+	Led             netip.AddrPort  // where the port leads; without a valid address: another port of this host
 	Once            bool            // at each port, the first flow takes the grant with it
 	Until           time.Time
 	Slot            int // index of the record in the file
@@ -219,16 +226,15 @@ func (l *Ledger) Read(now time.Time) ([]*Holding, error) {
 	return hs, nil
 }
 
-// Book returns a book of the holdings that are live at now and that keep accepts, up to size elements in each
-// family. It erases all others.
-func (l *Ledger) Book(now time.Time, size int, keep func(*Holding) bool) (*Book, error) {
+// Book returns a book of the holdings that are live at now, up to size elements in each family. It erases all others.
+func (l *Ledger) Book(now time.Time, size int) (*Book, error) {
 	hs, err := l.Read(now)
 	if err != nil {
 		return nil, err
 	}
 	book, left := NewBook(l.Release), room{v4: size, v6: size}
 	for _, h := range hs {
-		if keep(h) && left.reserve(h) {
+		if left.reserve(h) {
 			book.Add(h)
 			continue
 		}
@@ -323,6 +329,9 @@ func (l *Ledger) encode(r *[RecordSize]byte, h *Holding, until time.Time, boot t
 		to := h.To.As16()
 		copy(r[104:], to[:])
 	}
+	if h.Leads() {
+		r[98] = ledElsewhere
+	}
 	if h.Bits != 0 {
 		r[98] |= ofNetwork
 	}
@@ -338,6 +347,13 @@ func (l *Ledger) encode(r *[RecordSize]byte, h *Holding, until time.Time, boot t
 		binary.BigEndian.PutUint16(b[1:], p.Low)
 		binary.BigEndian.PutUint16(b[3:], p.High)
 	}
+	if h.Leads() {
+		binary.BigEndian.PutUint16(r[102:], h.Led.Port())
+		if at := h.Led.Addr(); at.IsValid() {
+			machine := at.As16()
+			copy(r[104:], machine[:])
+		}
+	}
 	copy(r[sumOffset:], l.sum(r[:sumOffset]))
 }
 
@@ -347,8 +363,8 @@ func (l *Ledger) encode(r *[RecordSize]byte, h *Holding, until time.Time, boot t
 func (l *Ledger) decode(r []byte, boot time.Duration, now time.Time) (*Holding, bool) {
 	wall, end := int64(binary.BigEndian.Uint64(r[0:])), int64(binary.BigEndian.Uint64(r[8:]))
 	ranges := int(r[98] &^ (ofNetwork | ofLent | forOneFlow))
-	far := ranges == withDestination
-	if far {
+	far, leads := ranges == withDestination, ranges == ledElsewhere
+	if far || leads {
 		ranges = 1
 	}
 	if end < 0 || ranges > MaxRanges || r[32] >= NameSize || r[65] >= NameSize {
@@ -373,6 +389,9 @@ func (l *Ledger) decode(r []byte, boot time.Duration, now time.Time) (*Holding, 
 		h.Ports = append(h.Ports, service.Ports{Proto: service.Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:]),
 			High: binary.BigEndian.Uint16(b[3:])})
 	}
+	if leads {
+		h.Ports[0].High, h.Led = h.Ports[0].Low, netip.AddrPortFrom(decodePlace(r[104:120]), h.Ports[0].High)
+	}
 	var again [RecordSize]byte
 	if l.encode(&again, h, time.Unix(0, wall), time.Duration(end)); !bytes.Equal(again[:], r) {
 		return nil, false
@@ -380,6 +399,14 @@ func (l *Ledger) decode(r []byte, boot time.Duration, now time.Time) (*Holding, 
 	left := min(time.Unix(0, wall).Sub(now), time.Duration(end)-boot)
 	h.Until = now.Add(left)       // with now's monotonic reading, so that setting the clock later moves nothing
 	return h, h.Check(now) == nil // Check also rejects a grant that has ended
+}
+
+// decodePlace returns the machine that a port leads to; invalid: this host.
+func decodePlace(b []byte) netip.Addr {
+	if a := netip.AddrFrom16([16]byte(b)); !a.IsUnspecified() {
+		return a.Unmap()
+	}
+	return netip.Addr{}
 }
 
 // decodeSource separates the interface index from a link-local source.

@@ -23,9 +23,6 @@ func ports(s string) service.Ports {
 	return p
 }
 
-// all keeps every holding.
-func all(*Holding) bool { return true }
-
 func openAndClose(t *testing.T, dir string) {
 	t.Helper()
 	l := lab.Value(Open(dir, "", 64))(t)

@@ -45,6 +45,28 @@ func (o *objects) spansOf(f *family) []spanned {
 	return slices.DeleteFunc(slices.Clone(o.spans), func(n spanned) bool { return n.Six != six })
 }
 
+// Widen replaces the rules, and adds the sets that they look into.
+func (n *Backend) Widen(spec guard.Spec, confirm bool) error {
+	before, wider := n.Spec, NewObjects(spec.Size, spec.Spans...)
+	n.Spec = spec
+	if slices.Equal(before.Spans, spec.Spans) {
+		return nil
+	}
+	err := n.Send(wider, n.Flags(), false, nil, func(d *Draft) {
+		for _, s := range d.spans {
+			d.batch.set(s.here)
+			d.batch.set(s.there)
+		}
+		d.addRules(confirm)
+	})
+	if err != nil {
+		n.Spec = before
+		return err
+	}
+	n.Objects = wider
+	return nil
+}
+
 // setOfNetwork returns the set that an element for a network belongs to; nil: the guard has no rule for its width.
 func (o *objects) setOfNetwork(s guard.Span, there bool) *nft.Set {
 	i := slices.IndexFunc(o.spans, func(n spanned) bool { return n.Span == s })

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -158,6 +159,7 @@ func OpenGuard(ctx context.Context, c *config.Config, clients *keys.Registry, l 
 	fc := FirewallConfig(c, clients, l.Now)
 	fc.NoCarry, fc.Left, fc.ConfirmBy = l.Stopgap, l.Left, l.ConfirmBy
 	fc.Keep = keepAtStart(c, clients, l.Now)
+	fc.Networks = slices.ContainsFunc(clients.Clients(), (*keys.Client).LetsInMore)
 	fw, err := firewall.New(fc, l.Log)
 	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {
 		return nil, withMend(at.Path, err)
