@@ -337,17 +337,6 @@ func (f *Firewall) Close() error {
 	return errors.Join(errs...)
 }
 
-// Grants returns the grants that are live at now, sorted by client, service and address. A grant of many port ranges
-// may come in several parts.
-func (f *Firewall) Grants(now time.Time) []Grant {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.held == nil {
-		return nil
-	}
-	return f.withTaken(live(f.held, Match{}, now))
-}
-
 // GrantsOf returns the grants of one client that are live at now. Its cost does not depend on the number of other
 // clients' grants.
 func (f *Firewall) GrantsOf(client string, now time.Time) []Grant {

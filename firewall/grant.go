@@ -310,10 +310,10 @@ func grantOf(h *ledger.Holding) Grant {
 	return g
 }
 
-// viewOf is grantOf without a copy of the ports.
+// viewOf is grantOf without a copy of the ports, which never change.
 func viewOf(h *ledger.Holding) Grant {
 	g := Grant{Client: h.Client, Service: h.Service, Source: guard.OnLink(h.Source, h.Link), Bits: h.Bits,
-		Lent: h.Lent, Ports: h.Ports, Until: h.Until, Once: h.Once}
+		Lent: h.Lent, Ports: slices.Clip(h.Ports), Until: h.Until, Once: h.Once}
 	if h.To.IsValid() {
 		g.To = []netip.Addr{h.To}
 	}
@@ -328,48 +328,19 @@ func (g Grant) Continues(before Grant) bool {
 		func(p service.Ports) bool { return slices.Contains(before.Ports, p) })
 }
 
-// Count returns how many grants are live at now. The parts of a grant count once, as [Grant.Continues] tells. It copies
-// and sorts only those.
-func (f *Firewall) Count(now time.Time) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.held == nil {
-		return 0
-	}
-	first := make(map[owner]*ledger.Holding, f.held.Len())
-	parts := make(map[owner][]Grant) // of owners with more than one holding
-	for h := range f.held.All() {
-		if !h.Live(now) {
-			continue
-		}
-		o := ownerOf(h)
-		if first[o] == nil {
-			first[o] = h
-			continue
-		}
-		if parts[o] == nil {
-			parts[o] = []Grant{viewOf(first[o])}
-		}
-		parts[o] = append(parts[o], viewOf(h))
-	}
-	n := len(first)
-	for _, gs := range parts {
-		slices.SortFunc(gs, compareGrants)
-		for i, g := range gs[1:] {
-			if !g.Continues(gs[i]) {
-				n++
-			}
-		}
-	}
-	return n
-}
+func compareGrants(a, b Grant) int { return a.compare(&b) }
 
-func compareGrants(a, b Grant) int {
-	return cmp.Or(
-		cmp.Compare(a.Client, b.Client),
-		cmp.Compare(a.Service, b.Service),
-		a.Peer().compare(b.Peer()),
-		slices.CompareFunc(a.To, b.To, netip.Addr.Compare),
-		slices.CompareFunc(a.Ports, b.Ports, guard.ComparePorts),
-	)
+// compare looks only as far as it must: sorting many grants calls it often.
+func (g *Grant) compare(h *Grant) int {
+	if c := cmp.Compare(g.Client, h.Client); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(g.Service, h.Service); c != 0 {
+		return c
+	}
+	if c := g.Peer().compare(h.Peer()); c != 0 {
+		return c
+	}
+	return cmp.Or(slices.CompareFunc(g.To, h.To, netip.Addr.Compare),
+		slices.CompareFunc(g.Ports, h.Ports, guard.ComparePorts))
 }

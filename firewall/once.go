@@ -72,12 +72,12 @@ func noMore(ls []guard.Lease) []guard.Lease {
 	return ls
 }
 
-// withTaken marks the grants whose flow has come. The caller holds the lock.
+// withTaken marks the grants whose flow has come.
 func (f *Firewall) withTaken(gs []Grant) []Grant {
-	if len(f.cfg.Once) == 0 {
+	taken, err := f.taken()
+	if err == nil && len(taken) == 0 {
 		return gs
 	}
-	taken, err := f.backend.Taken()
 	if err != nil {
 		f.log.Warn("could not read which grants have admitted their connection", "error", err)
 		return gs

@@ -251,7 +251,7 @@ func readsBack(path string, text []byte) error {
 // text returns the client file. All values were checked to need no escapes in TOML.
 func (c *Client) text() []byte {
 	var b strings.Builder
-	b.WriteString("# A client of this gateway. The key is a secret: nobody else may read this file.\n")
+	b.WriteString(clientHeader)
 	fmt.Fprintf(&b, "version = %d\nid = \"%s\"\nkey = \"%s\"\nallow = %s\n", strict.Version, c.ID,
 		c.Key.Reveal(), list(c.Allow))
 	if len(c.From) > 0 {

@@ -1,8 +1,6 @@
 package keys
 
 import (
-	"crypto/hkdf"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -11,7 +9,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"log/slog"
 )
@@ -45,10 +42,10 @@ type Key struct {
 
 // material is behind two pointers. In an unexported field of another package's struct, fmt does not call Format but
 // prints what it sees, which is then an address. One pointer is not enough: for "%s" fmt follows it.
-type material struct {
-	// The keys for opening a packet are in one cache line, those for sealing a receipt in the next.
-	requestMAC, requestCipher, receiptMAC, receiptCipher, hedge, master [Size]byte
-}
+//
+// Only the keys for opening a packet are kept. The others are made when they are used: a server has many keys, and
+// seals few receipts.
+type material struct{ requestMAC, requestCipher, master [Size]byte }
 
 // NewKey returns a random key.
 func NewKey() Key {
@@ -59,13 +56,8 @@ func NewKey() Key {
 
 // KeyFromBytes returns the key with these bytes as its master key.
 func KeyFromBytes(b [Size]byte) Key {
-	m := &material{master: b}
-	e := extract(b)
-	e.expand(labelRequestCipher, m.requestCipher[:])
-	e.expand(labelRequestMAC, m.requestMAC[:])
-	e.expand(labelReceiptCipher, m.receiptCipher[:])
-	e.expand(labelReceiptMAC, m.receiptMAC[:])
-	e.expand(labelHedge, m.hedge[:])
+	e := extract(&b)
+	m := &material{master: b, requestMAC: e.expand(labelRequestMAC), requestCipher: e.expand(labelRequestCipher)}
 	return Key{m: &m}
 }
 
@@ -114,29 +106,30 @@ func (k Key) RequestMAC() *[Size]byte {
 	return &(*k.m).requestMAC
 }
 
-// ReceiptCipher is the XChaCha20 key of receipts. Callers must not modify it.
+// ReceiptCipher is the XChaCha20 key of receipts.
 func (k Key) ReceiptCipher() *[Size]byte {
-	if k.m == nil {
-		return nil
-	}
-	return &(*k.m).receiptCipher
+	return k.derive(labelReceiptCipher)
 }
 
-// ReceiptMAC is the HMAC-SHA256 key of receipts. Callers must not modify it.
+// ReceiptMAC is the HMAC-SHA256 key of receipts.
 func (k Key) ReceiptMAC() *[Size]byte {
-	if k.m == nil {
-		return nil
-	}
-	return &(*k.m).receiptMAC
+	return k.derive(labelReceiptMAC)
 }
 
 // Hedge is the HMAC-SHA256 key that makes nonces of randomness and the message, so that
-// a stuck generator does not repeat a key stream. Callers must not modify it.
+// a stuck generator does not repeat a key stream.
 func (k Key) Hedge() *[Size]byte {
+	return k.derive(labelHedge)
+}
+
+// derive makes a subkey that is not kept; nil of the zero Key.
+func (k Key) derive(label string) *[Size]byte {
 	if k.m == nil {
 		return nil
 	}
-	return &(*k.m).hedge
+	e := extract(&(*k.m).master)
+	subkey := e.expand(label)
+	return &subkey
 }
 
 // Format prints keys.Key(secret) for every verb.
@@ -178,9 +171,10 @@ func NewGateKey() GateKey {
 // GateKeyFromBytes returns the gate key with these bytes as its master key.
 func GateKeyFromBytes(b [Size]byte) GateKey {
 	m := &gateMaterial{master: b}
-	e := extract(b)
-	e.expand(labelGateMask, m.mask[:])
-	e.expand(labelGateTag, m.tag[:])
+	e := extract(&b)
+	mask, tag := e.expand(labelGateMask), e.expand(labelGateTag)
+	copy(m.mask[:], mask[:])
+	copy(m.tag[:], tag[:])
 	return GateKey{m: &m}
 }
 
@@ -246,26 +240,34 @@ func halves(b *[16]byte) (k0, k1 uint64) {
 	return binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])
 }
 
-// An extracted key is the HMAC keyed with HKDF-Extract's output (RFC 5869, SHA-256, no
-// salt). It is kept for all labels: keying an HMAC costs more than the expansion, and a
-// server makes five subkeys of each of its clients' keys at its start.
-type extracted struct{ hash.Hash }
+// An extracted key is HKDF-Extract's output (RFC 5869, SHA-256, no salt), from which subkeys are made. It is computed
+// here and not by crypto/hkdf, which allocates for each subkey and takes four times as long: a server makes two of each
+// of its clients' keys at its start, and two for each receipt.
+type extracted [sha256.Size]byte
 
-func extract(master [Size]byte) extracted {
-	prk, err := hkdf.Extract(sha256.New, master[:], nil)
-	if err != nil {
-		panic("keys: hkdf: " + err.Error()) // only in FIPS 140 mode with keys under 14 bytes
-	}
-	return extracted{hmac.New(sha256.New, prk)}
+func extract(master *[Size]byte) extracted { return hmacSum(&[sha256.Size]byte{}, master[:]) }
+
+// expand returns the first block of HKDF-Expand.
+func (e *extracted) expand(label string) [Size]byte {
+	var info [64]byte
+	n := copy(info[:], label)
+	info[n] = 1
+	return hmacSum((*[sha256.Size]byte)(e), info[:n+1])
 }
 
-// expand fills dst, at most a hash long, with the first block of HKDF-Expand.
-func (e extracted) expand(label string, dst []byte) {
-	var block [sha256.Size]byte
-	e.Reset()
-	io.WriteString(e, label)
-	e.Write([]byte{1})
-	copy(dst, e.Sum(block[:0]))
+// hmacSum is HMAC-SHA256 (RFC 2104) of a message of at most 64 bytes, without an allocation.
+func hmacSum(key *[sha256.Size]byte, message []byte) [sha256.Size]byte {
+	var inner [2 * sha256.BlockSize]byte
+	var outer [sha256.BlockSize + sha256.Size]byte
+	for i := range sha256.BlockSize {
+		inner[i], outer[i] = 0x36, 0x5c
+	}
+	subtle.XORBytes(inner[:], inner[:], key[:])
+	subtle.XORBytes(outer[:], outer[:], key[:])
+	n := sha256.BlockSize + copy(inner[sha256.BlockSize:], message)
+	sum := sha256.Sum256(inner[:n])
+	copy(outer[sha256.BlockSize:], sum[:])
+	return sha256.Sum256(outer[:])
 }
 
 // parseSecret accepts one text for each key. Decoding tolerates line breaks and stray bits at the end, so the text is

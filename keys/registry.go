@@ -119,33 +119,21 @@ func dropping(file string) bool {
 func (r *Registry) readAll(names []string) ([]*Client, []error) {
 	clients, errs := make([]*Client, len(names)), make([]error, len(names))
 	workers := min(runtime.GOMAXPROCS(0), len(names))
+	files := r.folder.ReadMany()
+	defer files.Close()
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			share, s := sharing{}, strict.Schema{}
+			q := newQuick(files)
 			for i := w; i < len(names); i += workers {
-				clients[i], errs[i] = r.read(names[i], s)
-				share.compact(clients[i])
+				if clients[i] = q.read(names[i]); clients[i] == nil {
+					clients[i], errs[i] = r.read(names[i], q.schema)
+				}
 			}
 		})
 	}
 	wg.Wait()
 	return clients, errs
-}
-
-// sharing keeps one copy of lists that many clients have in common.
-type sharing map[string][]string
-
-func (s sharing) compact(c *Client) {
-	if c == nil {
-		return
-	}
-	key := strings.Join(c.Allow, " ")
-	if known, ok := s[key]; ok {
-		c.Allow = known
-		return
-	}
-	s[key] = c.Allow
 }
 
 func (r *Registry) add(c *Client) {

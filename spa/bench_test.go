@@ -34,10 +34,10 @@ func BenchmarkOpen(b *testing.B) {
 		{"wrong-mac", flip(valid, 8*bodyAt), ErrMAC},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
-			id, clients := gateway(), onlyAlice()
+			id, clients, o := gateway(), onlyAlice(), new(Opener)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := Open(bb.packet, id, clients, testNow); err != bb.want {
+				if _, err := o.Open(bb.packet, id, clients, testNow); err != bb.want {
 					b.Fatal(err)
 				}
 			}
@@ -64,10 +64,10 @@ func benchmarkClients(b *testing.B, n int) {
 	for i := range packets {
 		packets[i] = mustSeal(b, openSSH(), senders[rand.IntN(n)])
 	}
-	id := gateway()
+	id, o := gateway(), new(Opener)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		_, err := Open(packets[i%len(packets)], id, clients, testNow)
+		_, err := o.Open(packets[i%len(packets)], id, clients, testNow)
 		lab.Must(b, err)
 	}
 }

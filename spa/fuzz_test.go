@@ -43,7 +43,7 @@ func FuzzRequest(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, plain []byte) {
 		plain = plain[:min(len(plain), requestMax)]
-		r, err := parseRequest(plain)
+		r, err := parseRequest(plain, nil, nil)
 		if err != nil {
 			if !reflect.DeepEqual(r, Request{}) {
 				t.Errorf("an error came with a request: %+v", r)

@@ -3,10 +3,11 @@ package spa
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
+	"slices"
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 // Errors of Open before the MAC was verified. Nothing is known about such a packet but the reason, and nothing may be
@@ -49,7 +50,12 @@ func (r *Refused) Error() string { return r.Err.Error() }
 // Unwrap returns Err.
 func (r *Refused) Unwrap() error { return r.Err }
 
-func malformed(why string) error { return fmt.Errorf("%w: %s", ErrMalformed, why) }
+// A malformed error says why a request is malformed. It wraps ErrMalformed. A constant one costs no allocation.
+type malformed string
+
+func (why malformed) Error() string { return ErrMalformed.Error() + ": " + string(why) }
+
+func (why malformed) Unwrap() error { return ErrMalformed }
 
 // Identity is what a server needs to know of itself to open packets.
 type Identity struct {
@@ -94,40 +100,79 @@ type Knock struct {
 	Len     int      // the packet's length, also the receipt's
 }
 
+// Clone returns a copy that shares nothing with the Opener that returned k.
+func (k *Knock) Clone() *Knock {
+	c := *k
+	c.Services = slices.Clone(k.Services)
+	return &c
+}
+
 // Open returns the request in a packet, for a server of this identity, at the time now. Checks are in the order of
 // the package documentation, cheap ones first.
 //
-// The error is ErrLength, ErrGate, ErrClient or ErrMAC, unwrapped and without an allocation, or a *Refused once the
-// packet's client is certain. With an error the Knock is zero.
+// The error is ErrLength, ErrGate, ErrClient or ErrMAC, unwrapped, or a *Refused once the packet's client is certain.
+// With an error the Knock is zero. A server uses an Opener, which does not allocate.
 func Open(packet []byte, id *Identity, clients Clients, now time.Time) (Knock, error) {
+	var o Opener
+	k, err := o.Open(packet, id, clients, now)
+	if err != nil {
+		return Knock{}, err
+	}
+	return *k, nil
+}
+
+// An Opener opens packets one after another in the same memory. What Open returns, also a *Refused, is valid until its
+// next call: keep a Clone. The only thing that it allocates is the name of a service that is not in its client's file.
+type Opener struct {
+	knock    Knock
+	refused  Refused
+	services [maxServices]service.Service
+}
+
+// Open is the function Open.
+func (o *Opener) Open(packet []byte, id *Identity, clients Clients, now time.Time) (*Knock, error) {
 	if len(packet) < MinLen || len(packet) > MaxLen {
-		return Knock{}, ErrLength
+		return nil, ErrLength
 	}
 	keyID, old, ok := openGate(packet, id.Gates, now)
 	if !ok {
-		return Knock{}, ErrGate
+		return nil, ErrGate
 	}
 	cred, ok := clients.Lookup(keyID)
 	if !ok || cred.Key.IsZero() {
-		return Knock{}, ErrClient
+		return nil, ErrClient
 	}
 	end := len(packet) - macLen
 	if !equalMAC(packet[end:], requestMAC(cred.Key, id.Server, packet[:end])) {
-		return Knock{}, ErrMAC
+		return nil, ErrMAC
 	}
 	if err := withdrawn(cred, now); err != nil {
-		return Knock{}, &Refused{Err: err, Client: cred.Client}
+		return nil, o.refuse(err, cred.Client, time.Time{})
 	}
-	nonce := Nonce(packet[:nonceLen])
-	request, err := openBody(packet[bodyAt:end], cred.Key, &nonce)
-	if err != nil {
-		return Knock{}, &Refused{Err: err, Client: cred.Client}
+	o.knock = Knock{Nonce: Nonce(packet[:nonceLen]), Client: cred.Client, KeyID: keyID, Key: cred.Key, OldGate: old,
+		Len: len(packet)}
+	if err := o.openBody(packet[bodyAt:end]); err != nil {
+		return nil, o.refuse(err, cred.Client, time.Time{})
 	}
-	if !fresh(request.Time, now, id.Window) {
-		return Knock{}, &Refused{Err: ErrStale, Client: cred.Client, Time: request.Time}
+	if !fresh(o.knock.Time, now, id.Window) {
+		return nil, o.refuse(ErrStale, cred.Client, o.knock.Time)
 	}
-	return Knock{Request: request, Nonce: nonce, Client: cred.Client,
-		KeyID: keyID, Key: cred.Key, OldGate: old, Len: len(packet)}, nil
+	return &o.knock, nil
+}
+
+// refuse returns the error for a packet whose client is certain.
+func (o *Opener) refuse(err error, client *keys.Client, stamp time.Time) error {
+	o.refused = Refused{Err: err, Client: client, Time: stamp}
+	return &o.refused
+}
+
+// openBody decrypts the part of the body that can be the request.
+func (o *Opener) openBody(body []byte) error {
+	var plain [requestMax]byte
+	stream(plain[:], body[:requestMax], o.knock.Key.RequestCipher(), &o.knock.Nonce)
+	request, err := parseRequest(plain[:], o.services[:0], o.knock.Client.Allow)
+	o.knock.Request = request
+	return err
 }
 
 // openGate checks the tag against every gate key, and returns the id that it covers and the end of that gate key, if
@@ -161,13 +206,6 @@ func withdrawn(c keys.Credential, now time.Time) error {
 
 // over reports whether an end has come; at its own moment it has. A zero end never comes.
 func over(until, now time.Time) bool { return !until.IsZero() && !now.Before(until) }
-
-// openBody decrypts the part of the body that can be the request.
-func openBody(body []byte, key keys.Key, nonce *Nonce) (Request, error) {
-	var plain [requestMax]byte
-	stream(plain[:], body[:requestMax], key.RequestCipher(), nonce)
-	return parseRequest(plain[:])
-}
 
 // fresh checks both sides: without the upper bound, an intercepted packet from a clock that is ahead would stay valid
 // for as long as it is ahead.

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
 	"sallyport/keys"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 func TestOpenReturnsWhatWasSealed(t *testing.T) {
@@ -244,18 +246,37 @@ func TestOpenRefusesTimesOutOfReach(t *testing.T) {
 	}
 }
 
-func TestOpenAllocatesNothingForStrangers(t *testing.T) {
+// TestOpenerAllocatesNothing: whether a packet opens or is refused, and for what.
+func TestOpenerAllocatesNothing(t *testing.T) {
 	packet := mustSeal(t, openSSH(), alice())
-	for name, b := range map[string][]byte{
-		"length": packet[:100], "gate": flip(packet, 0), "mac": flip(packet, 8*bodyAt),
-	} {
-		id, clients := gateway(), onlyAlice()
-		if n := testing.AllocsPerRun(100, func() { Open(b, id, clients, testNow) }); n != 0 {
+	var o Opener
+	opens := func(name string, packet []byte, clients Clients, now time.Time, want error) {
+		id := gateway()
+		n := testing.AllocsPerRun(100, func() {
+			if _, err := o.Open(packet, id, clients, now); !errors.Is(err, want) {
+				t.Errorf("%s: got %v", name, err)
+			}
+		})
+		if n != 0 {
 			t.Errorf("%s: %v allocations, want none", name, n)
 		}
 	}
-	id, nobody := gateway(), clientMap{}
-	if n := testing.AllocsPerRun(100, func() { Open(packet, id, nobody, testNow) }); n != 0 {
-		t.Errorf("client: %v allocations, want none", n)
+	opens("length", packet[:100], onlyAlice(), testNow, ErrLength)
+	opens("gate", flip(packet, 0), onlyAlice(), testNow, ErrGate)
+	opens("client", packet, clientMap{}, testNow, ErrClient)
+	opens("mac", flip(packet, 8*bodyAt), onlyAlice(), testNow, ErrMAC)
+	opens("stale", packet, onlyAlice(), testNow.Add(time.Hour), ErrStale)
+	opens("good", packet, onlyAlice(), testNow, nil)
+}
+
+// TestClone: a clone outlives the packet after it.
+func TestClone(t *testing.T) {
+	var o Opener
+	web := openSSH()
+	web.Services = []service.Service{{Name: "web"}, {Name: "ssh"}}
+	first := lab.Value(o.Open(mustSeal(t, openSSH(), alice()), gateway(), onlyAlice(), testNow))(t).Clone()
+	lab.Value(o.Open(mustSeal(t, web, alice()), gateway(), onlyAlice(), testNow))(t)
+	if !slices.Equal(first.Services, openSSH().Services) {
+		t.Errorf("the clone has become %v", first.Services)
 	}
 }

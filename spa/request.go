@@ -242,8 +242,8 @@ func parseAddr(b []byte) (netip.Addr, bool) {
 }
 
 // parseRequest parses a request from requestMax bytes of a decrypted body. The rest is padding. Every
-// error wraps ErrMalformed.
-func parseRequest(b []byte) (Request, error) {
+// error wraps ErrMalformed. Services are appended to into; names are those of known, as far as they are equal.
+func parseRequest(b []byte, into []service.Service, known []string) (Request, error) {
 	if len(b) < fixedLen {
 		return Request{}, malformed("it ends early")
 	}
@@ -267,7 +267,7 @@ func parseRequest(b []byte) (Request, error) {
 		return Request{}, malformed("the source is not an address")
 	}
 	r.Source = source
-	services, rest, err := parseServices(b[fixedLen:], int(b[3]))
+	services, rest, err := parseServices(b[fixedLen:], int(b[3]), into, known)
 	if err != nil {
 		return Request{}, err
 	}
@@ -316,14 +316,13 @@ func parseFirst(b []byte, packet time.Time) (time.Time, error) {
 	return first, nil
 }
 
-// parseServices returns the services at the start of b, and what follows them.
-func parseServices(b []byte, count int) ([]service.Service, []byte, error) {
+// parseServices returns the services at the start of b, appended to services, and what follows them.
+func parseServices(b []byte, count int, services []service.Service, known []string) ([]service.Service, []byte, error) {
 	if count == 0 || count > maxServices {
 		return nil, nil, malformed("not 1 to 8 services")
 	}
-	services := make([]service.Service, 0, count)
 	for range count {
-		s, n, err := parseOneService(b)
+		s, n, err := parseOneService(b, known)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -337,7 +336,7 @@ func parseServices(b []byte, count int) ([]service.Service, []byte, error) {
 }
 
 // parseOneService returns the first service in b and its length there.
-func parseOneService(b []byte) (service.Service, int, error) {
+func parseOneService(b []byte, known []string) (service.Service, int, error) {
 	if len(b) == 0 {
 		return service.Service{}, 0, malformed("the services run past the end")
 	}
@@ -348,11 +347,21 @@ func parseOneService(b []byte) (service.Service, int, error) {
 	if n > len(b) {
 		return service.Service{}, 0, malformed("the services run past the end")
 	}
-	name := string(b[1:n])
+	name := nameOf(b[1:n], known)
 	if service.ValidName(name) != nil {
 		return service.Service{}, 0, malformed("a bad service name")
 	}
 	return service.Service{Name: name}, n, nil
+}
+
+// nameOf returns the text of b: one of known if it is among them, without an allocation.
+func nameOf(b []byte, known []string) string {
+	for _, name := range known {
+		if name == string(b) {
+			return name
+		}
+	}
+	return string(b)
 }
 
 func parsePortService(b []byte) (service.Service, int, error) {

@@ -122,7 +122,7 @@ func TestMalformedIsToldBeforeStale(t *testing.T) {
 func TestParseRequestRefusesEveryTruncation(t *testing.T) {
 	plain := openSSH().append(nil)
 	for n := range plain {
-		if _, err := parseRequest(plain[:n]); !errors.Is(err, ErrMalformed) {
+		if _, err := parseRequest(plain[:n], nil, nil); !errors.Is(err, ErrMalformed) {
 			t.Errorf("the first %d of %d bytes: got %v, want ErrMalformed", n, len(plain), err)
 		}
 	}

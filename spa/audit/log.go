@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,15 +25,15 @@ type Log struct {
 	ops   *slog.Logger // messages for the administrator
 
 	mu     sync.Mutex
-	origin []slog.Attr         // of each line
-	counts map[counter]uint64  // since the start
-	recent map[tallyKey]int    // refusals that authenticated, since the last summary
-	alarms map[tallyKey]string // the latest second address, since the last summary
-	faults int                 // packets that a fault of the journal refused, since the last summary
-	broken uint64              // the same, since the start
-	fault  error               // the latest
-	lost   uint64              // audit lines lost, since the last summary
-	total  Lost                // since the start
+	origin []slog.Attr             // of each line
+	counts map[counter]uint64      // since the start
+	recent map[tallyKey]int        // refusals that authenticated, since the last summary
+	alarms map[tallyKey]netip.Addr // the latest second address, since the last summary
+	faults int                     // packets that a fault of the journal refused, since the last summary
+	broken uint64                  // the same, since the start
+	fault  error                   // the latest
+	lost   uint64                  // audit lines lost, since the last summary
+	total  Lost                    // since the start
 
 	// The next summary. A timer runs only while there is something to report: an idle server does not wake. Old copies
 	// can be sent for ever, so while they arrive the summaries become rarer.
@@ -117,7 +117,7 @@ func newLog(w io.WriteCloser, ops *slog.Logger) *Log {
 		ops:    ops,
 		counts: make(map[counter]uint64),
 		recent: make(map[tallyKey]int),
-		alarms: make(map[tallyKey]string),
+		alarms: make(map[tallyKey]netip.Addr),
 		pause:  shortPause,
 	}
 }
@@ -184,7 +184,7 @@ func (l *Log) tally(e Event) {
 		l.broken++
 		l.fault = e.Err
 	case e.Copied:
-		l.alarms[key] = e.From.Addr().String()
+		l.alarms[key] = e.From.Addr()
 		fallthrough
 	default:
 		l.recent[key]++
@@ -226,7 +226,11 @@ func (l *Log) gather() (say func()) {
 	lost, cause := l.lost, l.total.Err
 	refused, refusedOf := describe(l.recent, l.alarms, false)
 	copied, copiedOf := describe(l.recent, l.alarms, true)
-	from := slices.Sorted(maps.Values(l.alarms))
+	from := make([]string, 0, len(l.alarms))
+	for _, addr := range l.alarms {
+		from = append(from, addr.String())
+	}
+	slices.Sort(from)
 	faults, fault := l.faults, l.fault
 	l.lost, l.faults = 0, 0
 	clear(l.recent)
@@ -249,7 +253,7 @@ func (l *Log) gather() (say func()) {
 }
 
 // describe counts the refusals with an alarm, or those without, and names the first few.
-func describe(recent map[tallyKey]int, alarms map[tallyKey]string, alarmed bool) (packets int, clients string) {
+func describe(recent map[tallyKey]int, alarms map[tallyKey]netip.Addr, alarmed bool) (packets int, clients string) {
 	var texts []string
 	for key, n := range recent {
 		if _, alarm := alarms[key]; alarm == alarmed {

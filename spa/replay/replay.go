@@ -50,8 +50,8 @@ var (
 // spentElsewhere wraps nothing: counters by the innermost error must distinguish it from ErrSpent.
 type spentElsewhere struct{}
 
-// Error names both facts.
-func (spentElsewhere) Error() string { return ErrSpent.Error() + ", from another address" }
+// Error names both facts, in a constant: a copy costs no allocation.
+func (spentElsewhere) Error() string { return "nonce already spent, from another address" }
 
 // Is reports that it is also ErrSpent.
 func (spentElsewhere) Is(target error) bool { return target == ErrSpent }

@@ -34,7 +34,7 @@ const (
 // afterMAC lists functions that are called on that path only after the MAC has been verified: what only they call does
 // not count. Each line is a place where the path ends for other packets.
 var afterMAC = strings.Fields(`
-	spa.withdrawn spa.openBody spa.fresh
+	spa.withdrawn (*spa.Opener).openBody (*spa.Opener).refuse spa.fresh (*spa.Knock).Clone
 	(spa/audit.Event).Of (*spa/policy.Policy).Source
 	spa/server.entry (*spa/replay.Journal).Admit
 	(spa/audit.Event).Answer (*spa/server.Server).superseded (*spa/server.Server).supersede (*spa/server.Server).refuse

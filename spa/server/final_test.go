@@ -69,7 +69,7 @@ func newFinal(t *testing.T, offset, delay time.Duration) *final {
 	return f
 }
 
-func parsed(t *testing.T, texts ...string) []service.Ports {
+func parsed(t testing.TB, texts ...string) []service.Ports {
 	t.Helper()
 	var list []service.Ports
 	for _, text := range texts {
@@ -159,7 +159,7 @@ func endings() []finale {
 }
 
 // portsOf returns the ports that services have at this host, or inside.
-func portsOf(t *testing.T, services []string, in bool) []service.Ports {
+func portsOf(t testing.TB, services []string, in bool) []service.Ports {
 	t.Helper()
 	var list []service.Ports
 	for _, service := range services {
@@ -307,6 +307,6 @@ func (f *final) ended(e finale, services []string) bool {
 	if e.closed == nil || slices.Contains(e.closed, "span") || slices.Contains(services, "span") {
 		return true
 	}
-	return overlap(portsOf(f.T, e.closed, false), portsOf(f.T, services, false)) || overlap(portsOf(f.T, e.closed, true),
-		portsOf(f.T, services, true))
+	return overlap(portsOf(f, e.closed, false), portsOf(f, services, false)) || overlap(portsOf(f, e.closed, true),
+		portsOf(f, services, true))
 }

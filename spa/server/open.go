@@ -67,6 +67,7 @@ type Server struct {
 	line      sync.Mutex
 	config    *config.Config
 	identity  spa.Identity
+	opener    spa.Opener
 	clients   *keys.Registry
 	policy    *policy.Policy
 	journal   *replay.Journal

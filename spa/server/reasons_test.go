@@ -27,7 +27,7 @@ import (
 
 // A bench is a server made by newLine, and the settings that tests change on it.
 type bench struct {
-	*testing.T
+	testing.TB
 	s      *Server
 	sender spa.Sender
 	client *keys.Client
@@ -35,9 +35,9 @@ type bench struct {
 	event  audit.Event // of the last packet
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB) *bench {
 	t.Helper()
-	b := &bench{T: t, at: time.Now().Round(0)}
+	b := &bench{TB: t, at: time.Now().Round(0)}
 	b.s, b.sender = newLine(t)
 	b.s.now = func() time.Time { return b.at }
 	b.client, _ = b.s.clients.Client("alice")

@@ -112,7 +112,7 @@ func (r *running) receipt(packet []byte) spa.Receipt {
 func (r *running) commands() {
 	r.Helper()
 	ask := func(request control.Request) (got []control.Reply, err error) {
-		err = dialed(r.T, r.s).Ask(r.Context(), request, func(reply control.Reply) error {
+		err = dialed(r, r.s).Ask(r.Context(), request, func(reply control.Reply) error {
 			got = append(got, reply)
 			return nil
 		})
@@ -138,12 +138,12 @@ func (r *running) commands() {
 		"unknown command") {
 		r.Errorf("a command that there is not: %+v, %v", got, err)
 	}
-	enough, watching, packet := errors.New("enough"), dialed(r.T, r.s), make(chan []byte, 1)
+	enough, watching, packet := errors.New("enough"), dialed(r, r.s), make(chan []byte, 1)
 	go func() {
 		for !r.s.feed.Watched() {
 			time.Sleep(time.Millisecond)
 		}
-		packet <- r.sends(sealed(r.T, r.sender))
+		packet <- r.sends(sealed(r, r.sender))
 	}()
 	err := watching.Ask(r.Context(), control.Request{Command: control.CommandWatch}, func(reply control.Reply) error {
 		if reply.Decision == nil || reply.Decision.Verdict != "granted" {

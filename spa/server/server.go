@@ -35,18 +35,17 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	from := p.From.Addr()
 	event := audit.Event{Time: now, From: p.From}
 
-	opened, err := spa.Open(p.Data, &s.identity, s.clients, now)
+	knock, err := s.opener.Open(p.Data, &s.identity, s.clients, now)
 	if err != nil {
 		return event.As(audit.Unopened, err)
 	}
-	knock := opened // on the heap from here on, and not for noise
-	event = event.Of(&knock)
+	event = event.Of(knock) // valid until the next packet, like everything of one that is not spent
 
-	if err := s.policy.Source(&knock, from); err != nil {
+	if err := s.policy.Source(knock, from); err != nil {
 		event.Copied = errors.Is(err, policy.ErrStated)
 		return event.As(audit.Elsewhere, err)
 	}
-	admitted, err := s.journal.Admit(entry(&knock, from), now)
+	admitted, err := s.journal.Admit(entry(knock, from), now)
 	if err != nil && !errors.Is(err, replay.ErrReused) {
 		event.Copied, event.Fault = errors.Is(err, replay.ErrSpentElsewhere), !replay.IsRefusal(err)
 		return event.As(audit.Unspent, err)
@@ -55,10 +54,12 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	// From here on the packet is spent: every decision is remembered, answered and recorded, even if the server is being
 	// stopped.
 	ctx = context.WithoutCancel(ctx)
+	knock = knock.Clone()
+	event = event.Of(knock)
 	switch {
 	case err != nil: // the id has another request's outcome, and keeps it
 		return event.Answer(spa.Receipt{Status: spa.ReasonIDReused}).As(audit.Denied, err)
-	case s.superseded(&knock, from, admitted.First):
+	case s.superseded(knock, from, admitted.First):
 		return s.supersede(event)
 	case admitted.Outcome != nil:
 		return s.repeat(event, admitted.Outcome)
@@ -66,7 +67,7 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 		return s.closeGrants(ctx, event)
 	}
 
-	grants, err := s.policy.Authorize(&knock, source(p), admitted.At, now)
+	grants, err := s.policy.Authorize(knock, source(p), admitted.At, now)
 	if err != nil {
 		return s.refuse(event, audit.Denied, reasonFor(err), err)
 	}

@@ -33,7 +33,7 @@ func controlled(t *testing.T, s *Server) *control.Client {
 	return dialed(t, s)
 }
 
-func dialed(t *testing.T, s *Server) *control.Client {
+func dialed(t testing.TB, s *Server) *control.Client {
 	t.Helper()
 	client := lab.Value(control.Dial(s.config.State))(t)
 	t.Cleanup(func() { client.Close() })

@@ -157,6 +157,9 @@ func (h *Holding) Ends() time.Time { return h.Until }
 // Moved records the holding's place in the heap of ends.
 func (h *Holding) Moved(to int) { h.due = to }
 
+// Gone reports whether the holding was removed from its book.
+func (h *Holding) Gone() bool { return h.Slot < 0 }
+
 // Live reports whether the holding has not ended at now.
 func (h *Holding) Live(now time.Time) bool { return guard.Remaining(h.Until, now) > 0 }
 
@@ -230,6 +233,9 @@ func (hs *Book) Besides(e guard.Element, h *Holding) time.Time {
 
 // All yields all holdings.
 func (hs *Book) All() iter.Seq[*Holding] { return maps.Values(hs.byKey) }
+
+// Snapshot returns all holdings, in no order. It looks at none of them.
+func (hs *Book) Snapshot() []*Holding { return slices.Clone(hs.due) }
 
 // Of yields the holdings of one client, without looking at others.
 func (hs *Book) Of(client string) iter.Seq[*Holding] { return maps.Keys(hs.byClient[client]) }
