@@ -56,9 +56,9 @@ func partsOf(h *ledger.Holding, ports []service.Ports) []*ledger.Holding {
 	return hs
 }
 
-// unmoved returns the ports of a record that lead where they led when it was made. A grant is for one place: it does not
-// move to another one. Earlier versions did not record it, so a port that leads elsewhere now is not among those of
-// their records.
+// unmoved returns the ports of a record that lead where they led when it was made. A grant is for one place: it does
+// not move to another one. Earlier versions did not record the place, so of their records no port that is led now is
+// among them.
 func (c *Config) unmoved(h *ledger.Holding) []service.Ports {
 	legs := c.legsOf(h)
 	if len(legs) == 0 && !h.Leads() {
@@ -104,8 +104,8 @@ func ownerOf(h *ledger.Holding) owner {
 	return owner{h.Client, h.Service, Peer{h.Source, h.Bits, h.Lent}, h.Link}
 }
 
-// unkept returns the grants of which Keep rejects a part, or that would admit more flows than when they were given. They
-// end as a whole.
+// unkept returns the grants of which Keep rejects a part, or that would admit more flows than when they were given.
+// They end as a whole.
 func (c *Config) unkept(held *ledger.Book) map[owner]bool {
 	gone := make(map[owner]bool)
 	for h := range held.All() {

@@ -84,3 +84,23 @@ func TestLedgerWithoutPlaces(t *testing.T) {
 		t.Errorf("with tcp/23 forwarded: %v is left, want the other ports", got)
 	}
 }
+
+// TestStartOnAFullLedger: a start that has no room for what is left of grants ends them, and does not fail.
+func TestStartOnAFullLedger(t *testing.T) {
+	dir, now := t.TempDir(), time.Now()
+	c := Config{Backend: BackendDryRun, Guarded: rangesOf("tcp/22-24"), knobs: knobs{slots: 3}}
+	s := startOn(t, dir, c, now)
+	for _, client := range []string{"alice", "bob", "carol"} {
+		g := portGrant(client, now.Add(long), "tcp/22-24")
+		if client == "carol" {
+			g.Ports = rangesOf("tcp/22")
+		}
+		lab.Must(t, s.Grant(t.Context(), []Grant{g}, now))
+	}
+	lab.Must(t, s.Close())
+	c.Forwards = []Forward{{Ports: rangesOf("tcp/23"), Port: 2300}}
+	s = startOn(t, dir, c, now)
+	if gs := s.Grants(now); len(gs) != 1 || gs[0].Client != "carol" || len(s.disk()) != 1 || spare(s.ledger) != 2 {
+		t.Errorf("%v are left, and %d slots are free", gs, spare(s.ledger))
+	}
+}

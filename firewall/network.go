@@ -126,8 +126,8 @@ func (f *Firewall) widen(changes []ledger.Change, now time.Time) error {
 	return f.ledger.Alone(func() error { return f.grow(now) })
 }
 
-// grow adds the rules that the guard lacks for networks. If that fails it loads the guard. The caller holds the ledger's
-// lock.
+// grow adds the rules that the guard lacks for networks. If that fails it loads the guard. The caller holds the
+// ledger's lock.
 func (f *Firewall) grow(now time.Time) error {
 	if err := f.mayStand(now); err != nil {
 		return err

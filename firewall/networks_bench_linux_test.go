@@ -45,12 +45,12 @@ func BenchmarkWidths(b *testing.B) {
 	}
 }
 
-// BenchmarkFirstOfWidth measures a grant for a network of a width that the guard has no rules for.
+// BenchmarkFirstOfWidth measures a grant for a network of a width that no other grant has.
 func BenchmarkFirstOfWidth(b *testing.B) {
 	for _, backend := range []string{BackendNftables, BackendIptables} {
 		for _, live := range []int{1, 20000} {
 			b.Run(fmt.Sprintf("%s/live=%d", backend, live), func(b *testing.B) {
-				f := benched(b, live, func(c *Config) { c.Backend = backend })
+				f := benched(b, live, func(c *Config) { c.Backend, c.Networks = backend, true })
 				var took []time.Duration
 				for b.Loop() {
 					b.StopTimer()

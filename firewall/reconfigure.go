@@ -19,9 +19,9 @@ var errRestart = errors.New("these settings need a restart to change")
 
 // Reconfigure changes the guard to match c in one batch. Guarded, Targets, Forwards, Knock, Closed, Trusted, TPROXY,
 // Cut, Once and Keep may change; if another field differs, Reconfigure returns an error with its name. It ignores
-// Networks: see ExpectNetworks. Ports that stay guarded are never open in between, and their grants continue. Grants for
-// ports that are no longer guarded, or that lead to another place than before, end, as do grants that Keep rejects; the
-// log names them. Flows to ports that become guarded are carried as by a first load. If the batch fails, guard and
+// Networks: see ExpectNetworks. Ports that stay guarded are never open in between, and their grants continue. Grants
+// for ports that are no longer guarded, or that lead to another place than before, end, as do grants that Keep rejects;
+// the log names them. Flows to ports that become guarded are carried as by a first load. If the batch fails, guard and
 // grants stay as they were.
 func (f *Firewall) Reconfigure(ctx context.Context, c Config, now time.Time) error {
 	if err := ctx.Err(); err != nil {

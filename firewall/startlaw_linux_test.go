@@ -45,7 +45,8 @@ func startOn(t *testing.T, dir string, c Config, now time.Time) started {
 func (s started) held(t *testing.T) map[string]int {
 	t.Helper()
 	all := make(map[string]int)
-	for where, hs := range map[string][]*ledger.Holding{"memory": slices.Collect(s.Firewall.held.All()), "disk": s.disk()} {
+	memory := slices.Collect(s.Firewall.held.All())
+	for where, hs := range map[string][]*ledger.Holding{"memory": memory, "disk": s.disk()} {
 		for _, h := range hs {
 			h.Each(func(e guard.Element) {
 				all[fmt.Sprintln(where, h.Client, h.Service, e, h.Led, h.Once, h.Until.Sub(s.cfg.Now()).Round(time.Minute))]++
@@ -58,7 +59,8 @@ func (s started) held(t *testing.T) map[string]int {
 	return all
 }
 
-// lawfulConfig makes a configuration at random: what is guarded, what leads where, what admits one flow, whom Keep keeps.
+// lawfulConfig makes a configuration at random: what is guarded, what leads where, what admits one flow, whom Keep
+// keeps.
 func lawfulConfig(r *rand.Rand) Config {
 	for {
 		c := Config{Backend: BackendDryRun, knobs: knobs{slots: pick(r, []int{16, 64})}}

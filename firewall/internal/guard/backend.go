@@ -17,8 +17,8 @@ type Backend interface {
 	// ports stay shut throughout. The other methods use this spec until the next load. If a table of our name is not
 	// ours, Load returns ErrForeign.
 	Load(spec Spec, p Plan) error
-	// Widen makes the guard in place look for networks of Spec.Spans as well. Only Spans and Networks differ from the spec
-	// of the load. It does so in one step: all or nothing. It leaves every element as it is. With confirm the guard is on trial.
+	// Widen makes the guard in place look for networks of Spec.Spans as well, in one step: all or nothing. Only Spans and
+	// Networks differ from the spec of the load. Every element stays as it is. With confirm the guard is on trial.
 	Widen(spec Spec, confirm bool) error
 	// Set gives each element the end that its lease names, whatever it was before, in one step: all or none. Elements
 	// whose end has passed are removed. At ports of Spec.Once the lease's Turn counts. A full table is ErrFull; a

@@ -29,7 +29,8 @@ type Spec struct {
 	Cut     []service.Ports // guarded ports whose sessions end with the grant
 	Once    []service.Ports // guarded ports at which a grant admits one flow
 	Persist Persist
-	// Networks means that clients may ask for grants for networks. A backend that takes long to begin with them gets ready.
+	// Networks means that clients may ask for grants for networks. A backend that takes long to begin with them gets
+	// ready for that.
 	Networks bool
 	Spans    []Span // of the networks that grants may let in until the next load; none: no rule looks for any
 

@@ -37,8 +37,8 @@ import (
 //	119   1  zero
 //	104  16  the destination, IPv4 mapped, in the place of further ranges
 //
-// Where a port leads elsewhere, 0x08 stands in place of the number of ranges: one port. The port that it leads to stands
-// where its range has the high port, and the machine at 104 like a destination; zeros are this host.
+// Where a port leads elsewhere, 0x08 stands in place of the number of ranges: one port. The port that it leads to
+// stands where its range has the high port, and the machine at 104 like a destination; zeros are this host.
 //
 // The index of the interface of a link-local source stands in bytes 2 to 5 of the source,
 // which are zero in every such address (RFC 4291 2.5.6). The length of a network's prefix stands in byte 8,
