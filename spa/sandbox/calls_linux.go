@@ -58,7 +58,7 @@ func forAnyProgram() []call {
 // forDaemon returns the calls of the daemon: open, inspect and read files, append to a log, remove its socket, and use
 // its sockets, but make no new ones.
 func forDaemon() []call {
-	return append(append(forAnyProgram(), calls(
+	list := append(forAnyProgram(), calls(
 		unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_READLINKAT, unix.SYS_GETDENTS64, unix.SYS_LSEEK,
 		unix.SYS_FSTAT, unix.SYS_STATX, unix.SYS_PWRITE64, unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_FLOCK,
 		unix.SYS_UNLINKAT, unix.SYS_GETCWD, unix.SYS_INOTIFY_RM_WATCH,
@@ -68,7 +68,9 @@ func forDaemon() []call {
 		unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT, unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME,
 		unix.SYS_WAIT4, unix.SYS_WAITID, // for its helper and its keeper
 		unix.SYS_MEMBARRIER, unix.SYS_TIMERFD_SETTIME,
-	)...), daemonCalls...)
+	)...)
+	list = append(list, call{unix.SYS_FALLOCATE, 1, 1<<32 - 1, 0}) // the journal grows
+	return append(list, daemonCalls...)
 }
 
 // forPrograms returns the calls of iptables, its loader, a shell around it, and Go's way to start them. They can make

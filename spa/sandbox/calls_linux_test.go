@@ -36,7 +36,7 @@ var onlyAtStart = strings.Fields(`ACCESS FACCESSAT CONNECT SOCKET SOCKETCALL OPE
 // wrappers are the functions of packages syscall, unix and internal/syscall/unix that the daemon uses.
 var wrappers = strings.Fields(`
 	openat Openat fstat Fstat fstatat Fstatat Getdents ReadDirent readlinkat Readlinkat fcntl Fcntl
-	pread Pread pwrite Pwrite read write Close Seek seek Fsync Fdatasync flock Flock unlinkat Unlinkat
+	pread Pread pwrite Pwrite Fallocate read write Close Seek seek Fsync Fdatasync flock Flock unlinkat Unlinkat
 	accept4 shutdown Shutdown sendto recvfrom sendmsg recvmsg getsockopt setsockopt getsockname
 	getpeername wait4 waitid Waitid Getuid Geteuid Getgid Getegid ppoll Poll InotifyRmWatch munmap
 	Munmap Madvise ClockGettime`)

@@ -203,6 +203,7 @@ func (r *report) attack(drop func() error) {
 	r.Works["reading a configuration"] = text(opens(filepath.Join(dir, "read", "file")))
 	r.Works["writing to the state"] = text(openFor(filepath.Join(dir, "write", "new"), os.O_RDWR|os.O_CREATE|os.O_APPEND))
 	r.Works["removing from the state"] = text(unix.Unlinkat(unix.AT_FDCWD, filepath.Join(dir, "write", "new"), 0))
+	r.Works["growing a file"] = text(grow(filepath.Join(dir, "write", "grows")))
 }
 
 // attackWithPrograms tries what the process that starts programs must not do, itself and through a program.
@@ -292,4 +293,17 @@ func addAddress(route *netlink.Handle, lo netlink.Link) error {
 		return err
 	}
 	return route.AddrAdd(lo, addr)
+}
+
+// grow reserves space for a file, as the journal does while it runs.
+func grow(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	err = unix.Fallocate(int(f.Fd()), 0, 0, 4096)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		err = nil // it is the file system that cannot
+	}
+	return errors.Join(err, f.Close(), unix.Unlinkat(unix.AT_FDCWD, path, 0))
 }

@@ -321,7 +321,7 @@ func allRefused(t *testing.T, r report, except []string) {
 			t.Errorf("%s no longer works: %s", what, err)
 		}
 	}
-	if want := 5; len(r.Works) != want && r.State.Capabilities != "" {
+	if want := 6; len(r.Works) != want && r.State.Capabilities != "" {
 		t.Errorf("tried only %v", r.Works)
 	}
 }
