@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 )
@@ -11,7 +12,8 @@ import (
 const (
 	stormFor = time.Minute      // after it, no further knock begins under this noise
 	peersFor = 30 * time.Second // for other programs
-	settling = 300 * ms         // between the start of the noise and the first knock
+	settling = 200 * ms         // after the start of the noise
+	aloneFor = 500 * ms         // without knocks, to watch the server
 	stagger  = 100 * ms         // between two knocks that do not wait for each other
 )
 
@@ -20,17 +22,18 @@ type storm struct {
 	tried int
 	took  times   // of those that opened
 	rate  float64 // of the noise, per second
-	used  usage
-	lasts time.Duration
-	drops string
+
+	cpu, wakeUps float64 // of the server while nobody knocked: cores, and times per second
+	memory       uint64  // of the server at the end
+	drops        uint64  // packets that it could not read in time
 }
 
 func (s storm) lost() float64 { return 100 * float64(s.tried-len(s.took)) / float64(max(1, s.tried)) }
 
 // noise measures knocks under each kind of noise, at each rate, in turn for each program.
 func (b *bench) noise() error {
-	plot := chart{file: "noise.png", title: "Knocks that never open, under noise", x: "packets per second", y: "lost, %",
-		logX: true}
+	plot := b.results.plot(&chart{file: "noise.png", title: "Knocks that never open, under noise",
+		x: "packets per second", y: "lost, %", logX: true})
 	for _, rate := range b.rates {
 		worst := make(map[string]storm)
 		for _, kind := range kinds {
@@ -54,7 +57,6 @@ func (b *bench) noise() error {
 			}
 		}
 	}
-	b.results.charts = append(b.results.charts, plot)
 	return nil
 }
 
@@ -66,10 +68,11 @@ func (b *bench) tell(name, kind string, rate int, s storm) {
 	what := kind + ", " + speed
 	b.say("%s: %s: %d of %d open", what, name, len(s.took), s.tried)
 	b.results.put(what+": knocks that open; p50 / p90 / p99, ms", name, s.took.of(s.tried))
-	seconds := s.lasts.Seconds()
-	b.results.put(what+": packets/s; server's CPU, memory, wake-ups/s, packets dropped unread", name,
-		fmt.Sprintf("%.0f; %.0f %%, %s, %.0f, %s", s.rate, 100*s.used.cpu.Seconds()/seconds, megabytes(s.used.memory),
-			float64(s.used.wakeUps)/seconds, s.drops))
+	cell := fmt.Sprintf("%.0f; %.1f %%, %.0f; %s", s.rate, 100*s.cpu, s.wakeUps, megabytes(s.memory))
+	if strings.HasPrefix(name, ours) {
+		cell += fmt.Sprintf("; %d", s.drops)
+	}
+	b.results.put(what+": packets/s; server without knocks: CPU, wake-ups/s; its memory; packets it missed", name, cell)
 }
 
 // storm sends noise and knocks meanwhile. Its zero value means that the program takes no such noise.
@@ -88,16 +91,15 @@ func (b *bench) storm(f *field, kind string, rate int) (storm, error) {
 	return s, errors.Join(err, failed)
 }
 
-// under knocks, and watches the server meanwhile.
-func (b *bench) under(f *field, rate int) (storm, error) {
-	if err := b.wait(settling); err != nil {
-		return storm{}, err
-	}
-	watch, err := f.watch()
+// under watches the server while only noise arrives, and then knocks.
+func (b *bench) under(f *field, rate int) (s storm, err error) {
+	dropped, err := f.drops()
 	if err != nil {
 		return storm{}, err
 	}
-	s := storm{}
+	if s.cpu, s.wakeUps, err = b.alone(f); err != nil {
+		return storm{}, err
+	}
 	switch f.program.(type) {
 	case *fwknop:
 		s.tried, s.took, err = b.abreast(f, b.peer)
@@ -113,38 +115,41 @@ func (b *bench) under(f *field, rate int) (storm, error) {
 	if err != nil {
 		return storm{}, err
 	}
-	s.used, s.lasts, s.drops, err = watch()
+	after, err := f.use()
+	if err != nil {
+		return storm{}, err
+	}
+	now, err := f.drops()
+	s.memory, s.drops = after.memory, now-dropped
 	return s, err
 }
 
-// watch notes what the server has used, and returns a function that returns what it has used since.
-func (f *field) watch() (func() (usage, time.Duration, string, error), error) {
-	s, counts := f.program.(*sallyport)
-	drops := func() (uint64, error) {
-		if !counts {
-			return 0, nil
-		}
-		c, err := s.counters()
-		return c.Capture.Drops, err
-	}
-	dropped, err := drops()
-	if err != nil {
-		return nil, err
+// alone returns the share of a core that the server takes while nobody knocks, and its wake-ups per second.
+func (b *bench) alone(f *field) (cpu, wakeUps float64, err error) {
+	if err := b.wait(settling); err != nil {
+		return 0, 0, err
 	}
 	before, err := f.use()
 	if err != nil {
-		return nil, err
+		return 0, 0, err
 	}
 	begun := time.Now()
-	return func() (usage, time.Duration, string, error) {
-		after, err := f.use()
-		lasted := time.Since(begun)
-		if err != nil || !counts {
-			return after.since(before), lasted, "not counted", err
-		}
-		now, err := drops()
-		return after.since(before), lasted, fmt.Sprint(now - dropped), err
-	}, nil
+	if err := b.wait(aloneFor); err != nil {
+		return 0, 0, err
+	}
+	after, err := f.use()
+	used, seconds := after.since(before), time.Since(begun).Seconds()
+	return used.cpu.Seconds() / seconds, float64(used.wakeUps) / seconds, err
+}
+
+// drops returns how many packets the kernel dropped before the server read them, if the server counts them.
+func (f *field) drops() (uint64, error) {
+	s, counts := f.program.(*sallyport)
+	if !counts {
+		return 0, nil
+	}
+	c, err := s.counters()
+	return c.Capture.Drops, err
 }
 
 // oneByOne knocks n times, each for an address for which the port is shut. It ends early when the time is over.

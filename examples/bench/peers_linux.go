@@ -108,8 +108,8 @@ func (f *fwknop) configure() error {
 	var key, hmac string
 	for range f.clients {
 		key, hmac = secret(32), secret(64)
-		fmt.Fprintf(to, "SOURCE ANY\nOPEN_PORTS tcp/22\nFW_ACCESS_TIMEOUT 30\nKEY_BASE64 %s\nHMAC_KEY_BASE64 %s\n",
-			key, hmac)
+		fmt.Fprintf(to, "SOURCE ANY\nREQUIRE_SOURCE_ADDRESS Y\nOPEN_PORTS tcp/22\nFW_ACCESS_TIMEOUT 30\n"+
+			"KEY_BASE64 %s\nHMAC_KEY_BASE64 %s\n", key, hmac)
 	}
 	conf := fmt.Sprintf("PCAP_INTF %s;\nPCAP_FILTER udp port 62201;\nMAX_SPA_PACKET_AGE 120;\nENABLE_PCAP_PROMISC N;\n",
 		gatewayDev)

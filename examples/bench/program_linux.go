@@ -93,7 +93,7 @@ type daemon struct {
 }
 
 // startWithin is for a server with very many clients.
-const startWithin = 3 * time.Minute
+const startWithin = 5 * time.Minute
 
 // run starts a server on the gateway and returns how long it took until it was ready.
 func (d *daemon) run(n *network, cmd *exec.Cmd, ready func() bool) (time.Duration, error) {
@@ -112,14 +112,20 @@ func (d *daemon) run(n *network, cmd *exec.Cmd, ready func() bool) (time.Duratio
 	for !ready() {
 		select {
 		case <-d.ended:
-			return 0, fmt.Errorf("%s ended:\n%s", cmd.Path, d.log.String())
+			return 0, fmt.Errorf("%s ended:\n%s", cmd.Path, d.lastWords())
 		case <-look.C:
 		}
 		if time.Since(begun) > startWithin {
-			return 0, fmt.Errorf("%s is not ready after %v:\n%s", cmd.Path, startWithin, d.log.String())
+			return 0, fmt.Errorf("%s is not ready after %v:\n%s", cmd.Path, startWithin, d.lastWords())
 		}
 	}
 	return time.Since(begun), nil
+}
+
+// lastWords is the end of the server's log.
+func (d *daemon) lastWords() string {
+	text := d.log.String()
+	return text[max(0, len(text)-2000):]
 }
 
 func (d *daemon) use() (usage, error) { return usageOf(d.cmd.Process.Pid) }

@@ -81,14 +81,13 @@ func (b *bench) opens() error {
 
 // connects measures the time to the first byte of the service, over networks with a delay.
 func (b *bench) connects() error {
-	plot := chart{file: "connect.png", title: "From the start of the client to the service's first byte",
-		x: "round trip, ms", y: "p50, ms"}
+	plot := b.results.plot(&chart{file: "connect.png", title: "From the start of the client to the service's first byte",
+		x: "round trip, ms", y: "p50, ms"})
 	for _, delay := range b.delays {
-		if err := b.connectOver(delay, &plot); err != nil {
+		if err := b.connectOver(delay, plot); err != nil {
 			return err
 		}
 	}
-	b.results.charts = append(b.results.charts, plot)
 	return nil
 }
 

@@ -13,7 +13,7 @@ import (
 type results struct {
 	columns []string
 	rows    []row
-	charts  []chart
+	charts  []*chart
 }
 
 type row struct {
@@ -54,6 +54,12 @@ func (r *results) markdown(machine string) string {
 		b.WriteString("\n")
 	}
 	return b.String()
+}
+
+// plot adds a chart, which its lines may be added to later.
+func (r *results) plot(c *chart) *chart {
+	r.charts = append(r.charts, c)
+	return c
 }
 
 // write writes results.md and the plots.

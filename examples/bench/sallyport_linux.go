@@ -73,7 +73,7 @@ func (s *sallyport) start(n *network) (time.Duration, error) {
 	}
 	c, err := s.counters()
 	if err == nil && c.Clients != s.clients {
-		err = fmt.Errorf("%d of %d clients can knock:\n%s", c.Clients, s.clients, s.log.String())
+		err = fmt.Errorf("%d of %d clients can knock:\n%s", c.Clients, s.clients, s.lastWords())
 	}
 	return took, err
 }

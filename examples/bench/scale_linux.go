@@ -34,19 +34,19 @@ func (b *bench) begin(p program, delay time.Duration) (*field, time.Duration, er
 
 // costs measures servers with many clients.
 func (b *bench) costs() error {
-	plot := chart{file: "clients.png", title: "The server's CPU time for a knock", x: "clients", y: "ms", logX: true,
-		logY: true}
+	plot := b.results.plot(&chart{file: "clients.png", title: "The server's CPU time for a knock", x: "clients", y: "ms",
+		logX: true, logY: true})
 	for _, n := range b.clients {
-		if b.peers {
-			if err := b.cost(&fwknop{dir: b.fresh("fwknop"), clients: n}, n, b.peerCost, &plot); err != nil {
-				return err
-			}
+		if err := b.cost(b.sallyport(ours, n), n, b.sizes.cost, plot); err != nil {
+			return err
 		}
-		if err := b.cost(b.sallyport(ours, n), n, b.sizes.cost, &plot); err != nil {
+		if !b.peers {
+			continue
+		}
+		if err := b.cost(&fwknop{dir: b.fresh("fwknop"), clients: n}, n, b.peerCost, plot); err != nil {
 			return err
 		}
 	}
-	b.results.charts = append(b.results.charts, plot)
 	return nil
 }
 

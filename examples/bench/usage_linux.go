@@ -15,7 +15,7 @@ import (
 // usage is what a process and its descendants have used.
 type usage struct {
 	cpu     time.Duration
-	memory  uint64 // bytes resident
+	memory  uint64 // bytes resident, of those that processes share a part each
 	wakeUps uint64 // context switches: each is the end of a wait, or of a time slice
 }
 
@@ -102,7 +102,7 @@ func processUsage(pid int) (usage, error) {
 		return usage{}, err
 	}
 	u := usage{cpu: tick * time.Duration(fields[statChildrenUser]+fields[statChildrenSystem])}
-	u.memory, err = number(fmt.Sprintf("/proc/%d/status", pid), "VmRSS:")
+	u.memory, err = number(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "\nPss:")
 	if err != nil {
 		return usage{}, err
 	}
