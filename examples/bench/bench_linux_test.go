@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"image/png"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,7 +56,7 @@ func TestEachKindOfNoise(t *testing.T) {
 	lab.NeedNamespaces(t)
 	b := &bench{sizes: sizes{devices: 1}, ctx: context.Background(), repo: "../..", dir: t.TempDir()}
 	b.bin = filepath.Join(b.dir, "bin")
-	lab.Must(t, errors.Join(os.Chmod(filepath.Dir(b.dir), 0o755), b.build()))
+	lab.Must(t, errors.Join(os.Chmod(filepath.Dir(b.dir), 0o755), build(b.ctx, b.repo, b.bin+"/")))
 	s := b.sallyport(ours, 1, b.without()...)
 	f, _, err := b.begin(s, 0)
 	lab.Must(t, err)
@@ -64,13 +65,24 @@ func TestEachKindOfNoise(t *testing.T) {
 		random: "unopened: wrong gate tag", forged: "unopened: wrong gate tag",
 		copies: "unspent: nonce already spent", bodies: "unopened: wrong mac",
 	} {
-		before := lab.Value(s.counters())(t).Decided[verdict]
+		before := lab.Value(s.counters())(t).Decided
 		load := lab.Value(s.noise(kind))(t)
 		noise := f.net.blast(load, 10_000)
 		lab.Eventually(t, kind, func() bool {
-			return lab.Value(s.counters())(t).Decided[verdict] >= before+framesEach
+			return lab.Value(s.counters())(t).Decided[verdict] >= before[verdict]+framesEach
 		})
 		lab.Value(noise.end())(t)
+		var after map[string]uint64
+		lab.Eventually(t, "the last packet", func() bool {
+			earlier := after
+			after = lab.Value(s.counters())(t).Decided
+			return maps.Equal(earlier, after)
+		})
+		for other, n := range after {
+			if other != verdict && other != "granted" && n != before[other] {
+				t.Errorf("%s: %d packets are %s", kind, n-before[other], other)
+			}
+		}
 	}
 }
 

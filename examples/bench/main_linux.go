@@ -102,6 +102,10 @@ func start(ctx context.Context, args []string, stderr io.Writer) error {
 			return err
 		}
 	}
+	fmt.Fprintln(stderr, "building the programs")
+	if err := build(ctx, o.repo, os.DevNull); err != nil { // now, because there may be no network in a namespace
+		return err
+	}
 	if err := lab.Reexec(); err != nil {
 		return err
 	}
@@ -138,15 +142,18 @@ func run(ctx context.Context, o options, log io.Writer) (err error) {
 		return err
 	}
 	b := &bench{sizes: o.sizes, ctx: ctx, log: log, repo: o.repo, dir: dir, bin: filepath.Join(dir, "bin"), peers: o.peers}
-	b.say("building the programs")
-	if err := b.build(); err != nil {
+	if err := build(ctx, b.repo, b.bin+"/"); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if err := b.setUp(); err != nil {
 		return err
 	}
-	return errors.Join(b.measure(o.only), b.results.write(o.out, b.machine()))
+	failed := b.measure(o.only)
+	if ctx.Err() != nil {
+		return errors.New("interrupted: nothing was written")
+	}
+	return errors.Join(failed, b.results.write(o.out, b.machine()))
 }
 
 // measure runs the parts. One that fails leaves its rows out, and the others run.
@@ -162,12 +169,13 @@ func (b *bench) measure(only []string) error {
 		}
 		b.say("%s took %v", s.name, time.Since(begun).Round(time.Second))
 	}
-	return errors.Join(append(errs, b.ctx.Err())...)
+	return errors.Join(errs...)
 }
 
-func (b *bench) build() error {
-	cmd := exec.CommandContext(b.ctx, "go", "build", "-trimpath", "-ldflags=-s", "-o", b.bin+"/", "./cmd/...")
-	cmd.Dir = b.repo
+// build builds Sallyport's programs as make does.
+func build(ctx context.Context, repo, to string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s", "-o", to, "./cmd/...")
+	cmd.Dir = repo
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the programs: %w\n%s", err, out)
