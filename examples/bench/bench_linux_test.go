@@ -138,8 +138,8 @@ func TestTimes(t *testing.T) {
 
 func TestFigures(t *testing.T) {
 	got := figures("goos: linux\nBenchmarkOpen/clients=1-2 \t 100\t 1316 ns/op\t 0 B/op\n" +
-		"BenchmarkGate 5 900 ns/op 55.5 ns/packet\nPASS\n")
-	want := []figure{{"Open/clients=1", 1316}, {"Gate", 55.5}}
+		"BenchmarkGate/two_keys 5 900 ns/op 55.5 ns/packet\nPASS\n")
+	want := []figure{{"Gate/two keys", 55.5}, {"Open/clients=1", 1316}}
 	if len(got) != 2 || got[0] != want[0] || got[1] != want[1] {
 		t.Errorf("got %v, want %v", got, want)
 	}

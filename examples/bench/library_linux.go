@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -55,7 +57,8 @@ func figures(out string) []figure {
 		if !ok {
 			v = units["ns/op"]
 		}
-		all = append(all, figure{m[1], v})
+		all = append(all, figure{strings.ReplaceAll(m[1], "_", " "), v})
 	}
+	slices.SortFunc(all, func(a, b figure) int { return cmp.Compare(a.name, b.name) }) // some run in any order
 	return all
 }
