@@ -2,6 +2,8 @@
 # make test    every test that this machine can run; where CI is set it must be able to run all
 # make kernels the demo, the guard and the tests on other kernels and processors (hours): KERNELS="bullseye arm64"
 # make dist    archives and packages in dist/, the same bytes each time: DIST="--only linux/amd64" for some
+# make bench   how fast each step of a packet's path is: make bench COUNT=10 >new.txt; benchstat old.txt new.txt
+# make bench-peers  Sallyport beside fwknop and knockd, which must be installed: examples/bench (root, a quarter of an hour)
 # make mutate  which changes to the packet's path no test notices (root, hours): MUTATE="-for 30m ./firewall"
 GO      ?= go
 PREFIX  ?= /usr/local
@@ -9,11 +11,13 @@ export CGO_ENABLED = 0
 
 BINARIES = spa-server spa-client spa-keygen
 FUZZTIME ?= 10s
+BENCH   ?= .
+COUNT   ?= 1
 MUTATE  ?= spa spa/capture spa/policy spa/replay spa/sandbox spa/server/control spa/server firewall
 
 NEEDED   = $(shell sed -n 's/^go //p' go.mod)
 
-.PHONY: needed-go build test race lint fuzz mutate kernels bench demo install dist clean
+.PHONY: needed-go build test race lint fuzz mutate kernels bench bench-peers demo install dist clean
 
 # An old Go that fetches the newer one is good too.
 needed-go:
@@ -57,7 +61,10 @@ kernels: needed-go
 	@examples/kernels/run $(KERNELS)
 
 bench: needed-go
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./keys ./spa/... ./firewall/... ./cmd/spa-server
+
+bench-peers: needed-go
+	@$(GO) run -C examples/bench . $(PEERS)
 
 demo: needed-go
 	@$(GO) run ./examples/demo
