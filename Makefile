@@ -29,8 +29,8 @@ test: needed-go
 	$(GO) vet ./...
 	@.ci/test $(GO) test -timeout 30m ./...
 
-# Long tests in which goroutines share nothing.
-ALONE    = IndistinguishableFromRandom|ChiSquareSeesABias|EveryBitCounts|EveryLengthComesUp|FormatDoesNotLeak|EveryCrash|TestCrashes
+# Long tests in which goroutines share nothing, or other programs run.
+ALONE    = IndistinguishableFromRandom|ChiSquareSeesABias|EveryBitCounts|EveryLengthComesUp|FormatDoesNotLeak|EveryCrash|TestCrashes|TestPageI
 
 race: needed-go
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m -skip '$(ALONE)' ./keys/... ./spa/...

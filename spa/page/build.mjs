@@ -1,0 +1,33 @@
+// Builds knock.html, the page in one file, from src: node build.mjs [FILE].
+
+import { createHash } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+
+const here = (name) => fileURLToPath(new URL(name, import.meta.url));
+
+async function bundle(entry) {
+  const result = await build({
+    entryPoints: [here(entry)], bundle: true, minify: true, write: false, format: 'iife', charset: 'ascii',
+    target: ['chrome109', 'firefox115', 'safari16'], legalComments: 'none', absWorkingDir: here('.'),
+  });
+  return result.outputFiles[0].text.trim();
+}
+
+const script = await bundle('src/main.js');
+const style = await bundle('src/page.css');
+if (/<\/(script|style)/i.test(script + style)) throw new Error('the script ends its own element');
+
+const hash = (text) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
+const policy = [
+  "default-src 'none'", `script-src ${hash(script)}`, `style-src ${hash(style)}`, "connect-src 'self'",
+  "base-uri 'none'", "form-action 'none'", "require-trusted-types-for 'script'", "trusted-types 'none'",
+].join('; ');
+
+const notice = `<!-- Made by spa/page/build.mjs from spa/page/src. Contains @noble/hashes and @noble/ciphers,
+Copyright (c) Paul Miller, MIT License. -->`;
+const page = readFileSync(here('src/page.html'), 'utf8')
+  .replace('<!doctype html>\n', `<!doctype html>\n${notice}\n`)
+  .replace('{{policy}}', () => policy).replace('{{style}}', () => style).replace('{{script}}', () => script);
+writeFileSync(process.argv[2] ?? here('knock.html'), page);
