@@ -1,13 +1,16 @@
 package page
 
 import (
+	"bytes"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"sallyport/spa/capture"
 	"sallyport/spa/lab"
 )
 
@@ -18,6 +21,9 @@ type view struct {
 	*testing.T
 	browser *lab.Browser
 	gw      *lab.Gateway
+
+	mu     sync.Mutex
+	frames [][]byte // the checks that arrived
 }
 
 func newView(t *testing.T, bin string, start func(testing.TB, *lab.Host) *lab.Browser) *view {
@@ -116,65 +122,184 @@ func (v *view) granted(client string) int {
 	return n
 }
 
-// TestPageInBrowsers: in each browser the page takes a token from its link, opens a port for its own addresses in both families
-// with one grant each, keeps the token sealed, closes the port, and gets no answer with a key that was revoked.
+// listen collects the packets of browsers that arrive at the gateway.
+func (v *view) listen() {
+	v.Helper()
+	var s *capture.Sniffer
+	lab.Must(v, v.gw.Host.Do(func() (err error) {
+		s, err = capture.Listen(capture.Config{Ports: []uint16{62201}, MinLen: 168, MaxLen: 256, Browser: true})
+		return err
+	}))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			p, err := s.Read()
+			if err != nil {
+				return
+			}
+			if p.Frame != nil {
+				v.mu.Lock()
+				v.frames = append(v.frames, bytes.Clone(p.Frame))
+				v.mu.Unlock()
+			}
+		}
+	}()
+	v.Cleanup(func() {
+		s.Close()
+		<-done
+	})
+}
+
+// wantReplaysIgnored sends every check that the browser has sent so far again, from its address and from a stranger's:
+// none is answered, and none opens anything.
+func (v *view) wantReplaysIgnored() {
+	v.Helper()
+	v.mu.Lock()
+	frames := v.frames
+	v.mu.Unlock()
+	before := v.granted("phone")
+	for _, from := range []string{"192.0.2.2", "192.0.2.3"} {
+		var conn net.PacketConn
+		lab.Must(v, v.gw.Client.Do(func() (err error) {
+			conn, err = net.ListenPacket("udp", from+":0")
+			return err
+		}))
+		defer conn.Close()
+		for _, frame := range frames {
+			_, err := conn.WriteTo(frame, &net.UDPAddr{IP: net.ParseIP("192.0.2.1"), Port: 62201})
+			lab.Must(v, err)
+		}
+		lab.Must(v, conn.SetReadDeadline(time.Now().Add(300*time.Millisecond)))
+		var buf [512]byte
+		if n, _, err := conn.ReadFrom(buf[:]); err == nil {
+			v.Errorf("a replay from %s is answered: %x", from, buf[:n])
+		}
+		v.want(false, from, "192.0.2.1", "after a replay")
+	}
+	if len(frames) < 4 || v.granted("phone") != before {
+		v.Errorf("%d checks were seen, and %d grants more", len(frames), v.granted("phone")-before)
+	}
+}
+
+// wantVectors checks the page's cryptography in the browser by every vector of the protocol.
+func (v *view) wantVectors(checks string) {
+	v.Helper()
+	v.browser.Go("file://" + checks)
+	done := 0
+	for _, path := range lab.Value(filepath.Glob("../testdata/*/*.txt"))(v) {
+		got := v.browser.Run(`const v = checks.parseVector(args[0]); const verdict = v.verdict[0];
+			if (v.message) return 'done' + checks.checkBrowserVector(v);
+			if (verdict.startsWith('token')) return 'done' + checks.checkToken(v);
+			const sealed = ['ok', 'malformed', 'stale', 'revoked', 'retired'].includes(verdict);
+			return sealed ? 'done' + checks.checkPacket(v) : ''`, string(lab.Value(os.ReadFile(path))(v)))
+		if got != "" {
+			done++
+		}
+		if got != "" && got != "done" {
+			v.Errorf("%s: %s: %s", v.browser.Name(), path, got)
+		}
+	}
+	if got := v.browser.Run("return checks.checkSipHash()"); got != "" || done < 120 {
+		v.Errorf("SipHash: %q; %d vectors", got, done)
+	}
+}
+
+const passphrase = "a passphrase of words"
+
+// add gives the page a token by its link, and lets the browser keep it.
+func (v *view) add(page, token string) {
+	v.Helper()
+	v.browser.Go(page + "#" + token)
+	v.reads("The token of the link is below")
+	if got := v.browser.Run("return location.href"); strings.Contains(got, token) {
+		v.Errorf("the token is still in the address")
+	}
+	v.fill("hosts", "192.0.2.1 2001:db8::1")
+	v.browser.Run("document.getElementById('keep').click(); return ''")
+	v.fill("new", passphrase)
+	v.fill("again", passphrase)
+	v.press("Add")
+	v.reads("gw is kept in this browser")
+	if got := v.browser.Run("return JSON.stringify(localStorage)"); !strings.Contains(got, "sallyport") ||
+		strings.Contains(got, token[5:40]) {
+		v.Errorf("the browser keeps %.200s", got)
+	}
+}
+
+func (v *view) unlock(page string) {
+	v.Helper()
+	v.browser.Go(page)
+	v.reads("Passphrase of this page")
+	v.fill("passphrase", passphrase)
+	v.press("Unlock")
+	v.reads("Unlocked")
+}
+
+// TestPageInBrowsers: in each browser the page takes a token from its link, opens a port for its own addresses in both
+// families with one grant each, keeps the token sealed, closes the port, and gets no answer with a key that was revoked.
+// Its checks sent again get nothing, and its cryptography is that of the vectors.
 func TestPageInBrowsers(t *testing.T) {
 	lab.NeedRoot(t)
 	bin := lab.Programs(t)
+	dir, npm := sources(t)
+	checks := filepath.Join(dir, "checks.html")
+	npm("run", "build", checks)
 	for name, start := range map[string]func(testing.TB, *lab.Host) *lab.Browser{"chromium": lab.Chromium,
 		"firefox": lab.Firefox} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			v := newView(t, bin, start)
+			v.listen()
 			file := filepath.Join(t.TempDir(), "knock.html")
 			lab.Must(t, os.WriteFile(file, []byte(v.keygen("page")+"\n"), 0o644))
-			token := v.keygen("new", "phone", "--allow", "ssh", "--for-browser")
-			v.browser.Go("file://" + file + "#" + token)
-			v.reads("The token of the link is below")
-			if got := v.browser.Run("return location.href"); strings.Contains(got, token) {
-				t.Errorf("the token is still in the address")
-			}
-			v.fill("hosts", "192.0.2.1 2001:db8::1")
-			v.browser.Run("document.getElementById('keep').click(); return ''")
-			v.fill("new", "a passphrase of words")
-			v.fill("again", "a passphrase of words")
-			v.press("Add")
-			v.reads("gw is kept in this browser")
-			v.shots("added")
-
-			v.want(false, "192.0.2.2", "192.0.2.1", "before the knock")
-			v.press("Open ssh")
-			v.reads("ssh is open: connect within")
-			v.want(true, "192.0.2.2", "192.0.2.1", "after the knock")
-			v.want(true, "2001:db8::2", "2001:db8::1", "after the knock")
-			v.want(false, "192.0.2.3", "192.0.2.1", "a stranger")
-			if n := v.granted("phone"); n != 2 {
-				t.Errorf("%d grants, want one for each family", n)
-			}
-			v.shots("open")
-
-			v.browser.Go("file://" + file)
-			v.reads("Passphrase of this page")
-			if got := v.browser.Run("return JSON.stringify(localStorage)"); strings.Contains(got, token[5:40]) {
-				t.Error("the token is stored as it is")
-			}
-			v.fill("passphrase", "another passphrase")
-			v.press("Unlock")
-			v.reads("Wrong passphrase")
-			v.fill("passphrase", "a passphrase of words")
-			v.press("Unlock")
-			v.reads("Unlocked")
-			v.press("Close ssh")
-			v.reads("ssh is closed for new connections")
-			v.want(false, "192.0.2.2", "192.0.2.1", "after the close")
-
-			v.keygen("revoke", "phone")
-			v.press("Open ssh")
-			v.reads("No answer")
-			v.want(false, "192.0.2.2", "192.0.2.1", "with a revoked key")
-			v.shots("silent")
+			v.journey("file://" + file)
+			v.wantReplaysIgnored()
+			v.wantVectors(checks)
+			v.refusals("file://" + file)
 		})
 	}
+}
+
+func (v *view) journey(page string) {
+	v.Helper()
+	v.add(page, v.keygen("new", "phone", "--allow", "ssh", "--for-browser"))
+	v.shots("added")
+	v.want(false, "192.0.2.2", "192.0.2.1", "before the knock")
+	v.press("Open ssh")
+	v.reads("ssh is open: connect within")
+	v.want(true, "192.0.2.2", "192.0.2.1", "after the knock")
+	v.want(true, "2001:db8::2", "2001:db8::1", "after the knock")
+	v.want(false, "192.0.2.3", "192.0.2.1", "a stranger")
+	if n := v.granted("phone"); n != 2 {
+		v.Errorf("%d grants, want one for each family", n)
+	}
+	v.shots("open")
+	v.browser.Go(page)
+	v.reads("Passphrase of this page")
+	v.fill("passphrase", "another passphrase")
+	v.press("Unlock")
+	v.reads("Wrong passphrase")
+	v.unlock(page)
+	v.press("Close ssh")
+	v.reads("ssh is closed for new connections")
+	v.want(false, "192.0.2.2", "192.0.2.1", "after the close")
+}
+
+// refusals: Chromium shows a refusal, and no browser shows anything else for a key that was revoked than silence.
+func (v *view) refusals(page string) {
+	v.Helper()
+	v.unlock(page)
+	if v.browser.Name() == "chromium" {
+		v.keygen("set", "phone", "allow=web")
+		v.press("Open ssh")
+		v.reads("The gateway refused.")
+	}
+	v.keygen("revoke", "phone")
+	v.press("Open ssh")
+	v.reads("No answer. The likeliest reasons first:")
+	v.want(false, "192.0.2.2", "192.0.2.1", "with a revoked key")
+	v.shots("silent")
 }
 
 // shots writes pictures of the page at two widths into the directory that SALLYPORT_SHOTS names.

@@ -1,4 +1,5 @@
-// Builds knock.html, the page in one file, from src: node build.mjs [FILE].
+// Builds knock.html, the page in one file, from src. With a file, builds that instead: the checks of the cryptography,
+// for a browser test.
 
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -7,12 +8,18 @@ import { build } from 'esbuild';
 
 const here = (name) => fileURLToPath(new URL(name, import.meta.url));
 
-async function bundle(entry) {
+async function bundle(entry, globalName) {
   const result = await build({
-    entryPoints: [here(entry)], bundle: true, minify: true, write: false, format: 'iife', charset: 'ascii',
+    entryPoints: [here(entry)], bundle: true, minify: true, write: false, format: 'iife', globalName, charset: 'ascii',
     target: ['chrome109', 'firefox115', 'safari16'], legalComments: 'none', absWorkingDir: here('.'),
   });
   return result.outputFiles[0].text.trim();
+}
+
+const checks = process.argv[2];
+if (checks) {
+  writeFileSync(checks, `<!doctype html><script>${await bundle('src/check.js', 'checks')}</script>`);
+  process.exit();
 }
 
 const script = await bundle('src/main.js');
@@ -30,4 +37,4 @@ Copyright (c) Paul Miller, MIT License. -->`;
 const page = readFileSync(here('src/page.html'), 'utf8')
   .replace('<!doctype html>\n', `<!doctype html>\n${notice}\n`)
   .replace('{{policy}}', () => policy).replace('{{style}}', () => style).replace('{{script}}', () => script);
-writeFileSync(process.argv[2] ?? here('knock.html'), page);
+writeFileSync(here('knock.html'), page);

@@ -39,11 +39,12 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
-// TestPageIsBuilt: the page is what its sources make, and they pass their own tests by every vector of the protocol.
-func TestPageIsBuilt(t *testing.T) {
+// sources copies what the page is made of, with the vectors beside it, and installs what it needs. It returns a function
+// that runs npm there.
+func sources(t *testing.T) (dir string, npm func(args ...string)) {
 	lab.NeedProgram(t, "node", "apt-get install nodejs")
-	npm := lab.NeedProgram(t, "npm", "apt-get install npm")
-	dir := filepath.Join(t.TempDir(), "page")
+	program := lab.NeedProgram(t, "npm", "apt-get install npm")
+	dir = filepath.Join(t.TempDir(), "page")
 	for _, part := range []string{"src", "test"} {
 		lab.Must(t, os.CopyFS(filepath.Join(dir, part), os.DirFS(part)))
 	}
@@ -51,14 +52,23 @@ func TestPageIsBuilt(t *testing.T) {
 		lab.Must(t, os.WriteFile(filepath.Join(dir, file), lab.Value(os.ReadFile(file))(t), 0o644))
 	}
 	lab.Must(t, os.CopyFS(filepath.Join(dir, "..", "testdata"), os.DirFS("../testdata")))
-	for _, args := range [][]string{{"ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"},
-		{"run", "build"}, {"test"}} {
-		cmd := exec.Command(npm, args...)
+	npm = func(args ...string) {
+		t.Helper()
+		cmd := exec.Command(program, args...)
 		cmd.Dir = dir
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("npm %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
+	npm("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
+	return dir, npm
+}
+
+// TestPageIsBuilt: the page is what its sources make, and they pass their own tests by every vector of the protocol.
+func TestPageIsBuilt(t *testing.T) {
+	dir, npm := sources(t)
+	npm("run", "build")
+	npm("test")
 	if built := lab.Value(os.ReadFile(filepath.Join(dir, "knock.html")))(t); !bytes.Equal(built, HTML()) {
 		t.Error("knock.html is not what src makes: run `npm ci && npm run build` in spa/page")
 	}
