@@ -20,8 +20,8 @@ func (k *Knock) CheckFrame(message []byte) error {
 	return nil
 }
 
-// Respond returns the response to message, the STUN request that carried the packet of k, from the address that sent it.
-// It says whether the request of k was carried out, and nothing else, and it is shorter than message.
+// Respond returns the response to message, the STUN request that carried the packet of k and came from that address. It
+// says whether the request of k was carried out, and nothing else, and it is shorter than message.
 func (k *Knock) Respond(message []byte, from netip.AddrPort, s Status) []byte {
 	if s.Refused() {
 		return stun.Refused(message, k.icePassword())

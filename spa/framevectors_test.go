@@ -113,7 +113,8 @@ func TestFrameVectors(t *testing.T) {
 	for _, path := range lab.Value(filepath.Glob(filepath.Join(frameDir, "*.txt")))(t) {
 		v := parseVector(t, string(lab.Value(os.ReadFile(path))(t)))
 		packet, message := v.hex(t, "packet"), v.hex(t, "message")
-		secret := lab.Value(hkdf.Key(sha256.New, v.hex(t, "client key"), nil, "sallyport 1 ice-pwd"+string(packet[:24]), 24))(t)
+		info := "sallyport 1 ice-pwd" + string(packet[:24])
+		secret := lab.Value(hkdf.Key(sha256.New, v.hex(t, "client key"), nil, info, 24))(t)
 		password := base64.StdEncoding.EncodeToString(secret)
 		if got := v.one(t, "ice-pwd"); got != password {
 			t.Errorf("%s: ice-pwd %s, want %s", path, got, password)

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -13,7 +15,8 @@ import (
 )
 
 func newPage() *cobra.Command {
-	return &cobra.Command{
+	var dir string
+	cmd := &cobra.Command{
 		Use:   "page",
 		Short: "Print the page with which a browser knocks",
 		Long: `Prints one file of HTML. A phone or a computer that opens it knocks without any
@@ -21,14 +24,39 @@ program, if the gateway takes knocks from browsers (capture.browser in server.to
 holds no key: give each user a token of "spa-keygen new NAME --for-browser".
 
 Serve it by HTTPS from a host that you control, or hand out the file. Whoever serves the
-page can take the keys that are entered in it.`,
-		Example: `  spa-keygen page > knock.html`,
-		Args:    cobra.NoArgs,
+page can take the keys that are entered in it. --dir writes a directory to serve: with
+its other files, phones put the page on the home screen and show it without a network.`,
+		Example: `  spa-keygen page > knock.html
+  spa-keygen page --dir /var/www/knock`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if dir != "" {
+				return writeSite(dir)
+			}
 			_, err := cmd.OutOrStdout().Write(webpage.HTML())
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&dir, "dir", "", "write the files of a web site into `DIRECTORY`, in place of earlier ones, "+
+		"instead of printing the page")
+	return cmd
+}
+
+// writeSite writes the files of the page, each whole or not at all.
+func writeSite(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for name, data := range webpage.Site() {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path+".new", data, 0o644); err != nil {
+			return err
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Limits of a key for a browser, unless others are given: a browser is a weaker place for a key than spa-client's file.

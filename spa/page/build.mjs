@@ -29,7 +29,8 @@ if (/<\/(script|style)/i.test(script + style)) throw new Error('the script ends 
 const hash = (text) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
 const policy = [
   "default-src 'none'", `script-src ${hash(script)}`, `style-src ${hash(style)}`, "connect-src 'self'",
-  "base-uri 'none'", "form-action 'none'", "require-trusted-types-for 'script'", "trusted-types 'none'",
+  "worker-src 'self'", "manifest-src 'self'",
+  "base-uri 'none'", "form-action 'none'", "require-trusted-types-for 'script'", "trusted-types sallyport", "img-src 'self'",
 ].join('; ');
 
 const notice = `<!-- Made by spa/page/build.mjs from spa/page/src. Contains @noble/hashes and @noble/ciphers,

@@ -29,7 +29,8 @@ func TestPolicy(t *testing.T) {
 			t.Fatalf("%d elements %s", len(found), kind)
 		}
 		sum := sha256.Sum256([]byte(found[0][1]))
-		if want := kind + "-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"; !strings.Contains(policy[1], want) {
+		want := kind + "-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+		if !strings.Contains(policy[1], want) {
 			t.Errorf("the policy does not allow the page's %s: it lacks %s", kind, want)
 		}
 	}
@@ -39,8 +40,8 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
-// sources copies what the page is made of, with the vectors beside it, and installs what it needs. It returns a function
-// that runs npm there.
+// sources copies what the page is made of, with the vectors beside it, and installs what it needs. It returns a
+// function that runs npm there.
 func sources(t *testing.T) (dir string, npm func(args ...string)) {
 	lab.NeedProgram(t, "node", "apt-get install nodejs")
 	program := lab.NeedProgram(t, "npm", "apt-get install npm")

@@ -20,7 +20,8 @@ func check(n int) lab.STUN {
 	for i := range packet {
 		packet[i] = byte(i * 7)
 	}
-	return lab.STUN{Packet: packet, Local: "aB3/", Password: "VOkJxbRl1RmTxUk/WvJxBt", Transaction: [12]byte{1, 2, 3, 11: 9}}
+	return lab.STUN{Packet: packet, Local: "aB3/", Password: "VOkJxbRl1RmTxUk/WvJxBt",
+		Transaction: [12]byte{1, 2, 3, 11: 9}}
 }
 
 // TestPacket: a packet of every length comes out of a check as it went in, whatever browsers add that need not be
@@ -174,7 +175,8 @@ func TestResponses(t *testing.T) {
 			}
 		}
 	}
-	if b := Refused(message, c.Password); b[0] != 1 || b[1] != 0x11 || string(b[20:28]) != "\x00\x09\x00\x04\x00\x00\x04\x03" {
+	b := Refused(message, c.Password)
+	if b[0] != 1 || b[1] != 0x11 || string(b[20:28]) != "\x00\x09\x00\x04\x00\x00\x04\x03" {
 		t.Errorf("refused is %x", b)
 	}
 }

@@ -149,6 +149,14 @@ async function fromPicture() {
   say('The token is below: add it.');
 }
 
+// install lets the page work offline, where it was written by spa-keygen page --dir and is served by HTTPS.
+function install() {
+  if (!location.protocol.startsWith('http') || !document.querySelector('link[rel=manifest]')) return;
+  const worker = 'worker.js';
+  const trusted = window.trustedTypes?.createPolicy('sallyport', { createScriptURL: () => worker });
+  navigator.serviceWorker?.register(trusted?.createScriptURL('') ?? worker).catch(() => {});
+}
+
 function start() {
   if (window.top !== window.self || !window.isSecureContext) {
     say(window.isSecureContext ? 'This page does not work inside another.'
@@ -172,6 +180,7 @@ function start() {
   for (const what of ['click', 'keydown']) addEventListener(what, touched);
   addEventListener('hashchange', fromFragment);
   draw();
+  install();
   if (!canKnock()) say('WebRTC is switched off in this browser, so it cannot knock.', true);
   fromFragment();
 }
