@@ -34,8 +34,8 @@ test: needed-go
 	$(GO) vet ./...
 	@.ci/test $(GO) test -timeout 30m -p $$(($$(getconf _NPROCESSORS_ONLN) + 1)) ./firewall ./cmd/spa-server ./...
 
-# Long tests in which goroutines share nothing.
-ALONE    = IndistinguishableFromRandom|ChiSquareSeesABias|EveryBitCounts|EveryLengthComesUp|FormatDoesNotLeak|EveryCrash|TestCrashes|KilledWriting
+# Long tests in which goroutines share nothing, or other programs run.
+ALONE    = IndistinguishableFromRandom|ChiSquareSeesABias|EveryBitCounts|EveryLengthComesUp|FormatDoesNotLeak|EveryCrash|TestCrashes|KilledWriting|TestPageI
 
 race: needed-go
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m -skip '$(ALONE)' ./keys/... ./spa/...

@@ -78,4 +78,4 @@
 // on the path can see that datagrams of 168 to 256 bytes go to this address, when, and whether an answer comes.
 package spa
 
-//go:generate env SPA_WRITE_VECTORS=1 go test -count=1 -run ^TestVectorsAreGenerated$ .
+//go:generate env SPA_WRITE_VECTORS=1 go test -count=1 -run VectorsAreGenerated$ .

@@ -24,6 +24,6 @@ spa-server applies every change at once.
 	var dir string
 	cli.ConfigFlag(root, &dir, "/etc/spa")
 	root.AddCommand(newNew(&dir), newList(&dir), newShow(&dir), newRotate(&dir), newRevoke(&dir), newSet(&dir),
-		newRotateGate(&dir))
+		newRotateGate(&dir), newPage())
 	return root
 }

@@ -26,6 +26,7 @@ type making struct {
 	handing handing
 	uses    usesFlags
 	ensure  bool
+	browser bool
 	setting setting
 }
 
@@ -54,6 +55,7 @@ which --out names a file for. --json tells as "changed" whether there was anythi
   spa-keygen new carol --allow ssh --when "mon-fri 08:00-18:00" --expires 90d
   spa-keygen new bob --allow ssh,web --out bob.token
   spa-keygen new dora --allow ssh --qr
+  spa-keygen new phone --allow ssh --for-browser --qr
   spa-keygen new door --allow ssh --recovery --uses 3 | lp
   spa-keygen new erin --ensure --allow ssh --expires 2027-01-31 --out erin.token --json`,
 		Args: cobra.ExactArgs(1),
@@ -71,6 +73,9 @@ which --out names a file for. --json tells as "changed" whether there was anythi
 			if err := checkNew(c, args[0], m.allow); err != nil {
 				return err
 			}
+			if err := m.forBrowser(cmd, c); err != nil {
+				return err
+			}
 			if m.ensure {
 				return m.makeSure(cmd, c, args[0])
 			}
@@ -80,12 +85,16 @@ which --out names a file for. --json tells as "changed" whether there was anythi
 	cmd.Flags().StringSliceVar(&m.allow, "allow", nil, "`SERVICE`s that the client may open: names, "+
 		"or ports such as tcp/8443")
 	cmd.Flags().BoolVar(&m.ensure, "ensure", false, "if the client exists, set what is given here and keep its key")
+	cmd.Flags().BoolVar(&m.browser, "for-browser", false, "make a key for the page of \"spa-keygen page\": it expires in "+
+		browserExpires+" and opens for at most "+browserMaxFor+", unless --expires and --max-for say otherwise")
 	m.terms.flags(cmd)
 	m.handing.flags(cmd)
 	m.uses.flags(cmd)
 	m.setting.flags(cmd)
 	cmd.MarkFlagRequired("allow")
-	cmd.MarkFlagsMutuallyExclusive("ensure", "qr") // which prints the token
+	cmd.MarkFlagsMutuallyExclusive("ensure", "qr")            // which prints the token
+	cmd.MarkFlagsMutuallyExclusive("for-browser", "ensure")   // each run would set another end
+	cmd.MarkFlagsMutuallyExclusive("for-browser", "recovery") // the page refuses those
 	cmd.RegisterFlagCompletionFunc("allow", completeAllow(dir))
 	return cmd
 }

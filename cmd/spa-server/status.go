@@ -210,6 +210,9 @@ func lastGrantText(s *control.Status) string {
 // capturedLines prints the packets received, and the reasons for which packets were ignored.
 func capturedLines(line func(what, format string, args ...any), c control.Capture) {
 	line("packets", "received %d, possible knocks %d, dropped by the kernel %d", c.Received, c.Passed, c.KernelDrops)
+	if c.Framed > 0 {
+		line("", "%d of the possible knocks from browsers", c.Framed)
+	}
 	for _, part := range []struct {
 		n    uint64
 		what string
@@ -218,6 +221,7 @@ func capturedLines(line func(what, format string, args ...any), c control.Captur
 		{c.OwnSource, "from an address of this host"},
 		{c.BadSource, "from an impossible address"}, {c.Fragment, "in fragments"}, {c.Options, "with IP options"},
 		{c.Extension, "with IPv6 extension headers"}, {c.Malformed, "malformed"},
+		{c.Unframed, "too long, and not a browser's knock"},
 	} {
 		if part.n > 0 {
 			line("", "%d ignored: %s", part.n, part.what)

@@ -29,6 +29,9 @@ const (
 	// Unspent: it authenticates, but the replay memory does not admit it: a copy, one too many, one from before a reboot,
 	// or the journal cannot be used. Not answered, except as Server.tooEarly describes.
 	Unspent
+	// Rechecked: a browser sent a packet that was decided again, as its connectivity checks do. Answered as before, not
+	// recorded.
+	Rechecked
 	// Denied: spent, refused by policy, answered.
 	Denied
 	// Failed: spent and allowed, but the firewall could not do it. Answered.
@@ -42,7 +45,8 @@ const (
 )
 
 var verdicts = [...]string{
-	0: "invalid", Unopened: "unopened", Elsewhere: "elsewhere", Unspent: "unspent", Denied: "denied",
+	0: "invalid", Unopened: "unopened", Elsewhere: "elsewhere", Unspent: "unspent", Rechecked: "rechecked",
+	Denied: "denied",
 	Failed: "failed", Repeated: "repeated", Granted: "granted", Closed: "closed",
 }
 
@@ -54,7 +58,7 @@ func (v Verdict) String() string {
 	return verdicts[v]
 }
 
-// Spent reports whether a packet with this verdict was spent: only these are recorded one by one and answered.
+// Spent reports whether a packet with this verdict was spent: only these are recorded one by one. They are answered.
 func (v Verdict) Spent() bool { return v >= Denied }
 
 // level returns how much the verdict matters, for the journal.
@@ -72,7 +76,7 @@ func (v Verdict) level() slog.Level {
 type Event struct {
 	Time    time.Time
 	Verdict Verdict
-	Err     error          // why; nil for Repeated, Granted and Closed
+	Err     error          // why; nil for Rechecked, Repeated, Granted and Closed
 	From    netip.AddrPort // as observed
 	Client  string         // empty unless the packet authenticated
 	Knock   *spa.Knock     // what it says; nil unless it was opened

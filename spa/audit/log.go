@@ -136,7 +136,7 @@ func (l *Log) Record(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counts[counterOf(e)]++
-	if e.Client == "" { // it did not authenticate
+	if e.Client == "" || e.Verdict == Rechecked { // the one did not authenticate, the other is no news
 		return
 	}
 	if !e.Verdict.Spent() {

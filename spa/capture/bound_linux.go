@@ -43,6 +43,7 @@ type Bound struct {
 	names *rtnetlink
 	ways  *ways
 	mark  uint32
+	plain int // bytes of the longest candidate without a frame
 }
 
 // boundConn is the socket of one port and address family.
@@ -60,7 +61,7 @@ func Bind(c Config, mark uint32) (*Bound, error) {
 		return nil, err
 	}
 	b := &Bound{interfaces: slices.Clone(c.Interfaces), packets: make(chan Packet), errs: make(chan error),
-		done: make(chan struct{}), mark: mark}
+		done: make(chan struct{}), mark: mark, plain: c.MaxLen}
 	if err := b.open(c); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
@@ -109,7 +110,7 @@ func bind(c Config, port uint16, six bool, mark uint32) (*boundConn, error) {
 				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, boundQueue),
 				attach(int(fd), slices.Concat(
 					lengthBetween(bpf.LoadExtension{Num: bpf.ExtLen}, c),
-					[]bpf.Instruction{bpf.RetConstant{Val: uint32(udpHeader + c.MaxLen)}})),
+					[]bpf.Instruction{bpf.RetConstant{Val: uint32(udpHeader + c.longest())}})),
 			)
 			if six { // an address may be this host's own only by a local route
 				err = errors.Join(err, unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1))
@@ -159,6 +160,7 @@ func (b *Bound) Read() (Packet, error) {
 // packet that is taken from the channel is the reader's until it comes for the next one.
 func (b *Bound) receive(c *boundConn) {
 	var bufs [2][maxPayload + 1]byte
+	frames := [2]unframer{{longest: b.plain}, {longest: b.plain}}
 	var oob [256]byte
 	for turn := 0; ; {
 		n, control, flags, from, err := c.ReadMsgUDPAddrPort(bufs[turn][:], oob[:])
@@ -176,11 +178,14 @@ func (b *Bound) receive(c *boundConn) {
 		if v == passed && flags&unix.MSG_TRUNC != 0 {
 			v = malformed
 		}
+		if v == passed {
+			p.Data = bufs[turn][:n]
+			p, v = frames[turn].open(p)
+		}
 		b.counts[v].Add(1)
-		if v != passed {
+		if !v.isCandidate() {
 			continue
 		}
-		p.Data = bufs[turn][:n]
 		select {
 		case b.packets <- p:
 			turn = 1 - turn
@@ -289,14 +294,16 @@ func (b *Bound) Send(p Packet, payload []byte, keep bool) error {
 // Stats returns the counts so far.
 func (b *Bound) Stats() Stats {
 	s := Stats{
-		Passed:         b.counts[passed].Load(),
+		Passed:         b.counts[passed].Load() + b.counts[framed].Load(),
+		Framed:         b.counts[framed].Load(),
 		WrongInterface: b.counts[wrongInterface].Load(),
 		NotForUs:       b.counts[notForUs].Load(),
 		OwnSource:      b.counts[ownSource].Load(),
 		BadSource:      b.counts[badSource].Load(),
 		Malformed:      b.counts[malformed].Load(),
+		Unframed:       b.counts[unframed].Load(),
 	}
-	s.Received = s.Passed + s.WrongInterface + s.NotForUs + s.OwnSource + s.BadSource + s.Malformed
+	s.Received = s.Passed + s.WrongInterface + s.NotForUs + s.OwnSource + s.BadSource + s.Malformed + s.Unframed
 	for _, c := range b.conns {
 		s.KernelDrops += uint64(c.drops.Load())
 	}

@@ -36,7 +36,7 @@ func readBound(t testing.TB, b *Bound) chan Packet {
 				ended <- err
 				return
 			}
-			p.Data = bytes.Clone(p.Data)
+			p.Data, p.Frame = bytes.Clone(p.Data), bytes.Clone(p.Frame)
 			packets <- p
 		}
 	}()

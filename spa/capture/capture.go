@@ -10,6 +10,7 @@
 //	network layer   well formed, whole, without IP options or extension headers
 //	destination     an address of this host, not one that it merely routes to
 //	source          not an address that a stranger's packet cannot come from
+//	framing         if it is longer than a candidate: a STUN request that carries one, if those are wanted
 //
 // Packets that fail are counted by kind in [Stats] and dropped. UDP checksums are not checked: a virtual link hands
 // over packets whose checksum the sender's host never finished, and a packet's own authentication covers far more.
@@ -22,6 +23,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"sallyport/spa/stun"
 )
 
 const (
@@ -35,6 +38,9 @@ type Config struct {
 	Ports []uint16
 	// MinLen and MaxLen bound the UDP payload in bytes, both inclusive; at most 1472.
 	MinLen, MaxLen int
+	// Browser wants candidates in the STUN requests of browsers too (package stun). MaxLen is then less than
+	// stun.MinLen.
+	Browser bool
 	// Interfaces are the network interfaces that packets may come in by; empty means all except the loopback. They need
 	// not exist yet, and may go and come back; alternative names count as well. A packet that came in by a port of a
 	// bridge or bond belongs to the bridge or bond. One with a VLAN tag belongs to the VLAN's interface or, if there is
@@ -52,13 +58,31 @@ func (c Config) check() error {
 	if c.MinLen < 0 || c.MinLen > c.MaxLen || c.MaxLen > maxPayload {
 		return fmt.Errorf("lengths from %d to %d are not within 0 to %d", c.MinLen, c.MaxLen, maxPayload)
 	}
+	if c.Browser && c.MaxLen >= stun.MinLen {
+		return fmt.Errorf("a candidate of %d bytes could be a STUN request", c.MaxLen)
+	}
 	return nil
+}
+
+// longest returns the length of the longest datagram that can be or carry a candidate.
+func (c Config) longest() int {
+	if c.Browser {
+		return stun.MaxLen
+	}
+	return c.MaxLen
+}
+
+// fits reports whether a datagram of n bytes can be or carry a candidate.
+func (c Config) fits(n int) bool {
+	return c.MinLen <= n && n <= c.MaxLen || c.Browser && stun.MinLen <= n && n <= stun.MaxLen
 }
 
 // Packet is one datagram to this host.
 type Packet struct {
-	// Data is the UDP payload, valid until the next Read.
+	// Data is the UDP payload, or what the STUN request in it carries. It is valid until the next Read.
 	Data []byte
+	// Frame is that STUN request, valid until the next Read; nil if there is none.
+	Frame []byte
 	// From and To are the datagram's addresses: plain IPv4 or IPv6, never IPv4 mapped into IPv6, and without a zone even
 	// if they are link-local, so that the same sender always compares equal (Interface distinguishes link-local
 	// senders).
@@ -71,6 +95,7 @@ type Packet struct {
 type Stats struct {
 	Received uint64 // came through the kernel filter
 	Passed   uint64 // returned by Read
+	Framed   uint64 // of these, carried by a STUN request
 
 	WrongInterface uint64 // by an interface that is not listened to
 	NotForUs       uint64 // to another host: overheard, or merely routed by this one
@@ -80,6 +105,7 @@ type Stats struct {
 	Options        uint64 // with IPv4 options
 	Extension      uint64 // with an IPv6 extension header
 	Malformed      uint64 // lengths that contradict each other
+	Unframed       uint64 // as long as a STUN request with a packet, and not one
 	Cut            uint64 // candidates of a File that were not captured whole
 
 	KernelDrops uint64 // thrown away by the kernel because Read was not called fast enough

@@ -22,13 +22,13 @@ const maxRecord = 262144
 // It cannot check what only the host knew: whether a packet was addressed to it, and by which interface it came.
 // Every datagram to a knock port counts, to whatever address.
 type File struct {
-	ports    []uint16
-	min, max int
-	records  records
-	decoder  *decoder
-	read     int
-	cut      uint64
-	counts   [verdicts]uint64
+	config  Config
+	frames  unframer
+	records records
+	decoder *decoder
+	read    int
+	cut     uint64
+	counts  [verdicts]uint64
 }
 
 // records are the packets of a file. At the end the error is io.EOF. A packet from next is valid until the next call.
@@ -61,7 +61,8 @@ func OpenFile(r io.Reader, c Config) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("neither a pcap nor a pcapng file: %w", err)
 	}
-	return &File{ports: slices.Clone(c.Ports), min: c.MinLen, max: c.MaxLen, records: in, decoder: newDecoder()}, nil
+	c.Ports = slices.Clone(c.Ports)
+	return &File{config: c, frames: unframer{longest: c.MaxLen}, records: in, decoder: newDecoder()}, nil
 }
 
 // Read returns the next candidate and its capture time. At the end of the file the error is io.EOF; any other names
@@ -81,12 +82,12 @@ func (f *File) Read() (Packet, time.Time, error) {
 			return Packet{}, time.Time{}, fmt.Errorf("record %d: %w", f.read, err)
 		}
 		p, v := f.judge(ip)
-		if v == passed && len(r.data) < r.length {
+		if v.isCandidate() && len(r.data) < r.length {
 			f.cut++
 			continue
 		}
 		f.counts[v]++
-		if v == passed {
+		if v.isCandidate() {
 			return p, r.at, nil
 		}
 	}
@@ -96,12 +97,14 @@ func (f *File) Read() (Packet, time.Time, error) {
 func (f *File) Stats() Stats {
 	return Stats{
 		Received:  uint64(f.read),
-		Passed:    f.counts[passed],
+		Passed:    f.counts[passed] + f.counts[framed],
+		Framed:    f.counts[framed],
 		BadSource: f.counts[badSource],
 		Fragment:  f.counts[fragment],
 		Options:   f.counts[options],
 		Extension: f.counts[extension],
 		Malformed: f.counts[malformed],
+		Unframed:  f.counts[unframed],
 		Cut:       f.cut,
 	}
 }
@@ -121,12 +124,12 @@ func (f *File) judge(ip []byte) (Packet, verdict) {
 	switch {
 	case v != passed:
 		return Packet{}, v
-	case !slices.Contains(f.ports, p.To.Port()) || len(p.Data) < f.min || len(p.Data) > f.max:
+	case !slices.Contains(f.config.Ports, p.To.Port()) || !f.config.fits(len(p.Data)):
 		return Packet{}, notForUs
 	case impossible(p.From.Addr()):
 		return Packet{}, badSource
 	}
-	return p, passed
+	return f.frames.open(p)
 }
 
 func version(ip []byte) byte {

@@ -261,7 +261,8 @@ func TestLengthsOfAFile(t *testing.T) {
 		min, max int
 		want     verdict
 	}{{6, 6, passed}, {7, 10, notForUs}, {1, 5, notForUs}} {
-		f := &File{ports: []uint16{62201}, min: test.min, max: test.max, decoder: newDecoder()}
+		c := Config{Ports: []uint16{62201}, MinLen: test.min, MaxLen: test.max}
+		f := &File{config: c, frames: unframer{longest: c.MaxLen}, decoder: newDecoder()}
 		if _, v := f.judge(fromHex(t, whole4)); v != test.want {
 			t.Errorf("between %d and %d: got verdict %d, want %d", test.min, test.max, v, test.want)
 		}

@@ -7,6 +7,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"sallyport/spa/stun"
 )
 
 // Offsets in a filter are relative to the network header, whatever the link layer: SKF_NET_OFF of linux/filter.h.
@@ -15,8 +17,8 @@ const netOff = 0xfff00000
 // linkRoom is how much is kept of a packet before its network header: enough for any link.
 const linkRoom = 64
 
-// snapLen is how much of a packet is kept: the longest candidate.
-func snapLen(c Config) int { return linkRoom + ipv4Header + 40 + udpHeader + c.MaxLen }
+// snapLen is how much of a packet is kept: the longest candidate or STUN request with one.
+func snapLen(c Config) int { return linkRoom + ipv4Header + 40 + udpHeader + c.longest() }
 
 // filter4 accepts whole datagrams to the ports with a length in bounds and, to count them, first fragments of any
 // length. Later fragments have no port and are dropped.
@@ -96,13 +98,26 @@ func requireOneOf(vals ...uint16) []bpf.Instruction {
 	return append(prog, bpf.RetConstant{})
 }
 
-// lengthBetween drops the packet unless the length that load loads, which includes the UDP header, is in bounds.
+// lengthBetween drops the packet unless the length that load loads, which includes the UDP header, is in bounds: those
+// of a candidate or, if wanted, of a STUN request that carries one.
 func lengthBetween(load bpf.Instruction, c Config) []bpf.Instruction {
 	return slices.Concat(
 		[]bpf.Instruction{load},
 		require(bpf.JumpGreaterOrEqual, uint32(udpHeader+c.MinLen)),
-		require(bpf.JumpLessOrEqual, uint32(udpHeader+c.MaxLen)),
+		require(bpf.JumpLessOrEqual, uint32(udpHeader+c.longest())),
+		betweenBounds(c),
 	)
+}
+
+// betweenBounds drops the packet if its loaded length is that of neither a candidate nor a STUN request.
+func betweenBounds(c Config) []bpf.Instruction {
+	if !c.Browser {
+		return nil
+	}
+	long := require(bpf.JumpGreaterOrEqual, uint32(udpHeader+stun.MinLen))
+	return append([]bpf.Instruction{
+		bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: uint32(udpHeader + c.MaxLen), SkipTrue: uint8(len(long))},
+	}, long...)
 }
 
 // attach makes prog the socket's filter permanently: an attacker who takes over the process cannot capture anything

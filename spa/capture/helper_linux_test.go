@@ -56,7 +56,7 @@ func read(t testing.TB, s *Sniffer) reading {
 				ended <- err
 				return
 			}
-			p.Data = bytes.Clone(p.Data)
+			p.Data, p.Frame = bytes.Clone(p.Data), bytes.Clone(p.Frame)
 			r.packets <- p
 		}
 	}()
@@ -152,6 +152,8 @@ func gain(before, after Stats) Stats {
 		Options:        after.Options - before.Options,
 		Extension:      after.Extension - before.Extension,
 		Malformed:      after.Malformed - before.Malformed,
+		Framed:         after.Framed - before.Framed,
+		Unframed:       after.Unframed - before.Unframed,
 		KernelDrops:    after.KernelDrops - before.KernelDrops,
 	}
 }

@@ -36,6 +36,7 @@ type Sniffer struct {
 	busy    int    // packets without a pause since the host's changes were read
 	looks   int    // how often noise may still cause that before it is due
 	data    []byte // the last Packet's
+	frames  unframer
 
 	counting sync.Mutex // guards the fields below, and the rings' sockets against Close
 	names    *rtnetlink // for Interfaces
@@ -53,7 +54,8 @@ func Listen(c Config) (*Sniffer, error) {
 		interfaces: slices.Clone(c.Interfaces),
 		wake:       -1,
 		decoder:    newDecoder(),
-		data:       make([]byte, 0, c.MaxLen),
+		data:       make([]byte, 0, c.longest()),
+		frames:     unframer{longest: c.MaxLen},
 		looks:      looks,
 	}
 	if err := s.open(c); err != nil {
@@ -116,7 +118,7 @@ func (s *Sniffer) Read() (Packet, error) {
 			continue
 		}
 		s.counts[v].Add(1)
-		if v == passed {
+		if v.isCandidate() {
 			return p, nil
 		}
 	}
@@ -137,6 +139,9 @@ func (s *Sniffer) next() (Packet, verdict, bool) {
 		p.Data = s.data
 		r.release(f)
 		s.refreshWhenBusy()
+		if v == passed {
+			p, v = s.frames.open(p)
+		}
 		return p, v, true
 	}
 	return Packet{}, 0, false
@@ -258,7 +263,8 @@ func (s *Sniffer) Stats() Stats {
 	}
 	return Stats{
 		Received:       all,
-		Passed:         s.counts[passed].Load(),
+		Passed:         s.counts[passed].Load() + s.counts[framed].Load(),
+		Framed:         s.counts[framed].Load(),
 		WrongInterface: s.counts[wrongInterface].Load(),
 		NotForUs:       s.counts[notForUs].Load(),
 		OwnSource:      s.counts[ownSource].Load(),
@@ -267,6 +273,7 @@ func (s *Sniffer) Stats() Stats {
 		Options:        s.counts[options].Load(),
 		Extension:      s.counts[extension].Load(),
 		Malformed:      s.counts[malformed].Load(),
+		Unframed:       s.counts[unframed].Load(),
 		KernelDrops:    s.kernelDrops(),
 	}
 }

@@ -5,6 +5,7 @@ type verdict uint8
 
 const (
 	passed verdict = iota
+	framed         // passed, in a STUN request
 	wrongInterface
 	notForUs
 	ownSource
@@ -13,5 +14,9 @@ const (
 	options
 	extension
 	malformed
+	unframed
 	verdicts // their number
 )
+
+// isCandidate reports whether the packet is passed on.
+func (v verdict) isCandidate() bool { return v <= framed }

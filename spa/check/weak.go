@@ -29,6 +29,10 @@ func checkWeak(c *config.Config, h *host) []Finding {
 		weak("firewall.tproxy", "true: packets that a TPROXY rule assigns to a guarded port's socket bypass the guard",
 			"# take it out unless a TPROXY rule needs it")
 	}
+	if c.Capture.Browser {
+		weak("capture.browser", "true: knocks from browsers look like the checks of a video call, not like random bytes, "+
+			"and whoever serves the page can take the keys", "# take it out unless somebody knocks with a browser")
+	}
 	for _, s := range c.Services {
 		if s.Masquerade {
 			weak("service."+s.Name+".masquerade",

@@ -51,6 +51,7 @@ type KnockPort struct {
 type Capture struct {
 	Mode       string   // "sniff" or "udp"
 	Interfaces []string // none: all but loopback
+	Browser    bool     // take knocks of browsers too, in STUN requests
 }
 
 // Bound reports whether the server binds the knock ports, in place of capturing their packets.

@@ -38,6 +38,7 @@ func settled(t *testing.T) map[string]func(*Config) {
 			c.Address, c.Window, c.State = "[2001:db8::1]:443", 90*time.Second, "/var/lib/spa"
 			c.KnockPorts = []KnockPort{{62201, false}, {443, true}}
 			c.Capture.Interfaces = []string{"eth0", "br-lan"}
+			c.Capture.Browser = true
 			c.Firewall = Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", Persist: "file",
 				TrustedInterfaces: []string{"lan"}, Mark: 1 << 8}
 			c.Zone = "Asia/Kathmandu"
@@ -148,7 +149,7 @@ func TestCommentsAreTrue(t *testing.T) {
 	c := created(t, dir)
 	c.Services = nil
 	text := c.filled(dir).text()
-	for _, examples := range [][]string{{"zone"}, {"persist"}, {"tproxy"}, {"mark"}, {"[metrics]", "listen"}, {"clients"},
+	for _, examples := range [][]string{{"zone"}, {"browser"}, {"persist"}, {"tproxy"}, {"mark"}, {"[metrics]", "listen"}, {"clients"},
 		{"[service", "ports"}, {"for"}, {"max_for"}, {"addresses"}, {"on_expiry"}, {"once"}, {"when"},
 		{"run =", "run_after", "user", "timeout"}} {
 		for _, example := range examples {
@@ -206,7 +207,7 @@ func TestEveryExampleIsTried(t *testing.T) {
 	c.Services = nil
 	tried := []string{"zone", "persist", "tproxy", "mark", "[service.ssh]", "ports", "for", "max_for", "addresses",
 		"on_expiry", "once", "when", "[firewall.admit]", "table", "set4", "set6", "[metrics]", "listen", "clients",
-		"run", "run_after", "user", "timeout", "forward", "masquerade"}
+		"run", "run_after", "user", "timeout", "forward", "masquerade", "browser"}
 	for line := range strings.Lines(c.filled(dir).text()) {
 		example, ok := strings.CutPrefix(line, "# ")
 		word, _, _ := strings.Cut(example, " ")

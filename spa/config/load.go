@@ -37,6 +37,7 @@ type (
 	rawCapture struct {
 		Mode       string   `toml:"mode"`
 		Interfaces []string `toml:"interfaces"`
+		Browser    bool     `toml:"browser"`
 	}
 	rawFirewall struct {
 		Backend           string   `toml:"backend"`

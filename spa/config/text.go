@@ -75,6 +75,8 @@ func (c Config) writeTables(b *strings.Builder) {
 	b.WriteString("\n[capture]\n")
 	setting(b, "mode", quote(c.Capture.Mode), "sniff: sees knocks before the firewall drops them; udp: binds the ports")
 	setting(b, "interfaces", list(c.Capture.Interfaces), "empty: all except loopback, including later ones")
+	changed(b, c.Capture.Browser, "browser", "true", "browser = true", "take knocks that a page in a browser sends: "+
+		"spa-keygen page")
 	c.Firewall.write(b)
 	b.WriteString("\n[audit]\n")
 	file := relative(c.State, c.Audit.File)

@@ -27,7 +27,8 @@ func (l *loader) line() {
 			service.FormatDuration(maxWindow)))
 	}
 	l.cfg.Receipts = l.raw.Receipts
-	l.cfg.Capture = Capture{Mode: l.raw.Capture.Mode, Interfaces: none(l.raw.Capture.Interfaces)}
+	l.cfg.Capture = Capture{Mode: l.raw.Capture.Mode, Interfaces: none(l.raw.Capture.Interfaces),
+		Browser: l.raw.Capture.Browser}
 	l.oneOf("capture.mode", l.cfg.Capture.Mode, "sniff", "udp")
 	if l.cfg.Bound() && slices.ContainsFunc(l.cfg.KnockPorts, func(k KnockPort) bool { return k.Shared }) {
 		l.must("capture.mode", errors.New("a shared knock port belongs to another program: the server cannot bind it"))

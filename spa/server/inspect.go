@@ -68,6 +68,9 @@ func Inspect(ctx context.Context, c *config.Config, file io.Reader, log *slog.Lo
 func (s *Server) inspect(ctx context.Context, p capture.Packet, noise map[string]control.Decision,
 	tell func(control.Decision) error) error {
 	event := s.handle(ctx, p)
+	if p.Frame != nil && event.Verdict.Spent() {
+		s.checks.keep(p, event)
+	}
 	d := feed.DecisionOf(event)
 	if event.Client != "" || event.Verdict != audit.Unopened {
 		return tell(d)
@@ -130,5 +133,6 @@ func captureConfig(c *config.Config) capture.Config {
 	for i, port := range c.KnockPorts {
 		ports[i] = port.Port
 	}
-	return capture.Config{Ports: ports, MinLen: spa.MinLen, MaxLen: spa.MaxLen, Interfaces: c.Capture.Interfaces}
+	return capture.Config{Ports: ports, MinLen: spa.MinLen, MaxLen: spa.MaxLen, Interfaces: c.Capture.Interfaces,
+		Browser: c.Capture.Browser}
 }

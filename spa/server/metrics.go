@@ -62,11 +62,12 @@ func (s *Server) sample() metrics.Sample {
 		m.Clients = append(m.Clients, c.Name)
 	}
 	seen := captured(s.sniffer.Stats())
-	m.Capture = metrics.Capture{Received: seen.Received, Passed: seen.Passed, Dropped: seen.KernelDrops,
+	m.Capture = metrics.Capture{Received: seen.Received, Passed: seen.Passed, Framed: seen.Framed,
+		Dropped: seen.KernelDrops,
 		Ignored: map[string]uint64{
 			"wrong interface": seen.WrongInterface, "not for this host": seen.NotForUs, "own source": seen.OwnSource,
 			"bad source": seen.BadSource, "fragment": seen.Fragment, "IP options": seen.Options,
-			"extension header": seen.Extension, "malformed": seen.Malformed,
+			"extension header": seen.Extension, "malformed": seen.Malformed, "no packet in STUN": seen.Unframed,
 		}}
 	journal := s.journal.Status()
 	m.Floor = journal.FloorUntil.Sub(now)
@@ -84,7 +85,7 @@ var silent = []struct {
 }{
 	{audit.Unopened, spa.ErrLength}, {audit.Unopened, spa.ErrGate}, {audit.Unopened, spa.ErrClient},
 	{audit.Unopened, spa.ErrMAC}, {audit.Unopened, spa.ErrMalformed}, {audit.Unopened, spa.ErrStale},
-	{audit.Unopened, spa.ErrRevoked}, {audit.Unopened, spa.ErrRetired},
+	{audit.Unopened, spa.ErrRevoked}, {audit.Unopened, spa.ErrRetired}, {audit.Unopened, spa.ErrFrame},
 	{audit.Elsewhere, policy.ErrStated}, {audit.Elsewhere, policy.ErrFrom}, {audit.Elsewhere, policy.ErrDeny},
 	{audit.Elsewhere, policy.ErrLink},
 	{audit.Unspent, replay.ErrSpent}, {audit.Unspent, replay.ErrSpentElsewhere}, {audit.Unspent, replay.ErrFloor},
@@ -110,7 +111,7 @@ func outcomes() []audit.Count {
 	}
 	return append(list, audit.Count{Verdict: audit.Failed, Reason: spa.ReasonFailed.String()},
 		audit.Count{Verdict: audit.Failed, Reason: spa.ReasonNoProgram.String()},
-		audit.Count{Verdict: audit.Repeated}, audit.Count{Verdict: audit.Granted}, audit.Count{Verdict: audit.Closed})
+		audit.Count{Verdict: audit.Rechecked}, audit.Count{Verdict: audit.Repeated}, audit.Count{Verdict: audit.Granted}, audit.Count{Verdict: audit.Closed})
 }
 
 // allCounts adds a zero for each outcome that has no count yet.

@@ -24,6 +24,7 @@ func TestEveryOutcomeIsListed(t *testing.T) {
 		note(audit.Denied, status.String())
 	}
 	note(audit.Repeated, "")
+	note(audit.Rechecked, "")
 	note(audit.Granted, "")
 	note(audit.Closed, "")
 	var got []string

@@ -72,6 +72,7 @@ type Server struct {
 	policy    *policy.Policy
 	journal   *replay.Journal
 	uses      *recovery.Book
+	checks    checks
 	firewall  *firewall.Firewall
 	actions   *action.Book // nil: no service has a program
 	audit     *audit.Log

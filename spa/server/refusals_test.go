@@ -76,6 +76,11 @@ var refusals = map[string]refusal{
 		})
 		return b.packet(0)
 	}},
+	"spa.ErrFrame": {spa.ErrFrame, audit.Unopened, func(b *bench) capture.Packet {
+		p := b.framed(b.request(spa.TypeOpen, "ssh"), 1)
+		p.Frame = lab.STUN{Packet: p.Data, Local: "self", Password: "of somebody else's own"}.Check()
+		return p
+	}},
 	"policy.ErrStated": {policy.ErrStated, audit.Elsewhere, func(b *bench) capture.Packet {
 		r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}},
 			Source: netip.MustParseAddr("192.0.2.3")}

@@ -87,7 +87,7 @@ func (s *Server) loop(ctx context.Context) error {
 }
 
 // process decides one packet, records the result, and answers it: if receipts are on and the packet was spent, or came
-// too early as tooEarly describes. Nothing else is ever answered.
+// too early as tooEarly describes, or is a browser's repetition of a spent one. Nothing else is ever answered.
 func (s *Server) process(ctx context.Context, p capture.Packet) {
 	s.line.Lock()
 	event := s.handle(ctx, p)
@@ -96,7 +96,11 @@ func (s *Server) process(ctx context.Context, p capture.Packet) {
 	}
 	s.feed.Tell(event) // before anything can end the grant
 	c := s.config      // a reload replaces it
-	answered := c.Receipts && (event.Verdict.Spent() || event.Knock != nil && s.tooEarly(&event))
+	if p.Frame != nil && event.Verdict.Spent() {
+		s.checks.keep(p, event)
+	}
+	answered := c.Receipts && (event.Verdict.Spent() || event.Verdict == audit.Rechecked ||
+		event.Knock != nil && p.Frame == nil && s.tooEarly(&event))
 	s.line.Unlock()
 	s.audit.Record(event)
 	if s.metrics != nil && event.Verdict.Spent() {

@@ -41,11 +41,18 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	}
 	event = event.Of(knock) // valid until the next packet, like everything of one that is not spent
 
+	if err := knock.CheckFrame(p.Frame); err != nil {
+		return event.As(audit.Unopened, err)
+	}
 	if err := s.policy.Source(knock, from); err != nil {
 		event.Copied = errors.Is(err, policy.ErrStated)
 		return event.As(audit.Elsewhere, err)
 	}
 	admitted, err := s.journal.Admit(entry(knock, from), now)
+	if status, ok := s.checks.again(p, event); ok && errors.Is(err, replay.ErrSpent) {
+		event.Receipt.Status = status
+		return event.As(audit.Rechecked, nil)
+	}
 	if err != nil && !errors.Is(err, replay.ErrReused) {
 		event.Copied, event.Fault = errors.Is(err, replay.ErrSpentElsewhere), !replay.IsRefusal(err)
 		return event.As(audit.Unspent, err)
@@ -207,12 +214,18 @@ func (s *Server) conclude(event audit.Event, v audit.Verdict, receipt spa.Receip
 	return event.As(v, event.Err)
 }
 
-// answer sends the receipt of a spent packet to its sender.
+// answer sends the receipt of a spent packet to its sender, or the response to the STUN request that carried it.
 func (s *Server) answer(c *config.Config, p capture.Packet, event audit.Event) {
 	if s.responder == nil {
 		return
 	}
-	packet, err := spa.SealReceipt(event.Receipt, event.Knock, s.identity.Server)
+	var packet []byte
+	var err error
+	if p.Frame != nil {
+		packet = event.Knock.Respond(p.Frame, p.From, event.Receipt.Status)
+	} else {
+		packet, err = spa.SealReceipt(event.Receipt, event.Knock, s.identity.Server)
+	}
 	if err == nil {
 		// On a shared port a receipt must be distinguishable from what the host's own program sends.
 		shared := slices.Contains(c.KnockPorts, config.KnockPort{Port: p.To.Port(), Shared: true})

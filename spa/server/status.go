@@ -96,7 +96,8 @@ func captured(st capture.Stats) control.Capture {
 	return control.Capture{
 		Received: st.Received, Passed: st.Passed, WrongInterface: st.WrongInterface, NotForUs: st.NotForUs,
 		OwnSource: st.OwnSource, BadSource: st.BadSource, Fragment: st.Fragment, Options: st.Options,
-		Extension: st.Extension, Malformed: st.Malformed, KernelDrops: st.KernelDrops,
+		Extension: st.Extension, Malformed: st.Malformed, Unframed: st.Unframed, Framed: st.Framed,
+		KernelDrops: st.KernelDrops,
 	}
 }
 

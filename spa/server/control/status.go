@@ -113,6 +113,7 @@ type Gate struct {
 type Capture struct {
 	Received       uint64 `json:"received"`
 	Passed         uint64 `json:"passed"`
+	Framed         uint64 `json:"framed,omitzero"` // of these, from browsers
 	WrongInterface uint64 `json:"wrong_interface"`
 	NotForUs       uint64 `json:"not_for_us"`
 	OwnSource      uint64 `json:"own_source"`
@@ -121,7 +122,8 @@ type Capture struct {
 	Options        uint64 `json:"options"`
 	Extension      uint64 `json:"extension"`
 	Malformed      uint64 `json:"malformed"`
-	KernelDrops    uint64 `json:"kernel_drops"` // dropped because they arrived faster than they were read
+	Unframed       uint64 `json:"unframed,omitzero"` // as long as what a browser sends, and not that
+	KernelDrops    uint64 `json:"kernel_drops"`      // dropped because they arrived faster than they were read
 }
 
 // Floor is the floor that a reboot or a lost journal leaves: knocks stamped at or before it are refused.

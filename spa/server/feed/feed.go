@@ -97,7 +97,7 @@ func (h *Feed) Watching() int { return int(h.active.Load()) }
 // Tell reports the result of a packet to watchers. Of unspent packets they get the first, and then a count once a
 // second for each client and reason; of noise a count every ten seconds.
 func (h *Feed) Tell(e audit.Event) {
-	if !h.Watched() {
+	if !h.Watched() || e.Verdict == audit.Rechecked {
 		return
 	}
 	h.mu.Lock()

@@ -23,7 +23,9 @@ var (
 		"verdict", "reason")
 	received = describe("capture_received_packets_total", "Packets seen on the knock ports.")
 	passed   = describe("capture_passed_packets_total", "Packets passed on for a decision.")
-	ignored  = describe("capture_ignored_packets_total", "Packets that the capture ignored, by reason.",
+	framed   = describe("capture_framed_packets_total", "Packets from browsers passed on for a decision: those in STUN "+
+		"requests.")
+	ignored = describe("capture_ignored_packets_total", "Packets that the capture ignored, by reason.",
 		"reason")
 	dropped = describe("capture_dropped_packets_total", "Packets that the kernel dropped because they arrived faster "+
 		"than they were read. Knocks may be among them.")
@@ -80,6 +82,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	}
 	count(received, s.Capture.Received)
 	count(passed, s.Capture.Passed)
+	count(framed, s.Capture.Framed)
 	count(dropped, s.Capture.Dropped)
 	for reason, n := range s.Capture.Ignored {
 		count(ignored, n, reason)

@@ -51,8 +51,8 @@ type Recovery struct {
 
 // Capture counts packets before any decision.
 type Capture struct {
-	Received, Passed, Dropped uint64
-	Ignored                   map[string]uint64 // by reason
+	Received, Passed, Framed, Dropped uint64
+	Ignored                           map[string]uint64 // by reason
 }
 
 // Journal is the replay memory.
