@@ -41,6 +41,7 @@ var effects = map[string]string{
 	"raw.service":                    "TestJourney",
 	"rawCapture.mode":                "TestBound",
 	"rawCapture.interfaces":          "TestCaptureInterfaces",
+	"rawCapture.gate":                "TestGate",
 	"rawFirewall.backend":            "TestDryRun",
 	"rawFirewall.mode":               "TestAdmit",
 	"rawFirewall.closed":             "TestClosed",

@@ -30,6 +30,7 @@ var samples = map[string][]string{
 	"zone":                        {"Europe/Berlin"},
 	"capture.mode":                {"udp"},
 	"capture.interfaces":          {"eth0,wg0"},
+	"capture.gate":                {"xdp"},
 	"firewall.backend":            {"nftables"},
 	"firewall.mode":               {"admit", "firewall.admit.table=inet filter", "firewall.admit.set4=spa4"},
 	"firewall.closed":             {"reject"},

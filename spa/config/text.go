@@ -75,6 +75,7 @@ func (c Config) writeTables(b *strings.Builder) {
 	b.WriteString("\n[capture]\n")
 	setting(b, "mode", quote(c.Capture.Mode), "sniff: sees knocks before the firewall drops them; udp: binds the ports")
 	setting(b, "interfaces", list(c.Capture.Interfaces), "empty: all except loopback, including later ones")
+	setting(b, "gate", quote(c.Capture.Gate), "where the kernel drops forged knocks: auto, xdp, socket or none")
 	c.Firewall.write(b)
 	b.WriteString("\n[audit]\n")
 	file := relative(c.State, c.Audit.File)

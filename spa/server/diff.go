@@ -24,6 +24,7 @@ var restartSettings = []setting{
 	{"state", func(c *config.Config) any { return c.State }},
 	{"capture.mode", func(c *config.Config) any { return c.Capture.Mode }},
 	{"capture.interfaces", func(c *config.Config) any { return c.Capture.Interfaces }},
+	{"capture.gate", func(c *config.Config) any { return c.Capture.Gate }},
 	{"firewall.backend", func(c *config.Config) any { return c.Firewall.Backend }},
 	{"firewall.mode", func(c *config.Config) any { return c.Firewall.Mode }},
 	{"firewall.persist", func(c *config.Config) any { return c.Firewall.Persist }},
