@@ -65,9 +65,10 @@ func dressings(in injector, packet []byte) map[string][]byte {
 	if packet[0]>>4 == 4 {
 		return map[string][]byte{
 			"plain": in.frame(packet), "tagged": tagged(in, 10, packet), "priority": tagged(in, 0xe000, packet),
-			"padded":  in.frame(append(bytes.Clone(packet), 1, 2, 3)),
-			"options": in.frame(withOptions(packet, 1, 1, 1, 1)), "most options": in.frame(withOptions(packet, make([]byte, 40)...)),
-			"fragment": in.frame(change(packet, set16(6, 0x2000))), "later": in.frame(change(packet, set16(6, 0x2001))),
+			"padded":       in.frame(append(bytes.Clone(packet), 1, 2, 3)),
+			"options":      in.frame(withOptions(packet, 1, 1, 1, 1)),
+			"most options": in.frame(withOptions(packet, make([]byte, 40)...)),
+			"fragment":     in.frame(change(packet, set16(6, 0x2000))), "later": in.frame(change(packet, set16(6, 0x2001))),
 			"checksum": in.frame(change(packet, set16(26, 1))),
 			"cut":      in.frame(packet[:50]), "short of UDP": in.frame(change(packet, set16(24, 210))),
 		}
@@ -142,7 +143,7 @@ func (r reading) drain(heard map[string]bool) {
 	}
 }
 
-// TestGateLosesNothing: with each gate the sniffer passes the same packets as without, less those that have a wrong tag.
+// TestGateLosesNothing: with each gate the sniffer passes the same packets as without, less those with a wrong tag.
 func TestGateLosesNothing(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	in := inject(t, client, "vc", gateway, "vs")

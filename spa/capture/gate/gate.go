@@ -1,5 +1,5 @@
-// Package gate checks the gate tag of packets in the kernel, so that forged packets never wake the server. It is an eBPF
-// program on the sockets that receive knocks and, if wanted, another on network interfaces (XDP).
+// Package gate checks the gate tag of packets in the kernel, so that forged packets never wake the server. It is an
+// eBPF program on the sockets that receive knocks and, if wanted, another on network interfaces (XDP).
 //
 // Both make the same decision about a packet to a knock port:
 //

@@ -233,7 +233,9 @@ var mutations = []func(r *rand.Rand, ip []byte) []byte{
 	func(_ *rand.Rand, ip []byte) []byte { return ip },
 	func(r *rand.Rand, ip []byte) []byte { ip[r.IntN(min(len(ip), 96))] ^= 1 << r.IntN(8); return ip },
 	func(r *rand.Rand, ip []byte) []byte { ip[r.IntN(min(len(ip), 48))] = byte(r.Uint32()); return ip },
-	func(r *rand.Rand, ip []byte) []byte { return ip[:min(len(ip), ipv6Header+r.IntN(len(ip)))] }, // the kernel runs no less
+	func(r *rand.Rand, ip []byte) []byte { // the kernel runs programs with no less than an IP header
+		return ip[:min(len(ip), ipv6Header+r.IntN(len(ip)))]
+	},
 	func(r *rand.Rand, ip []byte) []byte { return append(ip, make([]byte, r.IntN(40))...) },
 	func(r *rand.Rand, ip []byte) []byte { // options, an extension header, a fragment
 		n := 4 * (1 + r.IntN(10))

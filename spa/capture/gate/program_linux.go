@@ -215,7 +215,7 @@ func (p *program) ownCount(otherwise string) {
 		asm.LoadMapValue(asm.R1, p.counts.FD(), 0), asm.Add.Reg(asm.R1, asm.R0))
 }
 
-// count adds to the counter whose offset is in length. It need not be atomic: a processor receives one packet at a time.
+// count adds to the counter whose offset is in length. It is not atomic: a processor receives one packet at a time.
 func (p *program) count() {
 	p.add(asm.Add.Reg(asm.R1, length), asm.LoadMem(asm.R2, asm.R1, 0, asm.DWord), asm.Add.Imm(asm.R2, 1),
 		asm.StoreMem(asm.R1, 0, asm.R2, asm.DWord))
