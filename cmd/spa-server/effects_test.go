@@ -42,6 +42,7 @@ var effects = map[string]string{
 	"rawCapture.mode":                "TestBound",
 	"rawCapture.interfaces":          "TestCaptureInterfaces",
 	"rawCapture.browser":             "TestBrowserKnock",
+	"rawCapture.gate":                "TestGate",
 	"rawFirewall.backend":            "TestDryRun",
 	"rawFirewall.mode":               "TestAdmit",
 	"rawFirewall.closed":             "TestClosed",

@@ -60,6 +60,7 @@ func printStatus(out io.Writer, s *control.Status) error {
 	line("firewall", "%s", s.Firewall.Sentence)
 	line("guard", "%s", guardText(s))
 	line("gate key", "%s", gateText(s))
+	line("gate", "%s", kernelGateText(s.Gate))
 	line("clients", "%d", s.Clients)
 	for _, c := range s.LeftOut {
 		line("", "%s CANNOT KNOCK until the file is fixed: %s", c.Client, c.Why)
@@ -199,6 +200,19 @@ func gateText(s *control.Status) string {
 		old)
 }
 
+// kernelGateText returns where the kernel checks the tag, and why not elsewhere.
+func kernelGateText(g control.Gate) string {
+	text := map[string]string{
+		"socket": "in the kernel, on the server's sockets",
+		"xdp":    "in the kernel, on " + strings.Join(g.XDP, ", ") + " and the server's sockets",
+		"none":   "in the server",
+	}[g.Kernel]
+	if len(g.Why) > 0 {
+		text += ": " + strings.Join(g.Why, "; ")
+	}
+	return text
+}
+
 func lastGrantText(s *control.Status) string {
 	if s.LastGrant == nil {
 		return "; none since the start"
@@ -212,6 +226,10 @@ func capturedLines(line func(what, format string, args ...any), c control.Captur
 	line("packets", "received %d, possible knocks %d, dropped by the kernel %d", c.Received, c.Passed, c.KernelDrops)
 	if c.Framed > 0 {
 		line("", "%d of the possible knocks from browsers", c.Framed)
+	}
+	if g := c.Gate; g.Length+g.Cut+g.Tag+g.Spent+g.Elsewhere > 0 {
+		line("", "%d stopped by the gate: wrong tag %d, wrong length %d, cut %d, copies %d; %d of them on an interface",
+			g.Length+g.Cut+g.Tag+g.Spent+g.Elsewhere, g.Tag, g.Length, g.Cut, g.Spent+g.Elsewhere, g.XDP)
 	}
 	for _, part := range []struct {
 		n    uint64

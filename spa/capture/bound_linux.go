@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"sallyport/spa/capture/gate"
 )
 
 // boundQueue is how many bytes of packets a bound socket holds until they are read.
@@ -37,6 +39,7 @@ type Bound struct {
 	closing    sync.Once
 	start      sync.Once
 	counts     [verdicts]atomic.Uint64
+	gate       gating
 
 	mu    sync.RWMutex // guards the fields below, and sockets of Send against Close
 	host  *host
@@ -79,13 +82,22 @@ func (b *Bound) open(c Config) error {
 	if b.ways, err = openWays(); err != nil {
 		return err
 	}
+	return b.gate.open(c, b.bindAll)
+}
+
+// bindAll binds the ports with the gate or, if there is none, with classic filters.
+func (b *Bound) bindAll(c Config, g *gate.Gate) error {
 	for _, port := range c.Ports {
 		for _, six := range []bool{false, true} {
-			conn, err := bind(c, port, six, b.mark)
+			conn, err := bind(c, port, six, b.mark, g)
 			if six && errors.Is(err, unix.EAFNOSUPPORT) {
 				continue // a host without IPv6
 			}
 			if err != nil {
+				for _, conn := range b.conns {
+					err = errors.Join(err, conn.Close())
+				}
+				b.conns = nil
 				return fmt.Errorf("binding udp/%d: %w", port, err)
 			}
 			b.conns = append(b.conns, conn)
@@ -95,7 +107,15 @@ func (b *Bound) open(c Config) error {
 }
 
 // bind opens the socket of a port in one address family. Its filter lets only possible lengths into the queue.
-func bind(c Config, port uint16, six bool, mark uint32) (*boundConn, error) {
+func bind(c Config, port uint16, six bool, mark uint32, g *gate.Gate) (*boundConn, error) {
+	filter := func(fd int) error {
+		if g != nil {
+			return g.AttachBound(fd, six, udpHeader+c.longest())
+		}
+		return attach(fd, slices.Concat(
+			lengthBetween(bpf.LoadExtension{Num: bpf.ExtLen}, c),
+			[]bpf.Instruction{bpf.RetConstant{Val: uint32(udpHeader + c.longest())}}))
+	}
 	network, level, info := "udp4", unix.IPPROTO_IP, unix.IP_PKTINFO
 	if six {
 		network, level, info = "udp6", unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
@@ -108,9 +128,7 @@ func bind(c Config, port uint16, six bool, mark uint32) (*boundConn, error) {
 				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1),
 				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark)),
 				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, boundQueue),
-				attach(int(fd), slices.Concat(
-					lengthBetween(bpf.LoadExtension{Num: bpf.ExtLen}, c),
-					[]bpf.Instruction{bpf.RetConstant{Val: uint32(udpHeader + c.longest())}})),
+				filter(int(fd)),
 			)
 			if six { // an address may be this host's own only by a local route
 				err = errors.Join(err, unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1))
@@ -307,8 +325,18 @@ func (b *Bound) Stats() Stats {
 	for _, c := range b.conns {
 		s.KernelDrops += uint64(c.drops.Load())
 	}
+	s.Gate = b.gate.Counts()
 	return s
 }
+
+// Gate returns how the gate tag is checked in the kernel.
+func (b *Bound) Gate() Gating { return b.gate.state }
+
+// SetGateKeys replaces the keys of the gate tag.
+func (b *Bound) SetGateKeys(keys []gate.Key) { b.gate.SetKeys(keys) }
+
+// Copied is [Sniffer.Copied].
+func (b *Bound) Copied(p Packet, elsewhere bool) { b.gate.Copied(p.Data, p.From.Addr(), elsewhere) }
 
 // Interfaces returns the names of the current network interfaces, except the loopback; none after Close.
 func (b *Bound) Interfaces() []string {
@@ -330,6 +358,7 @@ func (b *Bound) Close() error {
 		for _, c := range b.conns {
 			errs = append(errs, c.Close())
 		}
+		errs = append(errs, b.gate.close())
 		if b.host != nil {
 			b.host.close()
 		}

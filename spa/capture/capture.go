@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"sallyport/spa/capture/gate"
 	"sallyport/spa/stun"
 )
 
@@ -46,6 +47,29 @@ type Config struct {
 	// bridge or bond belongs to the bridge or bond. One with a VLAN tag belongs to the VLAN's interface or, if there is
 	// none, to the one that carried it.
 	Interfaces []string
+	// Gate says where the gate tag is checked first.
+	Gate Gate
+}
+
+// Gate describes how packets are checked in the kernel (package gate).
+type Gate struct {
+	// Mode is "socket", "xdp", or "auto" for what this kernel and the process's rights allow without touching anything
+	// but the capture's own sockets. "none" or empty: the tag is not checked here.
+	Mode string
+	// Keys are the keys of the tags.
+	Keys []gate.Key
+	// Shared are the ports that another program of the host serves too.
+	Shared []uint16
+}
+
+// on reports whether a gate is wanted.
+func (g Gate) on() bool { return g.Mode != "" && g.Mode != "none" }
+
+// Gating describes the gate of a capture.
+type Gating struct {
+	Mode string   // where the tag is checked first: "xdp", "socket" or "none"
+	XDP  []string // interfaces with an XDP gate, and its kind: "eth0 (native)"
+	Why  []string // why the gate is not where it was wanted
 }
 
 func (c Config) check() error {
@@ -109,4 +133,6 @@ type Stats struct {
 	Cut            uint64 // candidates of a File that were not captured whole
 
 	KernelDrops uint64 // thrown away by the kernel because Read was not called fast enough
+
+	Gate gate.Counts // dropped by the gate, and not among Received
 }

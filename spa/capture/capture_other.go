@@ -5,6 +5,8 @@ package capture
 import (
 	"errors"
 	"fmt"
+
+	"sallyport/spa/capture/gate"
 )
 
 var errUnsupported = fmt.Errorf("packets can be captured on Linux only: %w", errors.ErrUnsupported)
@@ -23,6 +25,15 @@ func (*Sniffer) Stats() Stats { return Stats{} }
 
 // Interfaces returns none.
 func (*Sniffer) Interfaces() []string { return nil }
+
+// Gate returns none.
+func (*Sniffer) Gate() Gating { return Gating{} }
+
+// SetGateKeys does nothing.
+func (*Sniffer) SetGateKeys([]gate.Key) {}
+
+// Copied does nothing.
+func (*Sniffer) Copied(Packet, bool) {}
 
 // Close does nothing.
 func (*Sniffer) Close() error { return nil }
@@ -56,6 +67,15 @@ func (*Bound) Stats() Stats { return Stats{} }
 
 // Interfaces returns none.
 func (*Bound) Interfaces() []string { return nil }
+
+// Gate returns none.
+func (*Bound) Gate() Gating { return Gating{} }
+
+// SetGateKeys does nothing.
+func (*Bound) SetGateKeys([]gate.Key) {}
+
+// Copied does nothing.
+func (*Bound) Copied(Packet, bool) {}
 
 // Close does nothing.
 func (*Bound) Close() error { return nil }

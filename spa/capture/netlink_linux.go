@@ -255,6 +255,8 @@ func parseLink(m syscall.NetlinkMessage) (update, bool) {
 		switch a.Attr.Type {
 		case unix.IFLA_IFNAME:
 			u.link.name = unix.ByteSliceToString(a.Value)
+		case unix.IFLA_MASTER:
+			u.link.port = true
 		case unix.IFLA_ADDRESS:
 			u.link.mac = string(a.Value)
 		case unix.IFLA_PROP_LIST, unix.IFLA_PROP_LIST | unix.NLA_F_NESTED:

@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"unsafe"
 
-	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,7 +38,7 @@ type frame struct {
 
 // openRing opens a socket that receives nothing until its filter is attached: only then is it bound to a protocol. A
 // socket bound to one protocol sees no outgoing packets, and sees one from a bridge's port only once, as the bridge's.
-func openRing(protocol uint16, filter []bpf.Instruction, snap int) (*ring, error) {
+func openRing(protocol uint16, filter func(fd int) error, snap int) (*ring, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening a packet socket: %w", err)
@@ -72,8 +71,8 @@ func networkOrder(v uint16) uint16 {
 }
 
 // prepare sets the filter and shares the memory.
-func (r *ring) prepare(filter []bpf.Instruction) error {
-	if err := attach(r.fd, filter); err != nil {
+func (r *ring) prepare(filter func(fd int) error) error {
+	if err := filter(r.fd); err != nil {
 		return err
 	}
 	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V2); err != nil {

@@ -9,7 +9,10 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"sallyport/spa/capture/gate"
 )
 
 const (
@@ -26,6 +29,7 @@ type Sniffer struct {
 	interfaces []string
 	rings      [2]*ring // IPv4, IPv6
 	wake       int      // an eventfd, readable after Close
+	gate       gating
 	closed     atomic.Bool
 	counts     [verdicts]atomic.Uint64
 
@@ -76,20 +80,39 @@ func (s *Sniffer) open(c Config) error {
 	if s.names, err = openNetlink(0); err != nil {
 		return err
 	}
-	if s.rings[0], err = openRing(unix.ETH_P_IP, filter4(c), snapLen(c)); err != nil {
-		return err
+	return s.gate.open(c, s.openRings)
+}
+
+// openRings opens the sockets with the gate or, if there is none, with classic filters.
+func (s *Sniffer) openRings(c Config, g *gate.Gate) error {
+	for i, protocol := range []uint16{unix.ETH_P_IP, unix.ETH_P_IPV6} {
+		filter := func(fd int) error { return attach(fd, [...][]bpf.Instruction{filter4(c), filter6(c)}[i]) }
+		if g != nil {
+			filter = func(fd int) error { return g.AttachPacket(fd, i == 1, snapLen(c)) }
+		}
+		r, err := openRing(protocol, filter, snapLen(c))
+		if err != nil {
+			s.closeRings()
+			return err
+		}
+		s.rings[i] = r
 	}
-	s.rings[1], err = openRing(unix.ETH_P_IPV6, filter6(c), snapLen(c))
-	return err
+	return nil
+}
+
+func (s *Sniffer) closeRings() {
+	for i, r := range s.rings {
+		if r != nil {
+			r.close()
+		}
+		s.rings[i] = nil
+	}
 }
 
 // release closes everything that is open.
 func (s *Sniffer) release() {
-	for _, r := range s.rings {
-		if r != nil {
-			r.close()
-		}
-	}
+	s.closeRings()
+	s.gate.close()
 	if s.host != nil {
 		s.host.close()
 	}
@@ -275,8 +298,19 @@ func (s *Sniffer) Stats() Stats {
 		Malformed:      s.counts[malformed].Load(),
 		Unframed:       s.counts[unframed].Load(),
 		KernelDrops:    s.kernelDrops(),
+		Gate:           s.gate.Counts(),
 	}
 }
+
+// Gate returns how the gate tag is checked in the kernel.
+func (s *Sniffer) Gate() Gating { return s.gate.state }
+
+// SetGateKeys replaces the keys of the gate tag.
+func (s *Sniffer) SetGateKeys(keys []gate.Key) { s.gate.SetKeys(keys) }
+
+// Copied notes that p, which the server has authenticated, is a copy of a packet that was used before, and whether it
+// came from another address than that. The kernel drops further copies.
+func (s *Sniffer) Copied(p Packet, elsewhere bool) { s.gate.Copied(p.Data, p.From.Addr(), elsewhere) }
 
 // Interfaces returns the names of the current network interfaces, except the loopback; none after Close.
 func (s *Sniffer) Interfaces() []string {

@@ -52,6 +52,7 @@ type Capture struct {
 	Mode       string   // "sniff" or "udp"
 	Interfaces []string // none: all but loopback
 	Browser    bool     // take knocks of browsers too, in STUN requests
+	Gate       string   // "auto", "xdp", "socket" or "none": where the gate tag is checked first
 }
 
 // Bound reports whether the server binds the knock ports, in place of capturing their packets.
@@ -122,7 +123,7 @@ func Default(dir string) Config {
 		Window:     30 * time.Second,
 		Receipts:   true,
 		State:      dir,
-		Capture:    Capture{Mode: "sniff"},
+		Capture:    Capture{Mode: "sniff", Gate: "auto"},
 		Firewall:   Firewall{Backend: "auto", Mode: "guard", Closed: "drop", Persist: "owner"},
 		Audit:      Audit{File: filepath.Join(dir, "audit.jsonl")},
 		Limits:     Limits{LiveNonces: 256, Grants: 64, GrantsPerHour: 1000},

@@ -43,7 +43,7 @@ func TestDefaults(t *testing.T) {
 		Dir: c.Dir, Name: "gw", Address: "192.0.2.1", ServerID: keys.ServerID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
 			14, 15},
 		KnockPorts: []KnockPort{{Port: 62201}}, Window: 30 * time.Second, Receipts: true, State: c.Dir,
-		Capture: Capture{Mode: "sniff"}, Firewall: Firewall{Backend: "auto", Mode: "guard", Closed: "drop", Persist: "owner"},
+		Capture: Capture{Mode: "sniff", Gate: "auto"}, Firewall: Firewall{Backend: "auto", Mode: "guard", Closed: "drop", Persist: "owner"},
 		Audit:  Audit{File: filepath.Join(c.Dir, "audit.jsonl")},
 		Limits: Limits{LiveNonces: 256, Grants: 64, GrantsPerHour: 1000},
 		Services: []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: 30 * time.Second, MaxFor: 10 * time.Minute,
@@ -71,6 +71,7 @@ zone = "Europe/Berlin"
 [capture]
 mode = "sniff"
 interfaces = ["eth0", "wg0"]
+gate = "xdp"
 [firewall]
 backend = "dry-run"
 mode = "guard"
@@ -102,7 +103,7 @@ func TestLoadAll(t *testing.T) {
 		Dir: c.Dir, Name: "office-1", Address: "[2001:db8::1]:443", ServerID: c.ServerID,
 		KnockPorts: []KnockPort{{62201, false}, {443, true}, {53, false}}, Window: 90 * time.Second, State: "/var/lib/spa",
 		Zone:    "Europe/Berlin",
-		Capture: Capture{Mode: "sniff", Interfaces: []string{"eth0", "wg0"}},
+		Capture: Capture{Mode: "sniff", Interfaces: []string{"eth0", "wg0"}, Gate: "xdp"},
 		Firewall: Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", Persist: "file",
 			TrustedInterfaces: []string{"br-lan"}, Mark: 1 << 31},
 		Audit:  Audit{File: "/var/lib/spa/log/audit.jsonl"},

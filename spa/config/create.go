@@ -75,6 +75,7 @@ func (c Config) filled(dir string) Config {
 	c.Window = or(c.Window, def.Window)
 	c.State = or(c.State, def.State)
 	c.Capture.Mode = or(c.Capture.Mode, def.Capture.Mode)
+	c.Capture.Gate = or(c.Capture.Gate, def.Capture.Gate)
 	c.Firewall.Backend = or(c.Firewall.Backend, def.Firewall.Backend)
 	c.Firewall.Mode = or(c.Firewall.Mode, def.Firewall.Mode)
 	c.Firewall.Closed = or(c.Firewall.Closed, def.Firewall.Closed)

@@ -37,8 +37,8 @@ func settled(t *testing.T) map[string]func(*Config) {
 		"all": func(c *Config) {
 			c.Address, c.Window, c.State = "[2001:db8::1]:443", 90*time.Second, "/var/lib/spa"
 			c.KnockPorts = []KnockPort{{62201, false}, {443, true}}
-			c.Capture.Interfaces = []string{"eth0", "br-lan"}
 			c.Capture.Browser = true
+			c.Capture.Interfaces, c.Capture.Gate = []string{"eth0", "br-lan"}, "socket"
 			c.Firewall = Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", Persist: "file",
 				TrustedInterfaces: []string{"lan"}, Mark: 1 << 8}
 			c.Zone = "Asia/Kathmandu"

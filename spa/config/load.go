@@ -38,6 +38,7 @@ type (
 		Mode       string   `toml:"mode"`
 		Interfaces []string `toml:"interfaces"`
 		Browser    bool     `toml:"browser"`
+		Gate       string   `toml:"gate"`
 	}
 	rawFirewall struct {
 		Backend           string   `toml:"backend"`
@@ -126,7 +127,7 @@ func undecided() raw {
 		Window:   service.FormatDuration(def.Window),
 		Receipts: def.Receipts,
 		State:    ".",
-		Capture:  rawCapture{Mode: def.Capture.Mode},
+		Capture:  rawCapture{Mode: def.Capture.Mode, Gate: def.Capture.Gate},
 		Firewall: rawFirewall{Backend: def.Firewall.Backend, Mode: def.Firewall.Mode, Closed: def.Firewall.Closed,
 			Persist: def.Firewall.Persist},
 		Audit: rawAudit{File: def.Audit.File},

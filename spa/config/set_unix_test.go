@@ -31,6 +31,7 @@ var samples = map[string][]string{
 	"capture.mode":                {"udp"},
 	"capture.interfaces":          {"eth0,wg0"},
 	"capture.browser":             {"true"},
+	"capture.gate":                {"xdp"},
 	"firewall.backend":            {"nftables"},
 	"firewall.mode":               {"admit", "firewall.admit.table=inet filter", "firewall.admit.set4=spa4"},
 	"firewall.closed":             {"reject"},

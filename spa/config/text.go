@@ -77,6 +77,7 @@ func (c Config) writeTables(b *strings.Builder) {
 	setting(b, "interfaces", list(c.Capture.Interfaces), "empty: all except loopback, including later ones")
 	changed(b, c.Capture.Browser, "browser", "true", "browser = true", "take knocks that a page in a browser sends: "+
 		"spa-keygen page")
+	setting(b, "gate", quote(c.Capture.Gate), "where the kernel drops forged knocks: auto, xdp, socket or none")
 	c.Firewall.write(b)
 	b.WriteString("\n[audit]\n")
 	file := relative(c.State, c.Audit.File)

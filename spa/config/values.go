@@ -28,11 +28,12 @@ func (l *loader) line() {
 	}
 	l.cfg.Receipts = l.raw.Receipts
 	l.cfg.Capture = Capture{Mode: l.raw.Capture.Mode, Interfaces: none(l.raw.Capture.Interfaces),
-		Browser: l.raw.Capture.Browser}
+		Browser: l.raw.Capture.Browser, Gate: l.raw.Capture.Gate}
 	l.oneOf("capture.mode", l.cfg.Capture.Mode, "sniff", "udp")
 	if l.cfg.Bound() && slices.ContainsFunc(l.cfg.KnockPorts, func(k KnockPort) bool { return k.Shared }) {
 		l.must("capture.mode", errors.New("a shared knock port belongs to another program: the server cannot bind it"))
 	}
+	l.oneOf("capture.gate", l.cfg.Capture.Gate, "auto", "xdp", "socket", "none")
 	l.interfaces("capture.interfaces", l.cfg.Capture.Interfaces)
 }
 

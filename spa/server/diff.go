@@ -25,6 +25,7 @@ var restartSettings = []setting{
 	{"capture.mode", func(c *config.Config) any { return c.Capture.Mode }},
 	{"capture.interfaces", func(c *config.Config) any { return c.Capture.Interfaces }},
 	{"capture.browser", func(c *config.Config) any { return c.Capture.Browser }},
+	{"capture.gate", func(c *config.Config) any { return c.Capture.Gate }},
 	{"firewall.backend", func(c *config.Config) any { return c.Firewall.Backend }},
 	{"firewall.mode", func(c *config.Config) any { return c.Firewall.Mode }},
 	{"firewall.persist", func(c *config.Config) any { return c.Firewall.Persist }},

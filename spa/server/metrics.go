@@ -48,7 +48,7 @@ func (s *Server) sample() metrics.Sample {
 	registry, byClient := s.clients, s.config.Metrics.Clients
 	s.line.Unlock()
 	m := metrics.Sample{
-		Packets: allCounts(s.audit.Tally()), LeftOut: len(registry.Bad()), Lost: s.audit.Lost().Lines,
+		Packets: allCounts(s.tally()), LeftOut: len(registry.Bad()), Lost: s.audit.Lost().Lines,
 		LogMoved: s.audit.Named() != nil, Actions: s.actionStatus(),
 		Recovery: s.recoverySample(),
 	}
@@ -69,6 +69,7 @@ func (s *Server) sample() metrics.Sample {
 			"bad source": seen.BadSource, "fragment": seen.Fragment, "IP options": seen.Options,
 			"extension header": seen.Extension, "malformed": seen.Malformed, "no packet in STUN": seen.Unframed,
 		}}
+	m.Gate = gateSample(s.sniffer.Gate().Mode, seen.Gate)
 	journal := s.journal.Status()
 	m.Floor = journal.FloorUntil.Sub(now)
 	m.Journal = metrics.Journal{Live: journal.Live, Records: journal.Records, Room: journal.Room,

@@ -22,6 +22,7 @@ import (
 	"sallyport/spa/action"
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
+	"sallyport/spa/capture/gate"
 	"sallyport/spa/config"
 	"sallyport/spa/policy"
 	"sallyport/spa/recovery"
@@ -242,6 +243,9 @@ type sniffer interface {
 	Read() (capture.Packet, error)
 	Stats() capture.Stats
 	Interfaces() []string
+	Gate() capture.Gating
+	SetGateKeys(keys []gate.Key)
+	Copied(p capture.Packet, elsewhere bool)
 	Close() error
 }
 
@@ -253,21 +257,24 @@ type responder interface {
 
 func (s *Server) openSockets() error {
 	mark := cmp.Or(s.config.Firewall.Mark, firewall.DefaultMark)
+	c := s.gated(captureConfig(s.config))
 	if s.config.Bound() {
-		bound, err := capture.Bind(captureConfig(s.config), mark)
+		bound, err := capture.Bind(c, mark)
 		if err != nil {
 			return fmt.Errorf("capture.mode = \"udp\": %w (ss -ulnp shows who has the port)", err)
 		}
 		s.sniffer, s.responder = bound, bound
 		s.keep(bound)
+		s.reportGate()
 		return nil
 	}
-	sniffer, err := capture.Listen(captureConfig(s.config))
+	sniffer, err := capture.Listen(c)
 	if err != nil {
 		return err
 	}
 	s.sniffer = sniffer
 	s.keep(sniffer)
+	s.reportGate()
 	// Open it even if receipts are off: a reload may turn them on, and could not open it then.
 	responder, err := capture.NewResponder(mark)
 	if err != nil {

@@ -196,6 +196,7 @@ func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r
 	if gates := spa.GatesOf(next.gates); !slices.EqualFunc(gates, s.identity.Gates, sameGate) {
 		r.Settings = append(r.Settings, config.GateFile)
 		s.identity.Gates = gates
+		s.changeGateKeys()
 	}
 	s.identity.Window, s.config, s.policy = next.config.Window, next.config, rules
 	s.audit.SetOrigin(next.config.Name, s.named)

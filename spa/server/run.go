@@ -60,12 +60,12 @@ func (s *Server) Run(parent context.Context) error {
 // counted returns the packets by verdict, for the log; status shows the reasons.
 func (s *Server) counted() slog.Attr {
 	byVerdict := make(map[string]uint64)
-	for what, n := range s.audit.Counts() {
+	for what, n := range s.decided() {
 		verdict, _, _ := strings.Cut(what, ":")
 		byVerdict[verdict] += n
 	}
 	stats := s.sniffer.Stats()
-	attrs := []any{slog.Uint64("all", stats.Received), slog.Uint64("lost", stats.KernelDrops)}
+	attrs := []any{slog.Uint64("all", received(stats)), slog.Uint64("lost", stats.KernelDrops)}
 	for _, verdict := range slices.Sorted(maps.Keys(byVerdict)) {
 		attrs = append(attrs, slog.Uint64(verdict, byVerdict[verdict]))
 	}
@@ -103,6 +103,7 @@ func (s *Server) process(ctx context.Context, p capture.Packet) {
 		event.Knock != nil && p.Frame == nil && s.tooEarly(&event))
 	s.line.Unlock()
 	s.audit.Record(event)
+	s.noteCopy(p, event.Err)
 	if s.metrics != nil && event.Verdict.Spent() {
 		s.metrics.Decided(event, s.now().Sub(event.Time))
 	}

@@ -29,8 +29,8 @@ func (s *Server) status() *control.Status {
 		Interfaces: c.Capture.Interfaces, KnockPorts: knockPorts(c), Bound: c.Bound(), Guards: guards(c),
 		Receipts: c.Receipts, Window: c.Window.String(),
 		Firewall: s.firewallStatus(c.Firewall.Mode),
-		Gate:     gateStatus(gates, now),
-		Clients:  clients, Grants: s.firewall.Count(now), Decided: s.audit.Counts(),
+		Gate:     s.gateStatus(gates, now),
+		Clients:  clients, Grants: s.firewall.Count(now), Decided: s.decided(),
 		Capture: captured(s.sniffer.Stats()), Watchers: s.feed.Watching(),
 		Audit: s.auditStatus(c.Audit), LeftOut: s.leftOut(),
 		Rights: privileges(s.sandbox), Processes: []control.Process{}, Actions: s.actionStatus(),
@@ -82,22 +82,12 @@ func privileges(left sandbox.State) control.Privileges {
 	}
 }
 
-// gateStatus reports whether a replaced gate key is still valid.
-func gateStatus(gates []spa.Gate, now time.Time) control.Gate {
-	for _, g := range gates {
-		if !g.Until.IsZero() && now.Before(g.Until) {
-			return control.Gate{Previous: true, Until: g.Until}
-		}
-	}
-	return control.Gate{}
-}
-
 func captured(st capture.Stats) control.Capture {
 	return control.Capture{
-		Received: st.Received, Passed: st.Passed, WrongInterface: st.WrongInterface, NotForUs: st.NotForUs,
+		Received: received(st), Passed: st.Passed, WrongInterface: st.WrongInterface, NotForUs: st.NotForUs,
 		OwnSource: st.OwnSource, BadSource: st.BadSource, Fragment: st.Fragment, Options: st.Options,
 		Extension: st.Extension, Malformed: st.Malformed, Unframed: st.Unframed, Framed: st.Framed,
-		KernelDrops: st.KernelDrops,
+		KernelDrops: st.KernelDrops, Gate: gateDrops(st.Gate),
 	}
 }
 

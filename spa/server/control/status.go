@@ -107,6 +107,10 @@ type Firewall struct {
 type Gate struct {
 	Previous bool      `json:"previous"`       // the previous key still works
 	Until    time.Time `json:"until,omitzero"` // until when it works
+
+	Kernel string   `json:"kernel"`        // where its tags are checked first: "xdp", "socket" or "none"
+	XDP    []string `json:"xdp,omitempty"` // "eth0 (native)"
+	Why    []string `json:"why,omitempty"` // why not where capture.gate says
 }
 
 // Capture counts packets before any decision.
@@ -124,6 +128,19 @@ type Capture struct {
 	Malformed      uint64 `json:"malformed"`
 	Unframed       uint64 `json:"unframed,omitzero"` // as long as what a browser sends, and not that
 	KernelDrops    uint64 `json:"kernel_drops"`      // dropped because they arrived faster than they were read
+
+	Gate GateDrops `json:"gate"`
+}
+
+// GateDrops counts packets to the knock ports that the kernel dropped, by reason. Those with a wrong tag and copies are
+// in Received and in Status.Decided too.
+type GateDrops struct {
+	Length    uint64 `json:"length"`
+	Cut       uint64 `json:"cut"`
+	Tag       uint64 `json:"tag"`
+	Spent     uint64 `json:"spent"`
+	Elsewhere uint64 `json:"spent_elsewhere"`
+	XDP       uint64 `json:"xdp"` // how many of all of these on an interface
 }
 
 // Floor is the floor that a reboot or a lost journal leaves: knocks stamped at or before it are refused.

@@ -29,6 +29,9 @@ var (
 		"reason")
 	dropped = describe("capture_dropped_packets_total", "Packets that the kernel dropped because they arrived faster "+
 		"than they were read. Knocks may be among them.")
+	gated = describe("gate_in_kernel", "1 if the kernel drops forged knocks, 0 if each wakes the server.")
+	shut  = describe("gate_dropped_packets_total", "Packets to the knock ports that the kernel dropped, by reason. Apart "+
+		"from those without a head (cut), they are in spa_packets_total too.", "reason")
 	grants  = describe("grants", "Live grants: one for each client, service and address.")
 	clients = describe("clients", "Clients with a file, including revoked ones.")
 	leftOut = describe("client_files_ignored", "Client files that are ignored because of a mistake or their mode: these "+
@@ -86,6 +89,10 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	count(dropped, s.Capture.Dropped)
 	for reason, n := range s.Capture.Ignored {
 		count(ignored, n, reason)
+	}
+	gauge(gated, truth(s.Gate.Kernel))
+	for reason, n := range s.Gate.Dropped {
+		count(shut, n, reason)
 	}
 	gauge(grants, float64(s.Live))
 	gauge(clients, float64(len(s.Clients)))

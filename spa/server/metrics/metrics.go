@@ -28,6 +28,7 @@ import (
 type Sample struct {
 	Packets  []audit.Count // by verdict and reason; zero if there were none yet
 	Capture  Capture
+	Gate     Gate
 	Live     int      // grants
 	Grants   []string // the client of each; only if clients are counted
 	Clients  []string // with a file
@@ -53,6 +54,12 @@ type Recovery struct {
 type Capture struct {
 	Received, Passed, Framed, Dropped uint64
 	Ignored                           map[string]uint64 // by reason
+}
+
+// Gate is the gate in the kernel.
+type Gate struct {
+	Kernel  bool              // it is there
+	Dropped map[string]uint64 // packets, by reason
 }
 
 // Journal is the replay memory.
