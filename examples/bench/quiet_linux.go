@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -136,11 +135,10 @@ func (f *field) firstByteAgain(ctx context.Context) (time.Duration, error) {
 
 // firstByte returns the time from the start of the client until a byte came back from the service.
 func (f *field) firstByte() (time.Duration, error) {
-	begun := time.Now()
 	if s, ok := f.program.(*sallyport); ok {
-		err := s.connect()
-		return time.Since(begun), err
+		return s.connect()
 	}
+	begun := time.Now()
 	if err := f.send(clientAddr); err != nil {
 		return 0, err
 	}
@@ -153,31 +151,32 @@ func (f *field) firstByte() (time.Duration, error) {
 	return time.Since(begun), err
 }
 
-// connect runs spa-client connect until a byte came back.
-func (s *sallyport) connect() error {
+// connect runs spa-client connect. It returns the time until a byte came back, and then ends the connection.
+func (s *sallyport) connect() (time.Duration, error) {
 	cmd := s.client(0, "connect", "ssh", "--host", "gw")
-	var stderr bytes.Buffer
+	var stderr lab.Buffer
 	cmd.Stderr = &stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return 0, err
 	}
+	begun := time.Now()
 	if err := s.net.client.Start(cmd); err != nil {
-		return err
+		return 0, err
 	}
 	defer func() {
 		in.Close()
 		_ = cmd.Wait() // it was connected, or its error is below
 	}()
 	if _, err := io.WriteString(in, "x"); err != nil {
-		return err
+		return 0, err
 	}
 	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
-		return fmt.Errorf("spa-client connect: %w: %s", err, strings.TrimSpace(stderr.String()))
+		return 0, fmt.Errorf("spa-client connect: %w: %s", err, strings.TrimSpace(stderr.String()))
 	}
-	return nil
+	return time.Since(begun), nil
 }
