@@ -31,6 +31,11 @@ ProxyCommand: spa-client ssh-config prints the block for ssh's configuration.
 It connects in the address family that was granted, to the service's TCP port; if the
 service has several, choose one with --port.
 
+Connect begins the connection two milliseconds after the knock, so both take one round
+trip together. If it was too early, connect begins another one when the answer arrives. If
+the gateway has IPv4 and IPv6 addresses, only IPv4 is that fast. After a refusal, connect
+closes the connection.
+
 With --fdpass, connect hands the connection itself to the program that reads standard
 output, as ssh's ProxyUseFdpass expects, and exits: no process remains between ssh and
 the gateway. Windows does not support it.

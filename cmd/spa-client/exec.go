@@ -23,8 +23,9 @@ func (a *app) execCommand() *cobra.Command {
 		Long: `Exec asks the gateway to open services for this machine's address, waits until their
 TCP ports accept connections, and runs a command. The command has standard input, output
 and error to itself, and receives the signals that are sent to spa-client. No shell is
-involved. Like connect, exec waits for a gateway that has just started, and tries the port
-once if no answer comes.
+involved. Exec tries the port of a single service beside the knock if the gateway's last
+answer said that the service admits several connections. Like connect, exec waits for a
+gateway that has just started, and tries the port once if no answer comes.
 
 Exit status: that of the command, or 128 plus the number of the signal that ended it;
 127 there is no such command, 126 it cannot be run, 125 it was not run for any other

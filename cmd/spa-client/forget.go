@@ -39,6 +39,7 @@ copy of the key: to end that, run spa-keygen revoke there.`,
 				return fmt.Errorf("forgetting %s: %w", args[0], err)
 			}
 			if unread == nil {
+				_ = os.Remove(a.severalPath(&s.Profile)) // there may be none
 				a.discard(cmd, s)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "forgot %s\n", args[0])

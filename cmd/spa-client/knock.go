@@ -134,7 +134,11 @@ func (k *knock) run(cmd *cobra.Command, t spa.Type, args []string, d time.Durati
 	if k.dryRun {
 		return k.describe(cmd)
 	}
-	return k.send(cmd)
+	err := k.send(cmd)
+	if errors.Is(err, errSpent) {
+		return k.again(cmd)
+	}
+	return err
 }
 
 // prepare plans the command.
@@ -167,6 +171,7 @@ func (k *knock) command(cmd *cobra.Command, t spa.Type, args []string,
 	c := client.Command{Type: t, Services: services, For: d, Source: k.source.Source, Timeout: k.timeout,
 		LetIn: k.letIn.Prefix}
 	k.heed(cmd, profile.Name, &c)
+	k.beside(profile, &c)
 	return profile, c, nil
 }
 
@@ -191,6 +196,10 @@ func (k *knock) send(cmd *cobra.Command) error {
 	for answer := range k.plan.Knock(cmd.Context()) {
 		done()
 		answers = append(answers, answer)
+		if k.plan.Spent(answer) {
+			k.learn(answers)
+			return errSpent
+		}
 		if err := k.report(cmd, answer); err != nil {
 			return err
 		}
@@ -212,6 +221,7 @@ func (k *knock) send(cmd *cobra.Command) error {
 	if !k.wait {
 		return nil
 	}
+	k.learn(answers)
 	done = cli.Progress(cmd, "waiting for "+k.plan.Profile.Name+" to accept connections")
 	return k.waitOpen(cmd, answers)
 }

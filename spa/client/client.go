@@ -29,6 +29,11 @@
 // growing intervals over the time allowed. Packets sent more than 25 s after the first state when that was. A gateway
 // that has just started may say from when on it accepts packets: the next ones are then sent at that time.
 //
+// Dial begins a connection beside the first packet, in the first family, so that knock and connection take one round
+// trip together. If its SYN came before the grant, the guard has dropped it, and another connection is begun when the
+// receipt arrives. So there are at most three sockets: this one, and one in each family. A connection that no receipt
+// grants is closed, unless no answer came at all.
+//
 // Only authenticated answers count. The client ignores ICMP errors, and datagrams that are not a receipt for one of
 // these packets, since anyone can forge them. It does not matter where a receipt comes from, only that the gateway made
 // it.
@@ -98,6 +103,10 @@ type Command struct {
 	Patience time.Duration
 	// Waiting is called in each family that waits for such a gateway. It may be nil.
 	Waiting func(time.Duration)
+	// Beside makes Knock try the first TCP port of an open's one service beside the first packet, which saves WaitOpen
+	// a round trip. It is for services that are known to admit several connections: of another it uses up the grant,
+	// as Plan.Spent then reports. With a recovery key it has no effect.
+	Beside bool
 }
 
 // Plan is a command that is ready to send: all addresses are looked up, and it fits a packet. A Plan is for one Knock.
@@ -113,6 +122,8 @@ type Plan struct {
 	port     uint16           // to connect to; 0: the service's only one
 	hosts    []netip.Addr     // to connect to; none: the gateway that answered
 	keep     bool             // keep the connection that a probe made
+	sent     func(Route)      // called when the first packet of a route was sent; may be nil
+	early    *early           // by Command.Beside; nil: there is none
 }
 
 // Route is how to reach one address family of the gateway.
@@ -176,7 +187,8 @@ type Answer struct {
 	Tries  int   // packets sent
 	Err    error // why the verdict is Silent or Over
 
-	conn net.Conn // that the port accepted, if Dial wants it
+	conn net.Conn      // that the port accepted, if Dial wants it
+	took time.Duration // from the packet that the receipt answers to the receipt
 }
 
 // Translated returns the address that the gateway let in and true if connections from this machine certainly come from

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -13,9 +14,9 @@ import (
 // attemptDelay is the head start of the family granted first: the Connection Attempt Delay of RFC 8305, section 5.
 const attemptDelay = 250 * time.Millisecond
 
-// Dial knocks and connects to a TCP port of the command's one service as soon as the gateway has granted it, in the
-// family that was granted. If both were, the one granted first has a head start of 250 ms (RFC 8305). Port 0 means the
-// service's only TCP port, by the receipt.
+// Dial knocks and connects to a TCP port of the command's one service, in the family that was granted. If both were,
+// the one granted first has a head start of 250 ms (RFC 8305). In the first family, the connection is begun beside the
+// knock if the profile knows the port. Port 0 means the service's only TCP port, by the receipt.
 //
 // If the gateway sends no receipts, Dial tries the port until it accepts and returns that connection. If receipts
 // should come but none did, it tries the port once, since it may be open anyway. Then there is a connection although no
@@ -35,6 +36,8 @@ func (p *Plan) Dial(ctx context.Context, port uint16) (net.Conn, []Answer, error
 		answers = append(answers, answer)
 		if answer.Verdict == Opened {
 			r.enter(answer)
+		} else if !errors.Is(answer.Err, ErrNoAnswer) {
+			r.leave(answer)
 		}
 	}
 	conn, err := r.winner()
@@ -44,7 +47,7 @@ func (p *Plan) Dial(ctx context.Context, port uint16) (net.Conn, []Answer, error
 	if r.entered > 0 {
 		return conn, answers, err
 	}
-	if conn := p.lastTry(ctx, answers); conn != nil {
+	if conn := r.lastTry(ctx, answers); conn != nil {
 		return conn, answers, nil
 	}
 	if ctx.Err() != nil {
@@ -53,19 +56,22 @@ func (p *Plan) Dial(ctx context.Context, port uint16) (net.Conn, []Answer, error
 	return nil, answers, p.failure(answers)
 }
 
-// lastTry connects once if no answer came.
-func (p *Plan) lastTry(ctx context.Context, answers []Answer) net.Conn {
-	port, err := p.portOf(Answer{})
-	if len(p.Ports(p.Command.Services[0])) == 0 && p.port != 0 {
-		port, err = p.port, nil // the profile does not know the service
-	}
-	if err != nil {
+// lastTry connects once if no answer came, unless the connection beside the knock was made: if the grant is for one
+// connection, that one has taken it.
+func (r *race) lastTry(ctx context.Context, answers []Answer) net.Conn {
+	port, err := r.plan.knownPort()
+	if err != nil || !r.plan.unanswered(answers) {
 		return nil
 	}
-	return p.once(ctx, answers, []uint16{port})
+	if r.early != nil {
+		if conn := r.early.take(); conn != nil {
+			return conn
+		}
+	}
+	return r.plan.once(ctx, answers, []uint16{port})
 }
 
-// race is the attempts to connect, one for each granted family.
+// race is the attempts to connect: one for each granted family, and the one that is begun beside the knock.
 type race struct {
 	plan     *Plan
 	ctx      context.Context // of the attempts
@@ -75,6 +81,7 @@ type race struct {
 	runners  sync.WaitGroup
 	results  chan attempt
 	entered  int
+	early    *early        // nil: there is none
 	before   chan struct{} // closed when the previous attempt has failed; nil: there was none
 }
 
@@ -87,7 +94,25 @@ func newRace(ctx context.Context, p *Plan) *race {
 	r := &race{plan: p, results: make(chan attempt, len(p.Routes))}
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	r.knocking, r.stop = context.WithCancel(ctx)
+	port, _ := p.knownPort()
+	if r.early = p.newEarly(r.ctx, port); r.early != nil {
+		p.sent = r.begin
+	}
 	return r
+}
+
+// begin begins the early connection if the knock that was sent is that of its route.
+func (r *race) begin(sent Route) {
+	if sent.ID == r.early.route.ID {
+		r.runners.Go(func() { r.early.run(r.plan.net) })
+	}
+}
+
+// leave ends the early connection if the answer is for its route: nothing is granted.
+func (r *race) leave(a Answer) {
+	if r.early != nil && a.Route.ID == r.early.route.ID {
+		r.early.drop()
+	}
 }
 
 // enter starts the attempt for an answer, at once or when its turn comes.
@@ -96,8 +121,7 @@ func (r *race) enter(a Answer) {
 	r.before = failed
 	r.entered++
 	r.runners.Go(func() {
-		r.waitTurn(before)
-		conn, err := r.plan.connect(r.ctx, a)
+		conn, err := r.connect(a, before)
 		if err != nil {
 			close(failed)
 		} else {
@@ -107,8 +131,35 @@ func (r *race) enter(a Answer) {
 	})
 }
 
+// connect takes the early connection, or connects in its turn.
+func (r *race) connect(a Answer, before <-chan struct{}) (net.Conn, error) {
+	e := r.early
+	if e == nil || !r.plan.leadsTo(a, e) {
+		r.waitTurn(r.ctx, before)
+		return r.plan.connect(r.ctx, a)
+	}
+	e.await(r.ctx)
+	if conn := e.take(); conn != nil {
+		return conn, nil
+	}
+	if !e.pending() { // refused: the SYN came before the grant, or nothing listens
+		r.waitTurn(r.ctx, before)
+		return r.plan.connect(r.ctx, a)
+	}
+	return e.beside(r.ctx, a.once(), func(ctx context.Context) (net.Conn, error) {
+		r.waitTurn(ctx, before)
+		return r.plan.connect(ctx, a)
+	})
+}
+
+// leadsTo reports whether the early connection is to where the answer leads.
+func (p *Plan) leadsTo(a Answer, e *early) bool {
+	port, err := p.portOf(a)
+	return err == nil && a.conn == nil && a.Route.ID == e.route.ID && e.to == netip.AddrPortFrom(a.Gateway, port)
+}
+
 // waitTurn returns when the previous attempt has failed or had its head start.
-func (r *race) waitTurn(before <-chan struct{}) {
+func (r *race) waitTurn(ctx context.Context, before <-chan struct{}) {
 	if before == nil {
 		return
 	}
@@ -117,7 +168,7 @@ func (r *race) waitTurn(before <-chan struct{}) {
 	select {
 	case <-before:
 	case <-timer.C:
-	case <-r.ctx.Done():
+	case <-ctx.Done():
 	}
 }
 
@@ -139,6 +190,9 @@ func (r *race) end() {
 	r.stop()
 	r.cancel()
 	r.runners.Wait()
+	if r.early != nil {
+		r.early.drop()
+	}
 	close(r.results)
 	for a := range r.results {
 		if a.conn != nil {

@@ -34,6 +34,7 @@ type gateway struct {
 	clock   time.Duration // ahead of the client's
 	again   time.Time     // sent with ReasonTooEarly
 	over    bool          // its grants are over when it answers
+	once    bool          // its grants are for one connection
 	// decide returns the answer to the n-th packet that authenticates, counted from 0 over all families. No status:
 	// silence.
 	decide func(k spa.Knock, to netip.AddrPort, n int) spa.Status
@@ -84,7 +85,7 @@ func (g *gateway) receipt(k spa.Knock, status spa.Status) []byte {
 	r := spa.Receipt{Status: status, Time: time.Now().Add(g.clock), Source: netip.MustParseAddr("203.0.113.7"),
 		Again: g.again}
 	for range k.Services {
-		granting := spa.Granting{Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
+		granting := spa.Granting{Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}, Once: g.once}
 		if status == spa.Granted && !g.over {
 			granting.For = 30 * time.Second
 		}
@@ -185,6 +186,9 @@ func (n *fakeNet) Listen(_ context.Context, local netip.Addr) (net.PacketConn, e
 }
 
 func (n *fakeNet) Dial(ctx context.Context, local netip.Addr, to netip.AddrPort) (net.Conn, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	err := n.tcp(local, to)
 	if errors.Is(err, errHangs) {
 		<-ctx.Done()

@@ -31,6 +31,7 @@ func (p *Plan) Knock(ctx context.Context) iter.Seq[Answer] {
 		return func(yield func(Answer) bool) { p.knockInTurn(ctx, yield) }
 	}
 	return func(yield func(Answer) bool) {
+		p.tryBeside(ctx)
 		knocking, cancel := context.WithCancel(ctx)
 		answers := make(chan Answer, len(p.Routes))
 		var routes sync.WaitGroup
@@ -42,6 +43,7 @@ func (p *Plan) Knock(ctx context.Context) iter.Seq[Answer] {
 		}
 		for range p.Routes {
 			a := <-answers
+			p.settle(a)
 			if ctx.Err() != nil {
 				a.discard()
 				return
@@ -119,6 +121,7 @@ type knocking struct {
 	allowed time.Duration   // from began
 	at      []time.Duration // when to send the next packets, from began
 	packets [][]byte        // sent, the newest last
+	sent    []time.Time     // when each was
 	err     error           // why the last packet could not be sent
 }
 
@@ -201,7 +204,10 @@ func (k *knocking) send() error {
 		return fmt.Errorf("sealing the request: %w", err)
 	}
 	_, k.err = k.conn.WriteTo(packet, net.UDPAddrFromAddrPort(k.target(len(k.packets))))
-	k.packets = append(k.packets, packet)
+	k.packets, k.sent = append(k.packets, packet), append(k.sent, time.Now())
+	if len(k.packets) == 1 && k.err == nil && k.plan.sent != nil {
+		k.plan.sent(k.route)
+	}
 	return nil
 }
 
@@ -243,8 +249,9 @@ func (k *knocking) open(datagram []byte) (spa.Receipt, int, bool) {
 
 // answer returns the answer that a receipt gives.
 func (k *knocking) answer(receipt spa.Receipt, try int) Answer {
+	now := time.Now()
 	a := Answer{Route: k.route, Gateway: k.target(try).Addr(), Receipt: &receipt,
-		Offset: offset(receipt.Time, k.began, time.Now()), Tries: len(k.packets)}
+		Offset: offset(receipt.Time, k.began, now), Tries: len(k.packets), took: now.Sub(k.sent[try])}
 	if !k.plan.Command.matches(receipt) {
 		a.Receipt, a.Err = nil, ErrMismatch // it must not be read as the outcome of the command's services
 		return a

@@ -206,7 +206,7 @@ func audited(t *testing.T, g *lab.Gateway) (granted, verdicts map[string]int) {
 }
 
 // limit sets limits in server.toml.
-func limit(t *testing.T, g *lab.Gateway, limits map[string]int) {
+func limit(t testing.TB, g *lab.Gateway, limits map[string]int) {
 	t.Helper()
 	path := filepath.Join(g.Config, "server.toml")
 	text := lab.Value(os.ReadFile(path))(t)

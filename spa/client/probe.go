@@ -44,7 +44,7 @@ func (k *knocking) blind(ctx context.Context) Answer {
 	}
 	go func() {
 		defer close(finished)
-		if a, err := k.plan.probe(probing, k.route.Local, k.probed(), ports); err == nil {
+		if a, err := k.plan.probe(probing, k.route.Local, k.probed(), ports, firstProbe); err == nil {
 			open <- a
 		}
 	}()
@@ -195,11 +195,18 @@ func (p *Plan) WaitOpen(ctx context.Context, a Answer) error {
 	if len(ports) == 0 {
 		return cmp.Or(untried, ErrNoTCP)
 	}
-	by, err := p.probe(ctx, a.Route.Local, []netip.Addr{a.Gateway}, ports)
-	if err != nil {
+	probe := func(ctx context.Context) error {
+		// The port is open: the first attempt may take the time of a round trip, and more.
+		by, err := p.probe(ctx, a.Route.Local, []netip.Addr{a.Gateway}, ports, max(firstProbe, 2*a.took))
+		if err == nil {
+			by.conn.Close()
+		}
 		return err
 	}
-	return cmp.Or(untried, by.conn.Close())
+	if e := p.early; e != nil && e.route.ID == a.Route.ID && e.to == netip.AddrPortFrom(a.Gateway, ports[0]) {
+		return p.acceptedBeside(ctx, probe)
+	}
+	return cmp.Or(probe(ctx), untried)
 }
 
 // Reachable reports, if no answer came from the gateway, whether the first TCP port of each of the command's services
@@ -221,11 +228,16 @@ func (p *Plan) Reachable(ctx context.Context, answers []Answer) bool {
 	return true
 }
 
+// unanswered reports whether no packet was answered although receipts should have come.
+func (p *Plan) unanswered(answers []Answer) bool {
+	return p.Profile.Receipts && len(answers) > 0 && !slices.ContainsFunc(answers,
+		func(a Answer) bool { return !errors.Is(a.Err, ErrNoAnswer) })
+}
+
 // once tries ports on all of the gateway's addresses at the same time, if no packet was answered although receipts
 // should have come. It returns a connection to the last port of the first address at which all accept, or nil.
 func (p *Plan) once(ctx context.Context, answers []Answer, ports []uint16) net.Conn {
-	if !p.Profile.Receipts || len(answers) == 0 || slices.ContainsFunc(answers,
-		func(a Answer) bool { return !errors.Is(a.Err, ErrNoAnswer) }) {
+	if !p.unanswered(answers) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, lastProbe)
@@ -275,15 +287,17 @@ type accepted struct {
 	gateway netip.Addr
 }
 
-// probe connects to the ports one after the other until each has accepted, and returns the connection to the last.
-func (p *Plan) probe(ctx context.Context, local netip.Addr, gateways []netip.Addr, ports []uint16) (accepted, error) {
+// probe connects to the ports one after the other until each has accepted, and returns the connection to the last. The
+// first attempt at each may take that long.
+func (p *Plan) probe(ctx context.Context, local netip.Addr, gateways []netip.Addr, ports []uint16,
+	first time.Duration) (accepted, error) {
 	var last accepted
 	for i, port := range ports {
 		if i > 0 {
 			last.conn.Close()
 		}
 		var err error
-		if last, err = p.probePort(ctx, local, gateways, port); err != nil {
+		if last, err = p.probePort(ctx, local, gateways, port, first); err != nil {
 			return accepted{}, err
 		}
 	}
@@ -292,8 +306,8 @@ func (p *Plan) probe(ctx context.Context, local netip.Addr, gateways []netip.Add
 
 // probePort tries a port at each address in turn. Each attempt may take twice as long as the one before: the system
 // resends a dropped SYN only after a second, but a new attempt sends one at once. A refused attempt is retried too.
-func (p *Plan) probePort(ctx context.Context, local netip.Addr, gateways []netip.Addr, port uint16) (accepted, error) {
-	slice := firstProbe
+func (p *Plan) probePort(ctx context.Context, local netip.Addr, gateways []netip.Addr, port uint16,
+	slice time.Duration) (accepted, error) {
 	for try := 0; ctx.Err() == nil; try++ {
 		gateway := gateways[try%len(gateways)]
 		attempt, cancel := context.WithTimeout(ctx, slice)
