@@ -247,10 +247,11 @@ type extracted [sha256.Size]byte
 
 func extract(master *[Size]byte) extracted { return hmacSum(&[sha256.Size]byte{}, master[:]) }
 
-// expand returns the first block of HKDF-Expand.
-func (e *extracted) expand(label string) [Size]byte {
+// expand returns the first block of HKDF-Expand, for label and context, at most 63 bytes in sum.
+func (e *extracted) expand(label string, context ...byte) [Size]byte {
 	var info [64]byte
 	n := copy(info[:], label)
+	n += copy(info[n:], context)
 	info[n] = 1
 	return hmacSum((*[sha256.Size]byte)(e), info[:n+1])
 }

@@ -24,13 +24,19 @@ type frame struct {
 	from           string
 }
 
+// icePassword returns alice's for a packet.
+func icePassword(packet []byte) string {
+	password := alice().Key.ICEPassword(packet[:nonceLen])
+	return string(password[:])
+}
+
 func frames(t *testing.T) map[string]frame {
 	packet := readVectors(t)["ok-length-168"].hex(t, "packet")
 	longest := framedPacket(t, stun.MaxPacket)
 	made := map[string]frame{}
 	add := func(name, verdict, about string, packet []byte, change func(f *frame)) {
 		f := frame{about: about, verdict: verdict, from: "192.0.2.2:40000"}
-		f.check = lab.STUN{Packet: packet, Local: "d5Fz", Password: alice().Key.ICEPassword(packet[:nonceLen]),
+		f.check = lab.STUN{Packet: packet, Local: "d5Fz", Password: icePassword(packet),
 			Transaction: [12]byte{0xb7, 0xe7, 0xa7, 0x01, 0xbc, 0x34, 0xd6, 0x86, 0xfa, 0x87, 0xdf, 0xae}}
 		change(&f)
 		made[name] = f
@@ -76,7 +82,7 @@ func (f frame) text() string {
 	key := testBytes(0x80)
 	l.add("client key", key[:])
 	l.add("packet", f.check.Packet)
-	l.add("ice-pwd", alice().Key.ICEPassword(f.check.Packet[:nonceLen]))
+	l.add("ice-pwd", icePassword(f.check.Packet))
 	l.add("from", f.from)
 	l.add("message", f.message())
 	if f.verdict == "ok" {

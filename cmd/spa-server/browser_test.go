@@ -15,7 +15,8 @@ import (
 
 // browserCheck returns a browser's connectivity check with a packet.
 func browserCheck(packet []byte, by spa.Sender, id byte) []byte {
-	return lab.STUN{Packet: packet, Local: "self", Password: by.Key.ICEPassword(packet[:24]),
+	password := by.Key.ICEPassword(packet[:24])
+	return lab.STUN{Packet: packet, Local: "self", Password: string(password[:]),
 		Transaction: [12]byte{id}}.Check()
 }
 

@@ -33,7 +33,8 @@ func (b *bench) framed(r spa.Request, check byte) capture.Packet {
 
 func (b *bench) check(packet []byte, check byte) capture.Packet {
 	p := arriving(packet)
-	p.Frame = lab.STUN{Packet: packet, Local: "self", Password: b.sender.Key.ICEPassword(packet[:24]),
+	password := b.sender.Key.ICEPassword(packet[:24])
+	p.Frame = lab.STUN{Packet: packet, Local: "self", Password: string(password[:]),
 		Transaction: [12]byte{check}}.Check()
 	return p
 }

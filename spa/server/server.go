@@ -41,7 +41,7 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	}
 	event = event.Of(knock) // valid until the next packet, like everything of one that is not spent
 
-	if err := knock.CheckFrame(p.Frame); err != nil {
+	if err := s.opener.CheckFrame(knock, p.Frame); err != nil {
 		return event.As(audit.Unopened, err)
 	}
 	if err := s.policy.Source(knock, from); err != nil {

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"net/netip"
-	"slices"
 )
 
 // Signed reports whether a request that Packet accepts was signed with the password of its receiver, which is the
@@ -17,16 +16,26 @@ func Signed(message []byte, password string) bool {
 		return false
 	}
 	got := message[at+attributeLen : at+attributeLen+integrityLen]
-	return hmac.Equal(got, sign(message[:at], password))
+	want := sign(message[:at], password)
+	return hmac.Equal(got, want[:])
 }
 
-// sign returns the MESSAGE-INTEGRITY of a message that ends before that attribute (RFC 8489, section 14.5).
-func sign(before []byte, password string) []byte {
-	signed := slices.Clone(before)
-	setLength(signed, len(before)+attributeLen+integrityLen)
-	mac := hmac.New(sha1.New, []byte(password))
-	mac.Write(signed)
-	return mac.Sum(nil)
+// sign returns the MESSAGE-INTEGRITY of a message that ends before that attribute (RFC 8489, section 14.5): HMAC-SHA1
+// (RFC 2104) under a password of at most 64 bytes, without an allocation.
+func sign(before []byte, password string) [sha1.Size]byte {
+	var inner [sha1.BlockSize + MaxLen]byte
+	var outer [sha1.BlockSize + sha1.Size]byte
+	copy(inner[:], password)
+	copy(outer[:], password)
+	for i := range sha1.BlockSize {
+		inner[i] ^= 0x36
+		outer[i] ^= 0x5c
+	}
+	n := copy(inner[sha1.BlockSize:], before)
+	setLength(inner[sha1.BlockSize:], n+attributeLen+integrityLen)
+	sum := sha1.Sum(inner[:sha1.BlockSize+n])
+	copy(outer[sha1.BlockSize:], sum[:])
+	return sha1.Sum(outer[:])
 }
 
 // setLength sets the length in the header of a message that will have n bytes.
@@ -73,7 +82,7 @@ func attribute(b []byte, kind uint16, length int) []byte {
 // finish appends MESSAGE-INTEGRITY and FINGERPRINT.
 func finish(b []byte, password string) []byte {
 	sum := sign(b, password)
-	b = append(attribute(b, integrity, integrityLen), sum...)
+	b = append(attribute(b, integrity, integrityLen), sum[:]...)
 	setLength(b, len(b)+attributeLen+fingerprintLen)
 	check := crc32.ChecksumIEEE(b) ^ fingerprintXOR
 	return binary.BigEndian.AppendUint32(attribute(b, fingerprint, fingerprintLen), check)

@@ -170,7 +170,7 @@ func TestResponses(t *testing.T) {
 			if n > MinLen || len(b)%4 != 0 || int(binary.BigEndian.Uint16(b[2:])) != n-headerLen {
 				t.Errorf("%s has %d bytes", kind, n)
 			}
-			if !bytes.Equal(b[n-8-20:n-8], sign(b[:n-8-24], c.Password)) || !intact(b[:n-8], b[n-4:]) {
+			if [20]byte(b[n-8-20:n-8]) != sign(b[:n-8-24], c.Password) || !intact(b[:n-8], b[n-4:]) {
 				t.Errorf("%s is not signed", kind)
 			}
 		}
@@ -192,7 +192,7 @@ func TestRFC5769(t *testing.T) {
 	} {
 		b := lab.Value(hex.DecodeString(strings.Join(strings.Fields(text), "")))(t)
 		n := len(b)
-		if got := sign(b[:n-8-24], "VOkJxbRl1RmTxUk/WvJxBt"); !bytes.Equal(got, b[n-8-20:n-8]) {
+		if got := sign(b[:n-8-24], "VOkJxbRl1RmTxUk/WvJxBt"); got != [20]byte(b[n-8-20:n-8]) {
 			t.Errorf("%s: MESSAGE-INTEGRITY %x", name, got)
 		}
 		if !intact(b[:n-8], b[n-4:]) {
