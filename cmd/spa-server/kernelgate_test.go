@@ -111,7 +111,8 @@ func TestGateWithoutRights(t *testing.T) {
 		if st := g.status().Gate; st.Kernel != "none" || len(st.Why) != 1 {
 			t.Errorf("the gate is %+v", st)
 		}
-		if warned := strings.Contains(g.server.log(), "the kernel gate is not as capture.gate says"); warned != (gate == "xdp") {
+		warned := strings.Contains(g.server.log(), "the kernel gate is not as capture.gate says")
+		if warned != (gate == "xdp") {
 			t.Errorf("gate %s: warned: %v\n%s", gate, warned, g.server.log())
 		}
 		g.mustOpen("--source", "192.0.2.2")
