@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/netip"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -93,5 +94,29 @@ func TestGate(t *testing.T) {
 			lab.Eventually(t, "the interface to be free", func() bool { return !g.hasXDP() })
 			g.wantDark("192.0.2.3", "192.0.2.1:22", "after kill -9")
 		})
+	}
+}
+
+// TestGateWithoutRights: without the right to load eBPF programs a server works as with capture.gate = "none", and says
+// why, in status and, unless the gate is "auto", in its log.
+func TestGateWithoutRights(t *testing.T) {
+	setpriv := lab.NeedProgram(t, "setpriv", "apt-get install util-linux")
+	for _, gate := range []string{"auto", "xdp"} {
+		g := newGateway(t)
+		g.set("capture", "gate", `"`+gate+`"`)
+		g.serve(":22")
+		g.launch(exec.Command(setpriv, "--bounding-set=-bpf,-sys_admin", "--", filepath.Join(bin, "spa-server"), "run",
+			"--config", g.dir))
+		lab.Eventually(t, "the server to be ready", func() bool { return strings.Contains(g.server.log(), "msg=ready") })
+		if st := g.status().Gate; st.Kernel != "none" || len(st.Why) != 1 {
+			t.Errorf("the gate is %+v", st)
+		}
+		warned := strings.Contains(g.server.log(), "the kernel gate is not as capture.gate says")
+		if warned != (gate == "xdp") {
+			t.Errorf("gate %s: warned: %v\n%s", gate, warned, g.server.log())
+		}
+		g.mustOpen("--source", "192.0.2.2")
+		wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "in the server: loading an eBPF program needs CAP_BPF")
+		g.server.stop(syscall.SIGKILL)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -162,6 +163,18 @@ func TestKeys(t *testing.T) {
 	b.SetKeys(nil)
 	if empty := framed(datagram(stranger4, own4, knockPort, make([]byte, 200))); b.passes(t, empty) {
 		t.Error("without a key a packet of zeros passes")
+	}
+}
+
+// TestRightsOfTheUnit: the programs load with the capabilities of the systemd unit: without CAP_PERFMON the kernel is
+// stricter.
+func TestRightsOfTheUnit(t *testing.T) {
+	newBench(t, keys.NewGateKey()) // where that works with all rights
+	setpriv := lab.NeedProgram(t, "setpriv", "apt-get install util-linux")
+	out, err := exec.Command(setpriv, "--bounding-set=-all,+net_admin,+net_raw,+bpf", "--", os.Args[0],
+		"-test.run=^TestCopies$", "-test.v").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "PASS: TestCopies") {
+		t.Errorf("got %v\n%s", err, out)
 	}
 }
 

@@ -72,6 +72,17 @@ const (
 	counters    = 5
 )
 
+// errRights means that the process may not load programs, or make maps for them.
+var errRights = errors.New("loading an eBPF program needs CAP_BPF")
+
+// explained returns errRights for the kernel's refusal of rights.
+func explained(err error) error {
+	if errors.Is(err, unix.EPERM) {
+		return errRights
+	}
+	return err
+}
+
 type maps struct{ settings, copied, own, counts *ebpf.Map }
 
 // Gate is an open gate. Its methods may be called from any goroutine, also of nil: a server without a gate.
@@ -130,7 +141,7 @@ func newMap(name string, size uint32) (*ebpf.Map, []byte, error) {
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: size, MaxEntries: 1,
 		Flags: unix.BPF_F_MMAPABLE})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, explained(err)
 	}
 	memory, err := unix.Mmap(m.FD(), 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
@@ -318,7 +329,8 @@ func (g *Gate) AttachXDP(list []Interface) (on []string, problems []error) {
 func (g *Gate) program() *program { return &program{maps: g.kernel, cpus: g.cpus} }
 
 func load(kind ebpf.ProgramType, code asm.Instructions) (*ebpf.Program, error) {
-	return ebpf.NewProgram(&ebpf.ProgramSpec{Name: "spa_gate", Type: kind, Instructions: code, License: "MIT"})
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "spa_gate", Type: kind, Instructions: code, License: "MIT"})
+	return p, explained(err)
 }
 
 // filter attaches a program to a socket and locks it there: an attacker who takes over the process cannot receive

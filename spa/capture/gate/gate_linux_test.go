@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -63,7 +62,7 @@ func newBench(t testing.TB, gates ...keys.GateKey) *bench {
 	var err error
 	b.Gate, err = Open(Config{Ports: []uint16{knockPort, sharedPort}, Shared: []uint16{sharedPort}, MinLen: spa.MinLen,
 		MaxLen: spa.MaxLen, Keys: tagKeys(gates...)})
-	if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, os.ErrPermission) {
+	if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, errRights) {
 		lab.KernelLacks(t, "eBPF: "+err.Error())
 	}
 	lab.Must(t, err)

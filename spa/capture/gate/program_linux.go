@@ -37,6 +37,9 @@ const (
 	cookie = 0x2112a442 // RFC 8489, 5
 )
 
+// reasons to drop a packet are labels of the programs, in the order of their counters.
+var reasons = [...]string{"length", "cut", "tag", "spent", "elsewhere"}
+
 // A program is written in order; labels are unique within it.
 type program struct {
 	asm.Instructions
@@ -198,9 +201,9 @@ func (p *program) address6(to int16, base asm.Register, offset int16) {
 	}
 }
 
-// reasons are the places to jump to with a packet that must not pass. The kernel refuses code that is never reached.
-func (p *program) reasons(line int32, to string) {
-	for i, name := range []string{"length", "cut", "tag", "spent", "elsewhere"} {
+// refusals are the places to jump to with a packet that must not pass. The kernel refuses code that is never reached.
+func (p *program) refusals(line int32, to string) {
+	for i, name := range reasons {
 		if !slices.ContainsFunc(p.Instructions, func(i asm.Instruction) bool { return i.Reference() == name }) {
 			continue
 		}
@@ -215,8 +218,14 @@ func (p *program) ownCount(otherwise string) {
 		asm.LoadMapValue(asm.R1, p.counts.FD(), 0), asm.Add.Reg(asm.R1, asm.R0))
 }
 
-// count adds to the counter whose offset is in length. It is not atomic: a processor receives one packet at a time.
-func (p *program) count() {
-	p.add(asm.Add.Reg(asm.R1, length), asm.LoadMem(asm.R2, asm.R1, 0, asm.DWord), asm.Add.Imm(asm.R2, 1),
-		asm.StoreMem(asm.R1, 0, asm.R2, asm.DWord))
+// count adds to the counter of the reason in length, among those of the line. Without CAP_PERFMON the kernel refuses an
+// offset that depends on the path. It is not atomic: a processor receives one packet at a time.
+func (p *program) count(line int32) {
+	for i, name := range reasons {
+		at := line + int32(8*i)
+		p.add(asm.JNE.Imm(length, at, "not "+name), asm.LoadMem(asm.R2, asm.R1, int16(at), asm.DWord),
+			asm.Add.Imm(asm.R2, 1), asm.StoreMem(asm.R1, int16(at), asm.R2, asm.DWord), asm.Ja.Label("counted"))
+		p.at("not " + name)
+	}
+	p.at("counted")
 }

@@ -154,10 +154,10 @@ func (p *program) bound(six bool, snap int32) asm.Instructions {
 // ends lets the packet through at "fresh", and counts and drops it elsewhere.
 func (p *program) ends(snap int32) {
 	p.exit(snap)
-	p.reasons(0, "count")
+	p.refusals(0, "count")
 	p.at("count")
 	p.ownCount("drop")
-	p.count()
+	p.count(0)
 	p.at("drop")
 	p.exit(0)
 }

@@ -62,7 +62,7 @@ func (p *program) frames() asm.Instructions {
 	p.copies(place, 0)
 	p.at("pass")
 	p.exit(xdpPass)
-	p.reasons(xdpLine, "drop")
+	p.refusals(xdpLine, "drop")
 	p.at("drop")
 	p.budget()
 	return p.Instructions
@@ -129,7 +129,7 @@ func (p *program) budget() {
 	p.add(asm.LoadMem(asm.R2, asm.R1, passesOf, asm.DWord), asm.JGE.Imm(asm.R2, Unhindered, "exhausted"),
 		asm.Add.Imm(asm.R2, 1), asm.StoreMem(asm.R1, passesOf, asm.R2, asm.DWord), asm.Ja.Label("pass"))
 	p.at("exhausted")
-	p.count()
+	p.count(xdpLine)
 	p.exit(xdpDrop)
 }
 
