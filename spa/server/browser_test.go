@@ -55,11 +55,13 @@ func (s *sent) take() [][]byte {
 	return s.all
 }
 
-// TestBrowser: a browser's checks with one packet are one grant and one line of the log, and each is answered under its
-// own transaction with the address that it came from, in fewer bytes than it has.
+// TestBrowser: a browser's checks with one packet are one grant, one line of the log and one decision for watchers, and
+// each is answered under its own transaction with the address that it came from, in fewer bytes than it has.
 func TestBrowser(t *testing.T) {
 	b, out := newBench(t), &sent{}
 	b.s.responder = out
+	w, _ := b.s.feed.Join()
+	defer b.s.feed.Leave(w)
 	first := b.framed(b.request(spa.TypeOpen, "ssh"), 1)
 	for i := range byte(5) {
 		p := b.check(first.Data, i+1)
@@ -76,6 +78,9 @@ func TestBrowser(t *testing.T) {
 	}
 	if n := b.s.firewall.Count(b.at); n != 1 {
 		t.Errorf("%d grants", n)
+	}
+	if n := len(w.Lines); n != 1 {
+		t.Errorf("watchers got %d decisions", n)
 	}
 	counts := b.s.audit.Counts()
 	if counts["granted"] != 1 || counts["rechecked"] != 4 || len(counts) != 2 {
