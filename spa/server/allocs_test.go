@@ -46,8 +46,8 @@ func BenchmarkRefusals(b *testing.B) {
 	}
 }
 
-// BenchmarkFlood reports by how much the memory in use has grown after a flood of each kind of packet, each from another
-// address, with other bytes where its sender can choose them: -benchtime 10000000x is ten million of each.
+// BenchmarkFlood reports by how much the memory in use has grown after a flood of each kind of packet, each from
+// another address, with other bytes where its sender can choose them: -benchtime 10000000x is ten million of each.
 func BenchmarkFlood(b *testing.B) {
 	for name := range refusals {
 		b.Run(name, func(b *testing.B) {
