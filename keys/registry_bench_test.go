@@ -80,3 +80,15 @@ func registryOf(n int) *Registry {
 	}
 	return r
 }
+
+// BenchmarkReload measures one changed file beside 100,000 others.
+func BenchmarkReload(b *testing.B) {
+	r, errs := LoadRegistry(writeClients(b, 100_000))
+	if len(errs) > 0 {
+		b.Fatal(errs)
+	}
+	for b.Loop() {
+		_, err := r.Reload("client-012345")
+		lab.Must(b, err)
+	}
+}

@@ -64,7 +64,11 @@ func BenchmarkGrantsPerSecond(b *testing.B) {
 	b.ResetTimer()
 	for i := range b.N {
 		packet := g.seal(request(), senders[i%len(senders)])
-		window <- struct{}{}
+		select {
+		case window <- struct{}{}:
+		case err := <-done:
+			b.Fatalf("%v\n%s", err, g.server.log())
+		}
 		_, err := conn.WriteToUDPAddrPort(packet, knockAddr("192.0.2.2"))
 		lab.Must(b, err)
 	}

@@ -53,7 +53,7 @@ func (l *Log) Counts() map[string]uint64 {
 	defer l.mu.Unlock()
 	counts := make(map[string]uint64, len(l.counts))
 	for key, n := range l.counts {
-		counts[key.String()] += n
+		counts[key.String()] += *n
 	}
 	return counts
 }
@@ -74,7 +74,7 @@ func (l *Log) Tally() []Count {
 		if key.status != 0 {
 			key.reason = key.status.String()
 		}
-		list = append(list, Count{key.verdict, key.reason, n})
+		list = append(list, Count{key.verdict, key.reason, *n})
 	}
 	slices.SortFunc(list, func(a, b Count) int {
 		return cmp.Or(cmp.Compare(a.Verdict, b.Verdict), cmp.Compare(a.Reason, b.Reason))

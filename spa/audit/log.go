@@ -26,7 +26,9 @@ type Log struct {
 
 	mu     sync.Mutex
 	origin []slog.Attr             // of each line
-	counts map[counter]uint64      // since the start
+	counts map[counter]*uint64     // since the start
+	latest counter                 // of the last packet: in a flood, most packets end as the one before
+	count  *uint64                 // its count; nil at first
 	recent map[tallyKey]int        // refusals that authenticated, since the last summary
 	alarms map[tallyKey]netip.Addr // the latest second address, since the last summary
 	faults int                     // packets that a fault of the journal refused, since the last summary
@@ -115,7 +117,7 @@ func newLog(w io.WriteCloser, ops *slog.Logger) *Log {
 		lines:  slog.NewJSONHandler(out, &slog.HandlerOptions{ReplaceAttr: plainKeys}),
 		out:    out,
 		ops:    ops,
-		counts: make(map[counter]uint64),
+		counts: make(map[counter]*uint64),
 		recent: make(map[tallyKey]int),
 		alarms: make(map[tallyKey]netip.Addr),
 		pause:  shortPause,
@@ -135,7 +137,7 @@ func plainKeys(groups []string, a slog.Attr) slog.Attr {
 func (l *Log) Record(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.counts[counterOf(e)]++
+	l.add(counterOf(e))
 	if e.Client == "" || e.Verdict == Rechecked { // the one did not authenticate, the other is no news
 		return
 	}
@@ -144,6 +146,18 @@ func (l *Log) Record(e Event) {
 		return
 	}
 	_ = l.write(e.Time, e.Verdict.level(), e.attrs()) // counted: a packet's outcome does not depend on it
+}
+
+// add counts a packet. The caller holds the lock.
+func (l *Log) add(key counter) {
+	if l.count == nil || key != l.latest {
+		l.latest, l.count = key, l.counts[key]
+		if l.count == nil {
+			l.count = new(uint64)
+			l.counts[key] = l.count
+		}
+	}
+	*l.count++
 }
 
 // write writes a line. One that is lost is counted too. The caller holds the lock.

@@ -2,6 +2,9 @@ package server
 
 import (
 	"context"
+	"encoding/binary"
+	"net/netip"
+	"runtime"
 	"testing"
 
 	"sallyport/spa/capture"
@@ -41,4 +44,42 @@ func BenchmarkRefusals(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkFlood reports by how much the memory in use has grown after a flood of each kind of packet, each from
+// another address, with other bytes where its sender can choose them: -benchtime 10000000x is ten million of each.
+func BenchmarkFlood(b *testing.B) {
+	for name := range refusals {
+		b.Run(name, func(b *testing.B) {
+			line := newBench(b)
+			p := line.refused(name)
+			before := inUse()
+			for i := range b.N {
+				line.s.process(context.Background(), forged(p, name, i))
+			}
+			b.ReportMetric(float64(inUse()-before)/1024, "KiB-grown")
+		})
+	}
+}
+
+// forged returns the i-th packet of a flood of a kind.
+func forged(p capture.Packet, name string, i int) capture.Packet {
+	switch name {
+	case "spa.ErrGate", "spa.ErrLength":
+		binary.LittleEndian.PutUint64(p.Data, uint64(i))
+	case "spa.ErrMAC":
+		binary.LittleEndian.PutUint64(p.Data[len(p.Data)-8:], uint64(i))
+	}
+	if name != "replay.ErrSpent" && name != "policy.ErrLink" {
+		from := netip.AddrFrom4([4]byte{192, 0, 2, byte(3 + i%250)})
+		p.From = netip.AddrPortFrom(from, uint16(i))
+	}
+	return p
+}
+
+func inUse() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
 }

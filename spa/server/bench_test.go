@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -20,6 +21,7 @@ import (
 	"sallyport/spa/policy"
 	"sallyport/spa/recovery"
 	"sallyport/spa/replay"
+	"sallyport/spa/server/control"
 	"sallyport/spa/server/feed"
 	"sallyport/spa/server/setup"
 )
@@ -87,4 +89,34 @@ func BenchmarkTake(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkListing measures a client of the control socket that asks for 100,000 live grants, until the first and until
+// all are there.
+func BenchmarkListing(b *testing.B) {
+	const live = 100_000
+	s, _ := newLine(b)
+	for i := range live {
+		g := firewall.Grant{Client: fmt.Sprintf("c%d", i%1000), Service: "ssh", Until: time.Now().Add(time.Hour),
+			Source: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}),
+			Ports:  []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
+		lab.Must(b, s.firewall.Grant(b.Context(), []firewall.Grant{g}, time.Now()))
+	}
+	controlled(b, s)
+	var first time.Duration
+	for b.Loop() {
+		n, start := 0, time.Now()
+		client := lab.Value(control.Dial(s.config.State))(b)
+		lab.Must(b, client.Ask(b.Context(), control.Request{Command: control.CommandGrants}, func(control.Reply) error {
+			if n++; n == 1 {
+				first += time.Since(start)
+			}
+			return nil
+		}))
+		client.Close()
+		if n != live {
+			b.Fatalf("got %d grants", n)
+		}
+	}
+	b.ReportMetric(first.Seconds()*1000/float64(b.N), "ms-to-first")
 }

@@ -65,8 +65,14 @@ func reply(a *control.Answer, r control.Reply, err error) error {
 }
 
 func (s *Server) sendGrants(a *control.Answer) error {
-	for _, g := range shown(s.firewall.Grants(s.now())) {
-		if err := a.Send(control.Reply{Grant: &g}); err != nil {
+	const atOnce = 256
+	replies := make([]control.Reply, 0, atOnce)
+	for part := range slices.Chunk(shown(s.firewall.Grants(s.now())), atOnce) {
+		replies = replies[:0]
+		for i := range part {
+			replies = append(replies, control.Reply{Grant: &part[i]})
+		}
+		if err := a.Send(replies...); err != nil {
 			return err
 		}
 	}

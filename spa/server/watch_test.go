@@ -18,7 +18,7 @@ import (
 )
 
 // controlled serves the control socket of a server that decides, and connects to it.
-func controlled(t *testing.T, s *Server) *control.Client {
+func controlled(t testing.TB, s *Server) *control.Client {
 	t.Helper()
 	socket := lab.Value(control.Listen(s.config.State, 0))(t)
 	s.socket = socket

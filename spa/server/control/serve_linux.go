@@ -134,16 +134,19 @@ type Answer struct {
 // Patient removes the time limit for the client to read: a handler that calls it must hold no lock.
 func (a *Answer) Patient() { a.within = 0 }
 
-// Send sends a reply.
-func (a *Answer) Send(r Reply) error {
-	line, err := json.Marshal(r)
-	if err != nil {
-		return err
+// Send sends replies, together: for each system call the client wakes.
+func (a *Answer) Send(rs ...Reply) error {
+	var lines bytes.Buffer
+	encoder := json.NewEncoder(&lines)
+	for _, r := range rs {
+		if err := encoder.Encode(r); err != nil {
+			return err
+		}
 	}
 	if a.within > 0 {
 		a.conn.SetWriteDeadline(time.Now().Add(a.within))
 	}
-	_, err = a.conn.Write(append(line, '\n'))
+	_, err := a.conn.Write(lines.Bytes())
 	return err
 }
 
