@@ -32,8 +32,8 @@ func listed(i int) Grant {
 	return g
 }
 
-// TestListedWhileGranting: a list has every grant that lives all the time, once, whatever is granted, revoked and
-// reconfigured meanwhile.
+// TestListedWhileGranting: a list has every grant that lives all the time, once, whatever is granted and revoked
+// meanwhile.
 func TestListedWhileGranting(t *testing.T) {
 	const stay = 3 * atOnce
 	f := dryGuard(t, stay)

@@ -33,6 +33,10 @@ func checkWeak(c *config.Config, h *host) []Finding {
 		weak("capture.browser", "true: knocks from browsers look like the checks of a video call, not like random bytes, "+
 			"and whoever serves the page can take the keys", "# take it out unless somebody knocks with a browser")
 	}
+	if c.Capture.Gate == "xdp" {
+		weak("capture.gate", `"xdp": forged knocks get no answer of this host, beyond those that it answers at most, so a `+
+			"flood may tell the knock port from others", "# in "+config.FileName+`: gate = "auto", unless floods cost too much`)
+	}
 	for _, s := range c.Services {
 		if s.Masquerade {
 			weak("service."+s.Name+".masquerade",

@@ -29,6 +29,7 @@ var weakenings = map[string]struct {
 	"`trusted_interfaces`": {config: func(c *config.Config) { c.Firewall.TrustedInterfaces = []string{"eth0"} },
 		subject: "firewall.trusted_interfaces"},
 	"`browser = true`":         {config: func(c *config.Config) { c.Capture.Browser = true }, subject: "capture.browser"},
+	"`capture.gate = \"xdp\"`": {config: func(c *config.Config) { c.Capture.Gate = "xdp" }, subject: "capture.gate"},
 	"`tproxy = true`":          {config: func(c *config.Config) { c.Firewall.TPROXY = true }, subject: "firewall.tproxy"},
 	"`capture.mode = \"udp\"`": {config: func(c *config.Config) { c.Capture.Mode = "udp" }, subject: "capture.mode"},
 	"`backend = \"dry-run\"`": {config: func(c *config.Config) { c.Firewall.Backend = "dry-run" },
