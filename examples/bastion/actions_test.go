@@ -20,7 +20,7 @@ esac
 `
 
 // none is what a program without any capability reads in /proc/self/status.
-const none = "CapInh: 0000000000000000 CapPrm: 0000000000000000 CapEff: 0000000000000000 CapBnd: 00000000000030e0 " +
+const none = "CapInh: 0000000000000000 CapPrm: 0000000000000000 CapEff: 0000000000000000 CapBnd: 00000080000030e0 " +
 	"CapAmb: 0000000000000000 NoNewPrivs: 1"
 
 const services = `

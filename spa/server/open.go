@@ -258,6 +258,7 @@ type responder interface {
 func (s *Server) openSockets() error {
 	mark := cmp.Or(s.config.Firewall.Mark, firewall.DefaultMark)
 	c := s.gated(captureConfig(s.config))
+	s.feed.Kernel(s.refusedInKernel)
 	if s.config.Bound() {
 		bound, err := capture.Bind(c, mark)
 		if err != nil {

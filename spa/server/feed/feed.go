@@ -31,6 +31,7 @@ type Feed struct {
 	tallies  map[tallyKey]*tally // of packets that are not spent
 	timer    *time.Timer         // reports them next; nil: there are none
 	noise    time.Time           // when noise was last reported
+	kernel   *kernel             // nil: it refuses nothing
 	ends     *ends
 }
 
@@ -72,6 +73,7 @@ func (h *Feed) Join() (w *Watcher, ok bool) {
 	}
 	h.watchers[w] = true
 	h.active.Store(int32(len(h.watchers)))
+	h.kernel.watch(h)
 	return w, true
 }
 
@@ -139,23 +141,34 @@ func (h *Feed) Missed(w *Watcher) uint64 {
 
 func (h *Feed) tally(e audit.Event) {
 	key := tallyKey{e.Client, e.Reason(), e.Verdict}
-	t, ok := h.tallies[key]
-	if !ok {
-		t = &tally{}
-		h.tallies[key] = t
-		h.arm()
-	}
 	if e.Client == "" { // noise: nothing in the packet matters
-		t.last.Time, t.last.Verdict, t.last.Reason = e.Time, e.Verdict.String(), key.reason
-		t.packets++
+		h.add(key, e.Time, 1)
 		return
 	}
-	if !ok {
+	t, known := h.tallyOf(key)
+	if !known {
 		h.spread(DecisionOf(e))
 		return
 	}
 	t.last = DecisionOf(e)
 	t.packets++
+}
+
+// tallyOf returns the tally of a key, and whether there was one.
+func (h *Feed) tallyOf(key tallyKey) (t *tally, known bool) {
+	if t, known = h.tallies[key]; !known {
+		t = &tally{}
+		h.tallies[key] = t
+		h.arm()
+	}
+	return t, known
+}
+
+// add counts noise.
+func (h *Feed) add(key tallyKey, now time.Time, packets uint64) {
+	t, _ := h.tallyOf(key)
+	t.last.Time, t.last.Verdict, t.last.Reason = now, key.verdict.String(), key.reason
+	t.packets += packets
 }
 
 // arm starts the timer, unless it runs.
