@@ -231,7 +231,7 @@ func (s *Server) answer(c *config.Config, p capture.Packet, event audit.Event) {
 		shared := slices.Contains(c.KnockPorts, config.KnockPort{Port: p.To.Port(), Shared: true})
 		err = s.responder.Send(p, packet, shared)
 	}
-	if err != nil {
+	if err != nil && event.Verdict != audit.Rechecked { // a browser repeats its check, and anyone can repeat a copy
 		s.log.Warn("could not send a receipt", "client", event.Client, "to", p.From.String(), "error", err)
 	}
 }

@@ -13,7 +13,7 @@
 //
 // The program on an interface sees packets before the host knows whose they are, so it drops only what is a plain
 // datagram to an address of this host and a knock port that nobody else serves. Anything else passes on untouched. Of
-// what it would drop it lets the first [Unhindered] packets a second through: the host answers a scan of a knock port
+// what it would drop it lets [Unhindered] packets a second through: the host answers a scan of a knock port
 // as it answers one of any closed port, and it sends no more answers than that.
 //
 // Keys, ports, lengths, copies and addresses are in maps that the server shares as memory, so that it can change them

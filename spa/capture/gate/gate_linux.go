@@ -64,12 +64,12 @@ const (
 
 // The map of counters: for each processor a line for the sockets and one for XDP.
 const (
-	countShift  = 7
-	xdpLine     = 64
-	secondOf    = xdpLine + 48
-	passesOf    = xdpLine + 56
-	secondShift = 30 // nanoseconds to about a second
-	counters    = 5
+	countShift = 7
+	xdpLine    = 64
+	filledOf   = xdpLine + 48 // when its budget was last filled up, in nanoseconds
+	budgetOf   = xdpLine + 56 // what is left of it, in nanoseconds: a packet costs those until the next
+	second     = 1_000_000_000
+	counters   = 5
 )
 
 // errRights means that the process may not load programs, or make maps for them.

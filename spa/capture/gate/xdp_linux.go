@@ -118,17 +118,20 @@ func (p *program) requireOwn() {
 
 func signed(v uint64) int64 { return int64(v) }
 
-// budget lets the first packets of a second through to the host, and counts and drops the rest.
+// budget lets packets through to the host as long as there is some, and counts and drops the rest. It fills up as time
+// passes, as the kernel's own limit of answers does: a flood does not make the host fall silent after it.
 func (p *program) budget() {
-	p.add(asm.FnKtimeGetCoarseNs.Call(), asm.Mov.Reg(values, asm.R0), asm.RSh.Imm(values, secondShift))
+	p.add(asm.FnKtimeGetCoarseNs.Call(), asm.Mov.Reg(values, asm.R0))
 	p.ownCount("pass")
-	p.add(asm.LoadMem(asm.R2, asm.R1, secondOf, asm.DWord), asm.JEq.Reg(asm.R2, values, "same second"),
-		asm.StoreMem(asm.R1, secondOf, values, asm.DWord), asm.Mov.Imm(asm.R2, 0),
-		asm.StoreMem(asm.R1, passesOf, asm.R2, asm.DWord))
-	p.at("same second")
-	p.add(asm.LoadMem(asm.R2, asm.R1, passesOf, asm.DWord), asm.JGE.Imm(asm.R2, Unhindered, "exhausted"),
-		asm.Add.Imm(asm.R2, 1), asm.StoreMem(asm.R1, passesOf, asm.R2, asm.DWord), asm.Ja.Label("pass"))
+	p.add(asm.LoadMem(asm.R2, asm.R1, filledOf, asm.DWord), asm.LoadMem(asm.R3, asm.R1, budgetOf, asm.DWord),
+		asm.JLE.Reg(values, asm.R2, "full"), asm.StoreMem(asm.R1, filledOf, values, asm.DWord),
+		asm.Sub.Reg(values, asm.R2), asm.Add.Reg(asm.R3, values), asm.JLE.Imm(asm.R3, second, "full"),
+		asm.Mov.Imm(asm.R3, second))
+	p.at("full")
+	p.add(asm.JLT.Imm(asm.R3, second/Unhindered, "exhausted"), asm.Sub.Imm(asm.R3, second/Unhindered),
+		asm.StoreMem(asm.R1, budgetOf, asm.R3, asm.DWord), asm.Ja.Label("pass"))
 	p.at("exhausted")
+	p.add(asm.StoreMem(asm.R1, budgetOf, asm.R3, asm.DWord))
 	p.count(xdpLine)
 	p.exit(xdpDrop)
 }
