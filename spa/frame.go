@@ -9,7 +9,7 @@ import (
 	"sallyport/spa/stun"
 )
 
-// ErrFrame means that the client's key did not sign the STUN request that carried a packet: somebody else put the
+// ErrFrame means that the client's key did not sign the STUN request that carried a packet: another sender put the
 // packet into it.
 var ErrFrame = errors.New("STUN request of another sender")
 

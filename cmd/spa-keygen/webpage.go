@@ -23,7 +23,7 @@ func newPage() *cobra.Command {
 program, if the gateway takes knocks from browsers (capture.browser in server.toml). It
 holds no key: give each user a token of "spa-keygen new NAME --for-browser".
 
-Serve it by HTTPS from a host that you control, or hand out the file. Whoever serves the
+Serve it by HTTPS from a host that you control, or hand out the file. A web server that serves the
 page can take the keys that are entered in it. --dir writes a directory to serve: with
 its other files, phones put the page on the home screen and show it without a network.`,
 		Example: `  spa-keygen page > knock.html

@@ -102,8 +102,8 @@ var moreSettings = map[string]string{
 	"receipts": "Only packets made with a client's key are answered",
 	"capture.mode": `"udp" needs no CAP_NET_RAW. Your own firewall must then let knocks through, and a scan may see ` +
 		"the port",
-	"capture.gate": `"auto" is "socket": an eBPF filter on the server's own sockets, or none if the kernel does not allow ` +
-		`it. "xdp" drops forged knocks on the interfaces, before the host's firewall sees them. ` +
+	"capture.gate": `"auto" is "socket": an eBPF filter on the server's own sockets, or none if the kernel does not ` +
+		`allow it. "xdp" drops forged knocks on the interfaces, before the host's firewall sees them. ` +
 		"spa-server status shows which one is on",
 	"firewall.backend": `"auto" takes nftables, or iptables where there is no nftables`,
 	"firewall.mode": `"admit" loads no guard: your own rules shut the ports, and grants go into the sets that ` +

@@ -330,7 +330,7 @@ func (b *Bound) Stats() Stats {
 }
 
 // Gate returns how the gate tag is checked in the kernel.
-func (b *Bound) Gate() Gating { return b.gate.state }
+func (b *Bound) Gate() Gating { return b.gate.status() }
 
 // SetGateKeys replaces the keys of the gate tag.
 func (b *Bound) SetGateKeys(keys []gate.Key) { b.gate.SetKeys(keys) }

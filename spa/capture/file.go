@@ -82,7 +82,7 @@ func (f *File) Read() (Packet, time.Time, error) {
 			return Packet{}, time.Time{}, fmt.Errorf("record %d: %w", f.read, err)
 		}
 		p, v := f.judge(ip)
-		if v.isCandidate() && len(r.data) < r.length {
+		if (v.isCandidate() || v == unframed) && len(r.data) < r.length {
 			f.cut++
 			continue
 		}

@@ -2,7 +2,11 @@ package capture
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -93,5 +97,12 @@ func TestBrowsersInAFile(t *testing.T) {
 		if v != verdict || wanted && !bytes.Equal(p.Data, check.Packet) {
 			t.Errorf("wanted %v: got %v, %+v", wanted, v, p)
 		}
+	}
+	order := binary.LittleEndian
+	file := slices.Concat(ngHeader(order), ngRaw(order, 9, 0),
+		ngCut(order, uint64(captured.UnixNano()), len(ip), ip[:100]))
+	f := lab.Value(OpenFile(bytes.NewReader(file), browsers()))(t)
+	if _, _, err := f.Read(); !errors.Is(err, io.EOF) || f.Stats().Cut != 1 || f.Stats().Unframed != 0 {
+		t.Errorf("one that was captured in part: got %v and %+v", err, f.Stats())
 	}
 }

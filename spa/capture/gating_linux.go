@@ -16,9 +16,29 @@ import (
 
 // gating is the gate of a capture, if it has one.
 type gating struct {
-	*gate.Gate // nil: there is none
-	state      Gating
+	*gate.Gate           // nil: there is none
 	follower   *follower // nil: there is no XDP gate
+
+	mu    sync.Mutex // guards the state
+	state Gating
+}
+
+// status returns where tags are checked now.
+func (g *gating) status() Gating {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return Gating{Mode: g.state.Mode, XDP: slices.Clone(g.state.XDP), Why: slices.Clone(g.state.Why)}
+}
+
+// lost notes that an interface with the gate is gone. Another of its name has the gate of the sockets.
+func (g *gating) lost(i gate.Interface) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.state.XDP = slices.DeleteFunc(g.state.XDP, func(name string) bool { return name == i.Name })
+	g.state.Why = append(g.state.Why, i.Name+" is gone: after a restart, the gate is on its successor too")
+	if len(g.state.XDP) == 0 {
+		g.state.Mode = "socket"
+	}
 }
 
 // open opens the gate and the sockets with it. Where the kernel or the process's rights do not allow a gate, the
@@ -74,8 +94,11 @@ func (g *gating) openXDP(c Config) {
 		}
 		return
 	}
-	g.state.Mode, g.state.XDP, g.follower = "xdp", on, f
-	f.start()
+	g.state.Mode, g.follower = "xdp", f
+	for _, i := range on {
+		g.state.XDP = append(g.state.XDP, i.Name)
+	}
+	f.start(on, g.lost)
 }
 
 // close takes the gate off the interfaces. Counts stay readable.
@@ -108,13 +131,13 @@ func newFollower(g *gate.Gate) (*follower, error) {
 	return &follower{gate: g, host: h, wake: wake}, nil
 }
 
-// wanted returns the interfaces that packets may come in by. If none is named, ports of bridges and bonds are left out:
-// packets for this host come in by the bridge or bond.
+// wanted returns the interfaces with Ethernet frames that packets may come in by. If none is named, ports of bridges and
+// bonds are left out: packets for this host come in by the bridge or bond.
 func (f *follower) wanted(names []string) []gate.Interface {
 	var list []gate.Interface
 	for _, index := range slices.Sorted(maps.Keys(f.host.links)) {
 		l := f.host.links[index]
-		if l.loopback || len(names) == 0 && l.port || len(names) > 0 && !l.isNamed(names) {
+		if !l.ethernet || len(names) == 0 && l.port || len(names) > 0 && !l.isNamed(names) {
 			continue
 		}
 		list = append(list, gate.Interface{Index: int(index), Name: l.name})
@@ -122,8 +145,9 @@ func (f *follower) wanted(names []string) []gate.Interface {
 	return list
 }
 
-// start follows the addresses. If it ends, they are forgotten: XDP then drops nothing.
-func (f *follower) start() {
+// start follows the addresses, and the interfaces on which the gate is. If it ends, the addresses are forgotten: XDP
+// then drops nothing.
+func (f *follower) start(on []gate.Interface, lost func(gate.Interface)) {
 	f.tell()
 	f.done.Go(func() {
 		defer f.gate.SetOwn(nil)
@@ -134,6 +158,13 @@ func (f *follower) start() {
 			}
 			f.host.refresh()
 			f.tell()
+			on = slices.DeleteFunc(on, func(i gate.Interface) bool {
+				_, there := f.host.links[int32(i.Index)]
+				if !there {
+					lost(i)
+				}
+				return !there
+			})
 		}
 	})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	bpflink "github.com/cilium/ebpf/link"
 	"github.com/dchest/siphash"
+	"github.com/vishvananda/netlink"
 
 	"sallyport/spa/capture/gate"
 	"sallyport/spa/lab"
@@ -380,4 +381,29 @@ func TestGateWithoutRights(t *testing.T) {
 		[]string{"there is no gate key"}) {
 		t.Errorf("got %v and %+v", err, g.state)
 	}
+}
+
+// TestXDPInterfaces: the gate goes onto interfaces with Ethernet frames only, and is not reported on one that is gone.
+func TestXDPInterfaces(t *testing.T) {
+	_, gateway := lab.Pair(t)
+	lab.Must(t, gateway.Do(func() error {
+		tunnel := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tun0"}, Mode: netlink.TUNTAP_MODE_TUN}
+		return errors.Join(netlink.LinkAdd(tunnel), netlink.LinkSetUp(tunnel))
+	}))
+	s := read(t, listen(t, gateway, under("xdp")))
+	s.wantGate(t, "xdp")
+	if on := s.Gate().XDP; len(on) != 1 || !strings.HasPrefix(on[0], "vs ") {
+		t.Errorf("the gate is on %q", on)
+	}
+	lab.Must(t, gateway.Do(func() error {
+		link, err := netlink.LinkByName("vs")
+		if err == nil {
+			err = netlink.LinkDel(link)
+		}
+		return err
+	}))
+	lab.Eventually(t, "the loss to be reported", func() bool {
+		g := s.Gate()
+		return g.Mode == "socket" && len(g.XDP) == 0 && len(g.Why) == 1 && strings.Contains(g.Why[0], "is gone")
+	})
 }

@@ -30,6 +30,7 @@ type link struct {
 	others   []string // alternative names (ip-link(8))
 	mac      string   // its bytes
 	loopback bool
+	ethernet bool
 	port     bool // of a bridge, bond or other master
 }
 

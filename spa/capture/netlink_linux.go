@@ -250,7 +250,8 @@ func parseLink(m syscall.NetlinkMessage) (update, bool) {
 	if info.Family != unix.AF_UNSPEC {
 		return update{}, false // a bridge reports with RTM_DELLINK, too, that a port left it
 	}
-	u := update{kind: m.Header.Type, index: info.Index, link: link{loopback: info.Flags&unix.IFF_LOOPBACK != 0}}
+	u := update{kind: m.Header.Type, index: info.Index, link: link{loopback: info.Flags&unix.IFF_LOOPBACK != 0,
+		ethernet: info.Type == unix.ARPHRD_ETHER}}
 	for _, a := range attrs {
 		switch a.Attr.Type {
 		case unix.IFLA_IFNAME:

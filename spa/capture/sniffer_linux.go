@@ -303,7 +303,7 @@ func (s *Sniffer) Stats() Stats {
 }
 
 // Gate returns how the gate tag is checked in the kernel.
-func (s *Sniffer) Gate() Gating { return s.gate.state }
+func (s *Sniffer) Gate() Gating { return s.gate.status() }
 
 // SetGateKeys replaces the keys of the gate tag.
 func (s *Sniffer) SetGateKeys(keys []gate.Key) { s.gate.SetKeys(keys) }

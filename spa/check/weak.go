@@ -31,7 +31,7 @@ func checkWeak(c *config.Config, h *host) []Finding {
 	}
 	if c.Capture.Browser {
 		weak("capture.browser", "true: knocks from browsers look like the checks of a video call, not like random bytes, "+
-			"and whoever serves the page can take the keys", "# take it out unless somebody knocks with a browser")
+			"and a web server that serves another page can take the keys", "# take it out unless a client knocks with a browser")
 	}
 	if c.Capture.Gate == "xdp" {
 		weak("capture.gate", `"xdp": forged knocks get no answer of this host, beyond those that it answers at most, so a `+

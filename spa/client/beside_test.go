@@ -384,7 +384,8 @@ func TestKnockBeside(t *testing.T) {
 	}
 }
 
-// The port is tried beside the packet only if one service is to be opened for this machine, with a key for every day.
+// The port is tried beside the packet only if the command opens one service for this machine, and the key is not a
+// recovery key.
 func TestKnockNotBeside(t *testing.T) {
 	for name, set := range map[string]func(*gateway, *Command){
 		"not asked for":  func(_ *gateway, c *Command) { c.Beside = false },

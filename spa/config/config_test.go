@@ -43,9 +43,10 @@ func TestDefaults(t *testing.T) {
 		Dir: c.Dir, Name: "gw", Address: "192.0.2.1", ServerID: keys.ServerID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
 			14, 15},
 		KnockPorts: []KnockPort{{Port: 62201}}, Window: 30 * time.Second, Receipts: true, State: c.Dir,
-		Capture: Capture{Mode: "sniff", Gate: "auto"}, Firewall: Firewall{Backend: "auto", Mode: "guard", Closed: "drop", Persist: "owner"},
-		Audit:  Audit{File: filepath.Join(c.Dir, "audit.jsonl")},
-		Limits: Limits{LiveNonces: 256, Grants: 64, GrantsPerHour: 1000},
+		Capture:  Capture{Mode: "sniff", Gate: "auto"},
+		Firewall: Firewall{Backend: "auto", Mode: "guard", Closed: "drop", Persist: "owner"},
+		Audit:    Audit{File: filepath.Join(c.Dir, "audit.jsonl")},
+		Limits:   Limits{LiveNonces: 256, Grants: 64, GrantsPerHour: 1000},
 		Services: []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: 30 * time.Second, MaxFor: 10 * time.Minute,
 			OnExpiry: "keep"}},
 	}
@@ -200,8 +201,9 @@ var refusedSettings = map[string]string{
 	sshService + "once = true\n[firewall]\nbackend='iptables'": ":7: service.ssh.once: needs nftables: remove it, or",
 	sshService + "once = true\n[firewall]\nmode='admit'\n[firewall.admit]\ntable='inet f'\nset4='s'": ":7: service.ssh" +
 		".once: works with firewall.mode = \"guard\" only",
-	"receipts = false\n" + sshService + "once = true": ":8: service.ssh.once: needs receipts = true",
-	"[service.a]\nrun=['/b']\nuser='a'\nonce=true":    ":8: service.a.once: has no effect on a service without",
+	"receipts = false\n" + sshService + "[capture]\nbrowser = true": ":9: capture.browser: needs receipts = true",
+	"receipts = false\n" + sshService + "once = true":               ":8: service.ssh.once: needs receipts = true",
+	"[service.a]\nrun=['/b']\nuser='a'\nonce=true":                  ":8: service.a.once: has no effect on a service without",
 	sshService + "[service.a]\nports=['tcp/22']\nonce = true": ":5: service.ssh.once: a guards the same port and " +
 		"says true",
 	sshService + "when = []": ":7: service.ssh.when: should be 1 to 32 spans: [\"mon-fri " +

@@ -149,7 +149,8 @@ func TestCommentsAreTrue(t *testing.T) {
 	c := created(t, dir)
 	c.Services = nil
 	text := c.filled(dir).text()
-	for _, examples := range [][]string{{"zone"}, {"browser"}, {"persist"}, {"tproxy"}, {"mark"}, {"[metrics]", "listen"}, {"clients"},
+	for _, examples := range [][]string{{"zone"}, {"browser"}, {"persist"}, {"tproxy"}, {"mark"},
+		{"[metrics]", "listen"}, {"clients"},
 		{"[service", "ports"}, {"for"}, {"max_for"}, {"addresses"}, {"on_expiry"}, {"once"}, {"when"},
 		{"run =", "run_after", "user", "timeout"}} {
 		for _, example := range examples {

@@ -30,6 +30,10 @@ func (l *loader) line() {
 	l.cfg.Capture = Capture{Mode: l.raw.Capture.Mode, Interfaces: none(l.raw.Capture.Interfaces),
 		Browser: l.raw.Capture.Browser, Gate: l.raw.Capture.Gate}
 	l.oneOf("capture.mode", l.cfg.Capture.Mode, "sniff", "udp")
+	if l.cfg.Capture.Browser && !l.cfg.Receipts {
+		l.must("capture.browser", errors.New("needs receipts = true: a page has no other way to "+
+			"learn whether the port is open"))
+	}
 	if l.cfg.Bound() && slices.ContainsFunc(l.cfg.KnockPorts, func(k KnockPort) bool { return k.Shared }) {
 		l.must("capture.mode", errors.New("a shared knock port belongs to another program: the server cannot bind it"))
 	}

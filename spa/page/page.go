@@ -15,7 +15,8 @@ var html []byte
 var site embed.FS
 
 // manifestLink is what the page needs in its head to be installed.
-const manifestLink = `<link rel="manifest" href="manifest.webmanifest">` + "\n" + `<link rel="icon" href="icon.svg">` + "\n"
+const manifestLink = `<link rel="manifest" href="manifest.webmanifest">` + "\n" +
+	`<link rel="icon" href="icon.svg">` + "\n"
 
 // HTML returns the page as one file. Callers must not modify it.
 func HTML() []byte { return html }

@@ -42,7 +42,7 @@ var afterMAC = strings.Fields(`
 	(*spa/policy.Policy).Authorize spa/server.source spa/server.reasonFor
 	(*firewall.Firewall).MayLetIn (*firewall.Firewall).Grant spa/server.granted (*spa/server.Server).ungranted
 	(*spa/server.Server).takeUse
-	(*spa.Opener).CheckFrame (*spa/server.checks).again (*spa/server.checks).keep
+	(*spa.Opener).CheckFrame (*spa/server.checks).again (*spa/server.Server).recheck (*spa/server.checks).keep
 	(*spa/action.Book).Reserve (*spa/action.Book).Commit (*spa/action.Book).Cancel spa/server.begins
 	(*spa/server/metrics.Page).Decided
 	(*spa/server.Server).answer (*spa/server.Server).tooEarly

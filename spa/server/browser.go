@@ -22,7 +22,7 @@ const keptChecks = 4
 type check struct {
 	nonce    spa.Nonce
 	from, to netip.AddrPort
-	status   spa.Status
+	receipt  spa.Receipt // what the first one was answered
 }
 
 // keep remembers the outcome of a spent packet that a browser sent.
@@ -36,20 +36,30 @@ func (c *checks) keep(p capture.Packet, e audit.Event) {
 		c.of[e.Client] = kept
 	}
 	copy(kept[1:], kept[:])
-	kept[0] = check{e.Knock.Nonce, p.From, p.To, e.Receipt.Status}
+	kept[0] = check{e.Knock.Nonce, p.From, p.To, e.Receipt}
 }
 
-// again returns the outcome of a packet that has arrived before, from the same address and port and to the same, in a
-// STUN request that its client's key signed.
-func (c *checks) again(p capture.Packet, e audit.Event) (spa.Status, bool) {
+// again returns what a packet was answered that has arrived before, from the same address and port and to the same, in
+// a STUN request that its client's key signed.
+func (c *checks) again(p capture.Packet, e audit.Event) (spa.Receipt, bool) {
 	kept := c.of[e.Client]
 	if p.Frame == nil || kept == nil {
-		return 0, false
+		return spa.Receipt{}, false
 	}
 	for _, k := range kept {
-		if k.status != 0 && k.nonce == e.Knock.Nonce && k.from == p.From && k.to == p.To {
-			return k.status, true
+		if k.receipt.Status != 0 && k.nonce == e.Knock.Nonce && k.from == p.From && k.to == p.To {
+			return k.receipt, true
 		}
 	}
-	return 0, false
+	return spa.Receipt{}, false
+}
+
+// recheck answers a packet that has arrived before as it was answered first, unless the client has lost since what that
+// opened. Nothing is recorded.
+func (s *Server) recheck(event audit.Event, first spa.Receipt) audit.Event {
+	event.Receipt = later(first, event.Time)
+	if !s.stillHeld(event) {
+		event.Receipt = spa.Receipt{Status: spa.ReasonSuperseded}
+	}
+	return event.As(audit.Rechecked, nil)
 }

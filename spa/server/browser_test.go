@@ -3,12 +3,15 @@ package server
 import (
 	"bytes"
 	"context"
+	"errors"
+	"log/slog"
 	"net/netip"
 	"testing"
 	"time"
 
 	"tailscale.com/net/stun"
 
+	"sallyport/firewall"
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa"
@@ -103,6 +106,52 @@ func TestBrowserIsRefused(t *testing.T) {
 	}
 	if verdict, _ := b.last(); verdict != "denied" {
 		t.Errorf("recorded as %q", verdict)
+	}
+}
+
+// deaf cannot send.
+type deaf struct{ sent }
+
+func (*deaf) Send(capture.Packet, []byte, bool) error { return errors.New("no route") }
+
+// TestBrowserUnreachable: if the answers to a repeated check cannot be sent, the log has a line for the first, not for
+// each: anyone can repeat a copy.
+func TestBrowserUnreachable(t *testing.T) {
+	b, said := newBench(t), &lines{}
+	b.s.responder, b.s.log = &deaf{}, slog.New(witness{slog.DiscardHandler, said.add})
+	p := b.framed(b.request(spa.TypeOpen, "ssh"), 1)
+	for range 5 {
+		b.s.process(context.Background(), p)
+	}
+	if !said.has("could not send a receipt") || len(said.list) != 1 {
+		t.Errorf("the log says %q", said.list)
+	}
+}
+
+// TestBrowserLost: a further check does not say that a port is open which was closed or revoked since. It opens
+// nothing.
+func TestBrowserLost(t *testing.T) {
+	for name, lose := range map[string]func(b *bench){
+		"closed": func(b *bench) { b.s.process(context.Background(), b.framed(b.request(spa.TypeClose, "ssh"), 9)) },
+		"revoked": func(b *bench) {
+			_, err := b.s.firewall.Revoke(context.Background(), firewall.Match{Client: "alice"}, b.at)
+			lab.Must(b, err)
+		},
+	} {
+		b, out := newBench(t), &sent{}
+		b.s.responder = out
+		p := b.framed(b.request(spa.TypeOpen, "ssh"), 1)
+		b.s.process(context.Background(), p)
+		b.at = b.at.Add(time.Second)
+		lose(b)
+		out.take()
+		b.s.process(context.Background(), b.check(p.Data, 2))
+		if answers := out.take(); len(answers) != 1 || !bytes.Equal(answers[0][:2], []byte{1, 0x11}) {
+			t.Errorf("%s: answered %x", name, answers)
+		}
+		if n := b.s.firewall.Count(b.at); n != 0 {
+			t.Errorf("%s: %d grants", name, n)
+		}
 	}
 }
 

@@ -112,7 +112,8 @@ func outcomes() []audit.Count {
 	}
 	return append(list, audit.Count{Verdict: audit.Failed, Reason: spa.ReasonFailed.String()},
 		audit.Count{Verdict: audit.Failed, Reason: spa.ReasonNoProgram.String()},
-		audit.Count{Verdict: audit.Rechecked}, audit.Count{Verdict: audit.Repeated}, audit.Count{Verdict: audit.Granted}, audit.Count{Verdict: audit.Closed})
+		audit.Count{Verdict: audit.Rechecked}, audit.Count{Verdict: audit.Repeated}, audit.Count{Verdict: audit.Granted},
+		audit.Count{Verdict: audit.Closed})
 }
 
 // allCounts adds a zero for each outcome that has no count yet.

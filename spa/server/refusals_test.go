@@ -78,7 +78,7 @@ var refusals = map[string]refusal{
 	}},
 	"spa.ErrFrame": {spa.ErrFrame, audit.Unopened, func(b *bench) capture.Packet {
 		p := b.framed(b.request(spa.TypeOpen, "ssh"), 1)
-		p.Frame = lab.STUN{Packet: p.Data, Local: "self", Password: "of somebody else's own"}.Check()
+		p.Frame = lab.STUN{Packet: p.Data, Local: "self", Password: "of another sender"}.Check()
 		return p
 	}},
 	"policy.ErrStated": {policy.ErrStated, audit.Elsewhere, func(b *bench) capture.Packet {

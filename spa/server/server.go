@@ -49,9 +49,8 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 		return event.As(audit.Elsewhere, err)
 	}
 	admitted, err := s.journal.Admit(entry(knock, from), now)
-	if status, ok := s.checks.again(p, event); ok && errors.Is(err, replay.ErrSpent) {
-		event.Receipt.Status = status
-		return event.As(audit.Rechecked, nil)
+	if first, ok := s.checks.again(p, event); ok && errors.Is(err, replay.ErrSpent) {
+		return s.recheck(event, first)
 	}
 	if err != nil && !errors.Is(err, replay.ErrReused) {
 		event.Copied, event.Fault = errors.Is(err, replay.ErrSpentElsewhere), !replay.IsRefusal(err)

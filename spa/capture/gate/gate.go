@@ -13,13 +13,13 @@
 //
 // The program on an interface sees packets before the host knows whose they are, so it drops only what is a plain
 // datagram to an address of this host and a knock port that nobody else serves. Anything else passes on untouched. Of
-// what it would drop it lets [Unhindered] packets a second through: the host answers a scan of a knock port
-// as it answers one of any closed port, and it sends no more answers than that.
+// what it would drop it lets [Unhindered] packets a second through: the host answers a scan of a knock port like one of
+// any closed port, and it sends no more answers than that.
 //
 // Keys, ports, lengths, copies and addresses are in maps that the server shares as memory, so that it can change them
-// without a system call once its privileges are gone. Whoever takes over the server can change them as well. He can
-// make the gate useless or shut, but receive nothing that has neither a tag nor the cookie of STUN: there is no switch
-// for that.
+// without a system call once its privileges are gone. An attacker who takes over the server can change them too. That
+// can make the gate useless or shut, but lets nothing through that has neither a tag nor the cookie of STUN: there is
+// no switch for that.
 //
 // The map of copies is a table of sets of four entries in place of the kernel's LRU hash: to fill that takes bpf(2),
 // whose use kills the server (package sandbox).

@@ -305,9 +305,10 @@ func (g *Gate) AttachBound(fd int, six bool, snap int) error {
 	return g.filter(fd, g.program().bound(six, int32(snap)))
 }
 
-// AttachXDP puts the gate on interfaces, until Close or the end of the process. It returns how it is attached to each
-// ("eth0 (native)"), and why it is not to the others. It drops nothing before SetOwn.
-func (g *Gate) AttachXDP(list []Interface) (on []string, problems []error) {
+// AttachXDP puts the gate on interfaces, until Close or the end of the process. It returns those where it is, with
+// the way in which it is attached in the name ("eth0 (native)"), and why it is not on the others. It drops nothing
+// before SetOwn.
+func (g *Gate) AttachXDP(list []Interface) (on []Interface, problems []error) {
 	program, err := load(ebpf.XDP, g.program().frames())
 	if err != nil {
 		return nil, []error{err}
@@ -322,7 +323,7 @@ func (g *Gate) AttachXDP(list []Interface) (on []string, problems []error) {
 		g.mu.Lock()
 		g.links = append(g.links, l)
 		g.mu.Unlock()
-		on = append(on, fmt.Sprintf("%s (%s)", i.Name, mode))
+		on = append(on, Interface{i.Index, fmt.Sprintf("%s (%s)", i.Name, mode)})
 	}
 	return on, problems
 }
