@@ -57,14 +57,22 @@ func TestEachKindOfNoise(t *testing.T) {
 	b := &bench{sizes: sizes{devices: 1}, ctx: context.Background(), repo: "../..", dir: t.TempDir()}
 	b.bin = filepath.Join(b.dir, "bin")
 	lab.Must(t, errors.Join(os.Chmod(filepath.Dir(b.dir), 0o755), build(b.ctx, b.repo, b.bin+"/")))
-	s := b.sallyport(ours, 1, b.without()...)
+	b.wantCounted(t, b.sallyport(ours, 1, b.without()...), map[string]string{
+		random: "unopened: wrong gate tag", forged: "unopened: wrong gate tag",
+		copies: "unspent: nonce already spent", bodies: "unopened: wrong mac",
+	})
+	b.wantCounted(t, b.sallyport(browsers, 1, append(b.without(), "capture.browser=true")...), map[string]string{
+		checks: "unopened: wrong gate tag",
+	})
+}
+
+// wantCounted sends noise of each kind, which the server must count by this verdict and no other.
+func (b *bench) wantCounted(t *testing.T, s *sallyport, kinds map[string]string) {
+	t.Helper()
 	f, _, err := b.begin(s, 0)
 	lab.Must(t, err)
 	defer func() { lab.Must(t, errors.Join(f.stop(), f.net.close())) }()
-	for kind, verdict := range map[string]string{
-		random: "unopened: wrong gate tag", forged: "unopened: wrong gate tag",
-		copies: "unspent: nonce already spent", bodies: "unopened: wrong mac",
-	} {
+	for kind, verdict := range kinds {
 		before := lab.Value(s.counters())(t).Decided
 		load := lab.Value(s.noise(kind))(t)
 		noise := f.net.blast(load, 10_000)

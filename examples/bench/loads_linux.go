@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/spa"
+	"sallyport/spa/lab"
 )
 
 // The kinds of noise.
@@ -21,9 +22,10 @@ const (
 	forged = "forged tags from spoofed sources"
 	copies = "copies of a knock"
 	bodies = "good headers with bad bodies"
+	checks = "forged tags in a browser's checks"
 )
 
-var kinds = []string{random, forged, copies, bodies}
+var kinds = []string{random, forged, copies, bodies, checks}
 
 // header is how many bytes of a knock come before its body: see spa/PROTOCOL.md.
 const header = 40
@@ -36,6 +38,12 @@ type noiser interface {
 }
 
 func (s *sallyport) noise(kind string) (*load, error) {
+	if (kind == checks) != (s.title == browsers) && kind != random {
+		return nil, nil // the cost of browsers is seen beside that of random bytes
+	}
+	if kind == checks {
+		return s.checks()
+	}
 	sender, err := s.sender(0)
 	if err != nil {
 		return nil, err
@@ -69,6 +77,20 @@ func (s *sallyport) noise(kind string) (*load, error) {
 			from, data = clientAddr, knock
 		}
 		l.datagram(from, data)
+	}
+	return l, l.err
+}
+
+// checks returns STUN requests with packets whose tag is forged. They are whole: the server looks into each.
+func (s *sallyport) checks() (*load, error) {
+	l, err := s.net.newLoad()
+	if err != nil {
+		return nil, err
+	}
+	for range framesEach {
+		stun := lab.STUN{Packet: randomBytes(spa.MinLen), Local: "noise", Password: "forged"}
+		rand.Read(stun.Transaction[:])
+		l.datagram(noiseAddr, stun.Check())
 	}
 	return l, l.err
 }

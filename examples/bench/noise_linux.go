@@ -37,7 +37,7 @@ func (b *bench) noise() error {
 	for _, rate := range b.rates {
 		worst := make(map[string]storm)
 		for _, kind := range kinds {
-			for _, f := range b.among(knockdName, fwknopName, ours, gateless, byXDP) {
+			for _, f := range b.among(knockdName, fwknopName, ours, gateless, byXDP, browsers) {
 				s, err := b.storm(f, kind, rate)
 				if err != nil {
 					return fmt.Errorf("%s under %s: %w", f.name(), kind, err)

@@ -25,6 +25,7 @@ const (
 	ours     = "Sallyport"
 	gateless = "Sallyport, no kernel gate"
 	byXDP    = "Sallyport, gate by XDP"
+	browsers = "Sallyport, browsers too"
 	byTables = "Sallyport, iptables"
 )
 
@@ -32,6 +33,7 @@ const (
 var variants = []struct{ name, setting string }{
 	{gateless, "capture.gate=none"},
 	{byXDP, "capture.gate=xdp"},
+	{browsers, "capture.browser=true"},
 	{byTables, "firewall.backend=iptables"},
 }
 
