@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+
+	"sallyport/keys/mac"
 )
 
 // Size is the length of a client key and of a gate key in bytes.
@@ -243,32 +245,13 @@ func halves(b *[16]byte) (k0, k1 uint64) {
 // An extracted key is HKDF-Extract's output (RFC 5869, SHA-256, no salt), from which subkeys are made. It is computed
 // here and not by crypto/hkdf, which allocates for each subkey and takes four times as long: a server makes two of each
 // of its clients' keys at its start, and two for each receipt.
-type extracted [sha256.Size]byte
+type extracted [Size]byte
 
-func extract(master *[Size]byte) extracted { return hmacSum(&[sha256.Size]byte{}, master[:]) }
+func extract(master *[Size]byte) extracted { return mac.SHA256(new([Size]byte), master[:]) }
 
-// expand returns the first block of HKDF-Expand, for label and context, at most 63 bytes in sum.
+// expand returns the first block of HKDF-Expand, for label and context.
 func (e *extracted) expand(label string, context ...byte) [Size]byte {
-	var info [64]byte
-	n := copy(info[:], label)
-	n += copy(info[n:], context)
-	info[n] = 1
-	return hmacSum((*[sha256.Size]byte)(e), info[:n+1])
-}
-
-// hmacSum is HMAC-SHA256 (RFC 2104) of a message of at most 64 bytes, without an allocation.
-func hmacSum(key *[sha256.Size]byte, message []byte) [sha256.Size]byte {
-	var inner [2 * sha256.BlockSize]byte
-	var outer [sha256.BlockSize + sha256.Size]byte
-	for i := range sha256.BlockSize {
-		inner[i], outer[i] = 0x36, 0x5c
-	}
-	subtle.XORBytes(inner[:], inner[:], key[:])
-	subtle.XORBytes(outer[:], outer[:], key[:])
-	n := sha256.BlockSize + copy(inner[sha256.BlockSize:], message)
-	sum := sha256.Sum256(inner[:n])
-	copy(outer[sha256.BlockSize:], sum[:])
-	return sha256.Sum256(outer[:])
+	return mac.SHA256((*[Size]byte)(e), []byte(label), context, []byte{1})
 }
 
 // parseSecret accepts one text for each key. Decoding tolerates line breaks and stray bits at the end, so the text is

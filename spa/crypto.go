@@ -2,7 +2,6 @@ package spa
 
 import (
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
 
@@ -10,6 +9,7 @@ import (
 	"golang.org/x/crypto/chacha20"
 
 	"sallyport/keys"
+	"sallyport/keys/mac"
 )
 
 // Labels at the start of authenticated data: a request is never taken for a receipt.
@@ -18,47 +18,13 @@ const (
 	labelReceipt = "sallyport 1 receipt"
 )
 
-// macMax is the longest message that mac gets: a label, a server id, a request's nonce and a receipt without its mac.
-const macMax = len(labelReceipt) + len(keys.ServerID{}) + nonceLen + MaxLen - macLen
-
-// mac returns the HMAC-SHA256 (RFC 2104) of the parts, one after another. Unlike crypto/hmac it does not allocate: a
-// flood of forged packets makes no garbage.
-func mac(key *[32]byte, parts ...[]byte) [macLen]byte {
-	var inner [sha256.BlockSize + macMax]byte
-	pad(inner[:sha256.BlockSize], key, 0x36)
-	n := sha256.BlockSize
-	for _, p := range parts {
-		if len(p) > len(inner)-n {
-			panic("spa: message too long to authenticate")
-		}
-		n += copy(inner[n:], p)
-	}
-	var outer [sha256.BlockSize + sha256.Size]byte
-	pad(outer[:sha256.BlockSize], key, 0x5c)
-	sum := sha256.Sum256(inner[:n])
-	copy(outer[sha256.BlockSize:], sum[:])
-	return sha256.Sum256(outer[:])
-}
-
-// pad writes one block: the key, then zeros, XORed with x in every byte. It works on words: byte by byte it would be
-// a tenth of the time of Open.
-func pad(block []byte, key *[32]byte, x byte) {
-	word := uint64(x) * 0x0101010101010101
-	for i := 0; i < len(key); i += 8 {
-		binary.NativeEndian.PutUint64(block[i:], binary.NativeEndian.Uint64(key[i:])^word)
-	}
-	for i := len(key); i < sha256.BlockSize; i += 8 {
-		binary.NativeEndian.PutUint64(block[i:], word)
-	}
-}
-
 // newNonce returns a nonce that is as random as the generator, and does not repeat for another message if the
 // generator is stuck or was cloned with its machine.
 func newNonce(hedge *[32]byte, message ...[]byte) Nonce {
 	var fresh [32]byte
 	rand.Read(fresh[:])
 	parts := append(make([][]byte, 0, 3), fresh[:])
-	sum := mac(hedge, append(parts, message...)...)
+	sum := mac.SHA256(hedge, append(parts, message...)...)
 	return Nonce(sum[:nonceLen])
 }
 

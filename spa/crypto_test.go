@@ -3,8 +3,6 @@ package spa
 import (
 	"bytes"
 	"crypto/hkdf"
-	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -15,6 +13,7 @@ import (
 	"golang.org/x/crypto/chacha20"
 
 	"sallyport/keys"
+	"sallyport/keys/mac"
 	"sallyport/spa/lab"
 )
 
@@ -29,66 +28,6 @@ func wantHex(t *testing.T, got []byte, want string) {
 	if hex.EncodeToString(got) != want {
 		t.Errorf("got  %x\nwant %s", got, want)
 	}
-}
-
-// RFC 4231, section 4, except case 5, which truncates. HMAC pads a short key with zeros and hashes a long one, so each
-// key of the RFC is equivalent to one of 32 bytes.
-func TestMACIsRFC4231(t *testing.T) {
-	rep := func(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
-	for name, tt := range map[string]struct {
-		key, data []byte
-		want      string
-	}{
-		"1": {rep(0x0b, 20), []byte("Hi There"),
-			"b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"},
-		"2": {[]byte("Jefe"), []byte("what do ya want for nothing?"),
-			"5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"},
-		"3": {rep(0xaa, 20), rep(0xdd, 50),
-			"773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe"},
-		"4": {unhex(t, "0102030405060708090a0b0c0d0e0f10111213141516171819"), rep(0xcd, 50),
-			"82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b"},
-		"6": {rep(0xaa, 131), []byte("Test Using Larger Than Block-Size Key - Hash Key First"),
-			"60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"},
-		"7": {rep(0xaa, 131), []byte("This is a test using a larger than block-size key and a larger than block-size data. " +
-			"The key needs to be hashed before being used by the HMAC algorithm."),
-			"9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			key := tt.key
-			if len(key) > sha256.BlockSize {
-				sum := sha256.Sum256(key)
-				key = sum[:]
-			}
-			var k [32]byte
-			copy(k[:], key)
-			whole := mac(&k, tt.data)
-			wantHex(t, whole[:], tt.want)
-			parts := mac(&k, tt.data[:3], nil, tt.data[3:])
-			wantHex(t, parts[:], tt.want)
-		})
-	}
-}
-
-func TestMACIsThatOfTheStandardLibrary(t *testing.T) {
-	var key [32]byte
-	message := make([]byte, macMax)
-	for n := range macMax + 1 {
-		rand.Read(key[:])
-		rand.Read(message[:n])
-		h := hmac.New(sha256.New, key[:])
-		h.Write(message[:n])
-		got := mac(&key, message[:n/3], message[n/3:n])
-		wantHex(t, got[:], hex.EncodeToString(h.Sum(nil)))
-	}
-}
-
-func TestMACRefusesToTruncate(t *testing.T) {
-	defer func() {
-		if recover() == nil {
-			t.Error("a message too long was authenticated in part")
-		}
-	}()
-	mac(new([32]byte), make([]byte, macMax), []byte{1})
 }
 
 // RFC 8439, section 2.4.2: the cipher below XChaCha20.
@@ -163,8 +102,8 @@ func TestKeysAreRFC5869(t *testing.T) {
 
 // oneBlockHKDF is HKDF-SHA256 without salt for up to 32 bytes, written with HMAC: HMAC(HMAC(zeros, key), info || 1).
 func oneBlockHKDF(key [32]byte, info string) []byte {
-	prk := mac(new([32]byte), key[:])
-	okm := mac(&prk, []byte(info), []byte{1})
+	prk := mac.SHA256(new([32]byte), key[:])
+	okm := mac.SHA256(&prk, []byte(info), []byte{1})
 	return okm[:]
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/mac"
 	"sallyport/keys/service"
 )
 
@@ -414,7 +415,7 @@ func sealReceipt(plain []byte, k *Knock, server keys.ServerID) []byte {
 // receiptMAC returns the MAC of a receipt, for the nonce of the request that it answers and everything before the
 // MAC.
 func receiptMAC(k keys.Key, server keys.ServerID, request, before []byte) [macLen]byte {
-	return mac(k.ReceiptMAC(), []byte(labelReceipt), server[:], request, before)
+	return mac.SHA256(k.ReceiptMAC(), []byte(labelReceipt), server[:], request, before)
 }
 
 // OpenReceipt opens a datagram that may be the receipt for a request sealed by s. Every error is ErrReceipt, with a

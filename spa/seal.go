@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"sallyport/keys"
+	"sallyport/keys/mac"
 )
 
 // Layout of a packet, as PROTOCOL.md names it.
@@ -91,5 +92,5 @@ func signPacket(packet []byte, s Sender) {
 
 // requestMAC returns the MAC of a request packet, for everything before it.
 func requestMAC(k keys.Key, server keys.ServerID, before []byte) [macLen]byte {
-	return mac(k.RequestMAC(), []byte(labelRequest), server[:], before)
+	return mac.SHA256(k.RequestMAC(), []byte(labelRequest), server[:], before)
 }

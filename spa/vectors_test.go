@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/mac"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -80,7 +81,7 @@ func (v vector) testOpen(t *testing.T, verdict string) {
 		t.Errorf("got plaintext %x, want %x", k.Request.append(nil), plain)
 	}
 	fresh := v.hex(t, "fresh")
-	if sum := mac(k.Key.Hedge(), fresh, v.hex(t, "plaintext")); Nonce(sum[:nonceLen]) != k.Nonce {
+	if sum := mac.SHA256(k.Key.Hedge(), fresh, v.hex(t, "plaintext")); Nonce(sum[:nonceLen]) != k.Nonce {
 		t.Errorf("the nonce is not made of fresh and plaintext")
 	}
 }
