@@ -286,6 +286,29 @@ func (v *view) journey(page string) {
 	v.press("Close ssh")
 	v.reads("ssh is closed for new connections")
 	v.want(false, "192.0.2.2", "192.0.2.1", "after the close")
+	v.wantKept(page)
+}
+
+// wantKept: what is kept is not lost to another token for the same client, to another window or to damage.
+func (v *view) wantKept(page string) {
+	v.Helper()
+	before := v.browser.Run("return localStorage.getItem('sallyport')")
+	v.browser.Run("window.confirm = () => false; location.hash = args[0]; return ''", v.keygen("rotate", "phone"))
+	v.reads("The token of the link is below")
+	v.fill("hosts", "192.0.2.1")
+	v.press("Add")
+	v.reads("gw was not replaced")
+	v.browser.Run("dispatchEvent(new StorageEvent('storage', { key: 'sallyport' })); return ''")
+	v.reads("Another window changed what this browser keeps")
+	if v.browser.Run("return localStorage.getItem('sallyport')") != before {
+		v.Error("what is kept has changed")
+	}
+	v.browser.Run("localStorage.setItem('sallyport', '!'); return ''")
+	v.browser.Go(page)
+	v.fill("passphrase", passphrase)
+	v.press("Unlock")
+	v.reads("Wrong passphrase, or what this browser keeps is damaged")
+	v.browser.Run("localStorage.setItem('sallyport', args[0]); return ''", before)
 }
 
 // wantOffline serves the page as a site on the client's host, and loads it again when the server is gone.

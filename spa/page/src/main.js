@@ -53,6 +53,16 @@ function lock() {
   say('');
 }
 
+// overtaken drops what this window knows, so that it does not overwrite what another one has kept.
+function overtaken() {
+  if (state.lock) {
+    lock();
+    say('Another window changed what this browser keeps: unlock again.');
+    return;
+  }
+  draw();
+}
+
 // touched puts the lock off.
 function touched() {
   clearTimeout(state.timer);
@@ -70,7 +80,7 @@ async function unlock(event) {
   await sleep(0);
   const opened = await store.open(passphrase, busy('Unlocking'));
   if (!opened) {
-    say('Wrong passphrase.', true);
+    say('Wrong passphrase, or what this browser keeps is damaged.', true);
     find('passphrase').focus();
     return;
   }
@@ -90,9 +100,14 @@ async function add(event) {
     say(gateway || 'Enter the address of the gateway.', true);
     return;
   }
+  const old = state.gateways.find((g) => sameGateway(g, gateway));
+  const { name } = gateway.profile;
+  if (old && old.kept.token !== gateway.kept.token && !confirm(`Replace the key of ${name}? The old one is lost.`)) {
+    say(`${name} was not replaced.`);
+    return;
+  }
   const keep = find('keep').checked;
   if (keep && !state.lock && !(await newLock())) return;
-  const old = state.gateways.find((g) => sameGateway(g, gateway));
   state.gateways = [...state.gateways.filter((g) => g !== old), gateway];
   state.kept.delete(old);
   if (keep) state.kept.add(gateway);
@@ -102,8 +117,7 @@ async function add(event) {
   find('hosts-row').hidden = find('new-row').hidden = true;
   draw();
   touched();
-  say(keep ? `${gateway.profile.name} is kept in this browser.`
-    : `${gateway.profile.name} is there until you close or reload this page.`);
+  say(keep ? `${name} is kept in this browser.` : `${name} is there until you close or reload this page.`);
 }
 
 async function newLock() {
@@ -179,6 +193,7 @@ function start() {
   };
   for (const what of ['click', 'keydown']) addEventListener(what, touched);
   addEventListener('hashchange', fromFragment);
+  store.changed(overtaken);
   draw();
   install();
   if (!canKnock()) say('WebRTC is switched off in this browser, so it cannot knock.', true);

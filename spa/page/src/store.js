@@ -25,12 +25,15 @@ export async function create(passphrase, tell) {
   return { salt, key: await derive(passphrase, salt, tell) };
 }
 
-// open returns the lock and what it keeps, or null if the passphrase is wrong.
+// changed calls act when another window has changed what is kept.
+export const changed = (act) => addEventListener('storage', (e) => { if (e.key === place || e.key === null) act(); });
+
+// open returns the lock and what it keeps, or null if the passphrase is wrong or what is kept is damaged.
 export async function open(passphrase, tell) {
-  const all = ascii(atob(localStorage.getItem(place)));
-  const salt = all.subarray(0, 16);
-  const key = await derive(passphrase, salt, tell);
   try {
+    const all = ascii(atob(localStorage.getItem(place)));
+    const salt = all.slice(0, 16);
+    const key = await derive(passphrase, salt, tell);
     const plain = xchacha20poly1305(key, all.subarray(16, 40), concat(label, salt)).decrypt(all.subarray(40));
     return { lock: { salt, key }, content: JSON.parse(new TextDecoder().decode(plain)) };
   } catch {
