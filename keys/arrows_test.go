@@ -29,6 +29,8 @@ var arrows = map[string]rule{
 	"spa/stun": {nil, "it takes bytes out of a STUN request: callers know what they are"},
 	"spa": {[]string{"keys", "keys/mac", "keys/service", "spa/stun"},
 		"the packet is bytes, keys and a given time: it can be checked without a server or a kernel"},
+	"spa/fleet": {[]string{"keys", "keys/service"},
+		"a gateway checks its bundle by itself: it trusts no store, and needs no client of one"},
 	"spa/config": {[]string{"keys", "keys/place", "keys/service", "keys/strict"},
 		"server.toml names services and ports: it decides nothing"},
 	"spa/replay": {nil,

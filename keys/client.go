@@ -26,6 +26,7 @@ type Client struct {
 	When          []service.Span // when it may open, by the server's local time; none: always
 	Revoked       time.Time      // zero: not revoked
 	Recovery      int            // how many uses each of its keys has; 0: any number. The server's state counts them
+	Fleet         bool           // it is from the fleet's bundle: its packets are for the server's id in the fleet
 }
 
 // MaxUses is the most uses that a recovery key can have.

@@ -26,6 +26,11 @@ type Profile struct {
 	Receipts   bool                // the gateway answers
 	Recovery   bool                // the key is good for a few uses: nothing may use it unasked
 	Source     string              // "" (auto), "observed", an address, or "stun:HOST"
+
+	// Fleet is set in the profile of a fleet: then Name is the fleet's, Address is the domain of its gateways or empty,
+	// Gate and Key are those from which the gateways' are derived, and ServerID and ID are zero. See Gateway.
+	Fleet    FleetID
+	Gateways map[string]string // the addresses of gateways by name; empty: the name in the domain
 }
 
 // Ports returns a service's ports as far as the profile knows them.
@@ -67,15 +72,16 @@ func (p *Profile) Valid() error {
 func (p *Profile) firstInvalid(locked bool) *fieldError {
 	for _, f := range []fieldError{
 		{"name", service.ValidName(p.Name)},
-		{"address", validAddress(p.Address)},
+		{"address", p.validAddress()},
 		{"knock_ports", validKnockPorts(p.KnockPorts)},
-		{"server_id", present(p.ServerID != ServerID{})},
+		{"server_id", present(p.IsFleet() || p.ServerID != ServerID{})},
 		{"gate_key", present(locked || !p.Gate.IsZero())},
 		{"client", service.ValidName(p.Client)},
-		{"id", present(locked || p.ID != 0)},
+		{"id", present(locked || p.IsFleet() || p.ID != 0)},
 		{"key", present(locked || !p.Key.IsZero())},
 		{"services", validServices(p.Services)},
 		{"source", validSource(p.Source)},
+		{"gateways", p.validFleet()},
 	} {
 		if f.err != nil {
 			return &f
@@ -89,6 +95,13 @@ func present(ok bool) error {
 		return errors.New("missing")
 	}
 	return nil
+}
+
+func (p *Profile) validAddress() error {
+	if p.IsFleet() {
+		return validDomain(p.Address)
+	}
+	return validAddress(p.Address)
 }
 
 func validAddress(s string) error {

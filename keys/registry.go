@@ -28,6 +28,7 @@ type Registry struct {
 	refused  map[string]*Client // by name: whole files that do not count because another has their id
 	mistaken map[string]*Client // by name: the ids of files with a mistake, which open nothing
 	bad      map[string]error   // by name: clients that are shut out, and what is wrong with their files
+	fleet    fleetClients
 }
 
 // LoadRegistry reads all clients in a directory. Each bad file is an error in the list, and its client is shut out; the
@@ -181,6 +182,7 @@ func (r *Registry) Reload(name string) ([]Change, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	changes, why := r.replace(name, c, nil)
+	changes = r.visible(changes)
 	if why[name] != nil {
 		return changes, why[name]
 	}
@@ -197,6 +199,7 @@ func (r *Registry) Shut(name string, why error) []Change {
 	if _, copied := errors.AsType[claimed](why); !copied {
 		m, _ := errors.AsType[mistake](why)
 		changes, _ = r.replace(name, nil, m.claims)
+		changes = r.visible(changes)
 	}
 	delete(r.bad, name)
 	if !errors.Is(why, fs.ErrNotExist) {
@@ -224,9 +227,9 @@ func (r *Registry) Bad() map[string]error {
 // too: they are refused after the MAC was checked.
 func (r *Registry) Lookup(id ID) (Credential, bool) {
 	r.mu.RLock()
-	c, ok := r.byID[id]
+	c := r.lookup(id)
 	r.mu.RUnlock()
-	if !ok {
+	if c == nil {
 		return Credential{}, false
 	}
 	if p := c.Previous; p != nil && p.ID == id {
@@ -239,25 +242,38 @@ func (r *Registry) Lookup(id ID) (Credential, bool) {
 func (r *Registry) Client(name string) (*Client, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	c, ok := r.byName[name]
-	return c, ok
+	c := r.client(name)
+	return c, c != nil
 }
 
 // Len returns the number of clients, including revoked ones.
 func (r *Registry) Len() int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return len(r.byName)
+	n := len(r.fleet.byName)
+	if r.fleet.alone {
+		return n
+	}
+	for name := range r.byName {
+		if r.fleet.byName[name] == nil {
+			n++
+		}
+	}
+	return n
 }
 
 // Clients returns all clients, sorted by name.
 func (r *Registry) Clients() []*Client {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	names := slices.Sorted(maps.Keys(r.byName))
-	clients := make([]*Client, len(names))
-	for i, name := range names {
-		clients[i] = r.byName[name]
+	names := slices.AppendSeq(slices.Collect(maps.Keys(r.byName)), maps.Keys(r.fleet.byName))
+	slices.Sort(names)
+	names = slices.Compact(names)
+	clients := make([]*Client, 0, len(names))
+	for _, name := range names {
+		if c := r.client(name); c != nil {
+			clients = append(clients, c)
+		}
 	}
 	return clients
 }

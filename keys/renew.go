@@ -16,7 +16,9 @@ func (r *Registry) Fresh() (*Registry, []error) {
 	if err := place.InPlace(r.folder.Root, r.folder.Path); err != nil {
 		return nil, []error{err}
 	}
-	next := &Registry{folder: r.folder}
+	r.mu.RLock()
+	next := &Registry{folder: r.folder, fleet: r.fleet.clone()}
+	r.mu.RUnlock()
 	if errs := next.load(); len(errs) > 0 {
 		return nil, errs
 	}
@@ -30,6 +32,7 @@ func (r *Registry) Replace(next *Registry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.byID, r.byName, r.refused, r.mistaken, r.bad = next.byID, next.byName, next.refused, next.mistaken, next.bad
+	r.fleet = next.fleet
 }
 
 // Same reports whether the two clients are equal in everything.

@@ -32,18 +32,28 @@ import (
 //
 // A token of a recovery key begins with "spar1" and has a checksum with another label: a client that would use it
 // unasked, to renew a grant or in both address families, does not take it.
+//
+// A token for a fleet begins with "spa2" and has a third label. Its address is the domain of the gateways, its server
+// id is the fleet's id, its id is zero, its keys are those from which the gateways' are derived, and before the checksum
+// are the gateways:
+//
+//	gateways                        2 bytes count; each a name and an address; sorted by name, each name once
 const checksumSize = 8
 
-// A form is one of the two forms of a token.
+// A form is one of the forms of a token.
 type form struct{ prefix, label string }
 
 var (
 	ordinary = form{"spa1", "sallyport 1 token"}
 	recovery = form{"spar1", "sallyport 1 recovery token"}
+	forFleet = form{"spa2", "sallyport 1 fleet token"}
 )
 
 func (p *Profile) form() form {
-	if p.Recovery {
+	switch {
+	case p.IsFleet():
+		return forFleet
+	case p.Recovery:
 		return recovery
 	}
 	return ordinary
@@ -100,13 +110,16 @@ var ErrWords = errors.New("not a whole token: are all lines there, and in their 
 // ParseToken parses what Token returns, ignoring white space around it. Its error is ErrToken.
 func ParseToken(s string) (*Profile, error) {
 	s = strings.TrimSpace(s)
-	f := ordinary
-	text, ok := strings.CutPrefix(s, recovery.prefix)
-	if ok {
-		f = recovery
-	} else if text, ok = strings.CutPrefix(s, f.prefix); !ok {
-		return nil, ErrToken
+	for _, f := range []form{recovery, ordinary, forFleet} {
+		if text, ok := strings.CutPrefix(s, f.prefix); ok {
+			return f.decode(text)
+		}
 	}
+	return nil, ErrToken
+}
+
+// decode decodes what follows the prefix of a token.
+func (f form) decode(text string) (*Profile, error) {
 	b, err := tokenText.DecodeString(text)
 	// Decoding tolerates line breaks and more: the text must be the one token of the profile.
 	if err != nil || len(text) != tokenText.EncodedLen(len(b)) {
@@ -124,8 +137,7 @@ func (f form) parse(b []byte) (*Profile, error) {
 	if subtle.ConstantTimeCompare(sum, f.checksum(body)) != 1 {
 		return nil, ErrToken
 	}
-	p := parseBinary(body)
-	p.Recovery = f == recovery
+	p := f.parseBinary(body)
 	if p.Valid() != nil || !bytes.Equal(p.appendBinary(nil), body) {
 		return nil, ErrToken
 	}
@@ -148,7 +160,11 @@ func (p *Profile) appendBinary(b []byte) []byte {
 	for _, port := range p.KnockPorts {
 		b = binary.BigEndian.AppendUint16(b, port)
 	}
-	b = append(b, p.ServerID[:]...)
+	if p.IsFleet() {
+		b = append(b, p.Fleet[:]...)
+	} else {
+		b = append(b, p.ServerID[:]...)
+	}
 	b = append(b, p.Gate.bytes()...)
 	b = binary.BigEndian.AppendUint64(b, uint64(p.ID))
 	b = append(b, p.Key.bytes()...)
@@ -164,6 +180,13 @@ func (p *Profile) appendBinary(b []byte) []byte {
 			b = appendText(b, port)
 		}
 	}
+	if !p.IsFleet() {
+		return b
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(len(p.Gateways)))
+	for _, name := range slices.Sorted(maps.Keys(p.Gateways)) {
+		b = appendText(appendText(b, name), p.Gateways[name])
+	}
 	return b
 }
 
@@ -171,7 +194,7 @@ func appendText(b []byte, s string) []byte { return append(append(b, byte(len(s)
 
 // parseBinary parses the fields of a token. It reads missing bytes as zeros: comparing with the token of the result is
 // strict.
-func parseBinary(body []byte) *Profile {
+func (form form) parseBinary(body []byte) *Profile {
 	f := fields{rest: body}
 	p := &Profile{Name: f.text(), Client: f.text(), Address: f.text(), Source: f.text()}
 	for range f.count() {
@@ -188,6 +211,15 @@ func parseBinary(body []byte) *Profile {
 		for range f.count() {
 			p.Services[name] = append(p.Services[name], f.text())
 		}
+	}
+	p.Recovery = form == recovery
+	if form != forFleet {
+		return p
+	}
+	p.Fleet, p.ServerID, p.Gateways = FleetID(p.ServerID), ServerID{}, make(map[string]string)
+	for range binary.BigEndian.Uint16(f.next(2)) {
+		name := f.text()
+		p.Gateways[name] = f.text()
 	}
 	return p
 }

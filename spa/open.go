@@ -60,10 +60,20 @@ func (why malformed) Unwrap() error { return ErrMalformed }
 // Identity is what a server needs to know of itself to open packets.
 type Identity struct {
 	Server keys.ServerID
+	// Fleet is the server's id in its fleet, for the clients that it has from there.
+	Fleet keys.ServerID
 	// Gates are the gate keys, at least one. All of them are tried.
 	Gates []Gate
 	// Window is how far a packet's time may be from the server's, either way.
 	Window time.Duration
+}
+
+// ServerFor returns the server id for which the client's packets are made.
+func (id *Identity) ServerFor(c *keys.Client) keys.ServerID {
+	if c.Fleet {
+		return id.Fleet
+	}
+	return id.Server
 }
 
 // A Gate is a gate key of a server.
@@ -143,7 +153,7 @@ func (o *Opener) Open(packet []byte, id *Identity, clients Clients, now time.Tim
 		return nil, ErrClient
 	}
 	end := len(packet) - macLen
-	if !equalMAC(packet[end:], requestMAC(cred.Key, id.Server, packet[:end])) {
+	if !equalMAC(packet[end:], requestMAC(cred.Key, id.ServerFor(cred.Client), packet[:end])) {
 		return nil, ErrMAC
 	}
 	if err := withdrawn(cred, now); err != nil {

@@ -223,7 +223,7 @@ func (s *Server) answer(c *config.Config, p capture.Packet, event audit.Event) {
 	if p.Frame != nil {
 		packet = event.Knock.Respond(p.Frame, p.From, event.Receipt.Status)
 	} else {
-		packet, err = spa.SealReceipt(event.Receipt, event.Knock, s.identity.Server)
+		packet, err = spa.SealReceipt(event.Receipt, event.Knock, s.identity.ServerFor(event.Knock.Client))
 	}
 	if err == nil {
 		// On a shared port a receipt must be distinguishable from what the host's own program sends.
