@@ -19,8 +19,8 @@ import (
 // MaxBundle is the most bytes that a bundle has: enough for 200,000 clients.
 const MaxBundle = 64 << 20
 
-// maxHead is more than a head can have.
-const maxHead = 1024
+// MaxHead is more bytes than the readable part of a bundle has.
+const MaxHead = 1024
 
 // Errors of Parse, Office.Verify and Open. A gateway keeps the bundle that it has.
 var (
@@ -62,27 +62,48 @@ type Bundle struct {
 }
 
 // Bytes returns the bundle as it is stored.
-func (b *Bundle) Bytes() []byte {
-	head := fmt.Appendf(b.signed(), "signature %s\n\n", base64.StdEncoding.EncodeToString(b.signature))
-	return append(head, b.sealed...)
+func (b *Bundle) Bytes() []byte { return append(b.Readable(), b.sealed...) }
+
+// Readable returns the part of Bytes that everyone can read, with the empty line after it.
+func (b *Bundle) Readable() []byte {
+	return fmt.Appendf(b.signed(), "signature %s\n\n", base64.StdEncoding.EncodeToString(b.signature))
 }
+
+// Sealed returns the rest of Bytes. Callers must not change it.
+func (b *Bundle) Sealed() []byte { return b.sealed }
 
 // Parse parses a bundle. It keeps text, which callers must not change. Its error is ErrFormat.
 func Parse(text []byte) (*Bundle, error) {
-	head, sealed, ok := bytes.Cut(text[:min(len(text), maxHead)], []byte("\n\n"))
+	head, _, ok := bytes.Cut(text[:min(len(text), MaxHead)], []byte("\n\n"))
 	if !ok {
 		return nil, ErrFormat
 	}
-	sealed = text[len(head)+2:]
-	b := &Bundle{sealed: sealed}
-	lines := strings.Split(string(head), "\n")
-	if len(lines) != 8 || b.parse(lines[1:]) != nil {
+	b, err := parseHead(text[:len(head)+2])
+	if err != nil {
+		return nil, err
+	}
+	b.sealed = text[len(head)+2:]
+	if int64(len(b.sealed)) != b.Size || sha256.Sum256(b.sealed) != b.Sum {
 		return nil, ErrFormat
 	}
-	if int64(len(sealed)) != b.Size || sha256.Sum256(sealed) != b.Sum {
-		return nil, ErrFormat
+	return b, nil
+}
+
+// ParseHead parses what Bundle.Readable returns. Its error is ErrFormat.
+func ParseHead(text []byte) (Head, error) {
+	b, err := parseHead(text)
+	if err != nil {
+		return Head{}, err
 	}
-	if !bytes.HasPrefix(text, b.Bytes()[:len(head)+2]) { // one form: no other spelling of any number
+	return b.Head, nil
+}
+
+// parseHead parses the readable part, with its empty line.
+func parseHead(text []byte) (*Bundle, error) {
+	b := new(Bundle)
+	lines := strings.Split(string(text), "\n")
+	if len(lines) != 10 || b.parse(lines[1:8]) != nil ||
+		!bytes.Equal(text, b.Readable()) { // one form: no other spelling of any number
 		return nil, ErrFormat
 	}
 	return b, nil

@@ -1,0 +1,83 @@
+// Package agent brings a gateway's bundle from where the office puts it to where spa-server looks.
+//
+// It has no key and no privilege, and checks only what saves it work: the gateway checks everything. While the source
+// is away, what was there stays.
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"sallyport/keys/place"
+	"sallyport/spa/fleet"
+)
+
+// A Source has a gateway's bundle.
+type Source interface {
+	// Follow calls take with the bytes that are there and with each later version, until ctx ends. They may be
+	// anything. It reports trouble and goes on.
+	Follow(ctx context.Context, take func([]byte), trouble func(error))
+}
+
+// Agent copies a bundle from its source to a file.
+type Agent struct {
+	Source  Source
+	Gateway string
+	To      string // the file
+	Log     *slog.Logger
+
+	troubled string    // the last trouble that was logged
+	since    time.Time // when it began
+}
+
+// Run copies each new bundle until ctx ends.
+func (a *Agent) Run(ctx context.Context) {
+	a.Source.Follow(ctx, func(text []byte) { a.note(a.take(text)) }, a.note)
+}
+
+// note logs trouble once, and its end.
+func (a *Agent) note(err error) {
+	switch {
+	case err != nil && err.Error() != a.troubled:
+		if a.troubled == "" {
+			a.since = time.Now()
+		}
+		a.troubled = err.Error()
+		a.Log.Warn("no new bundle: the gateway keeps what it has", "error", err)
+	case err == nil && a.troubled != "":
+		a.Log.Info("bundles come again", "after", time.Since(a.since).Round(time.Second))
+		a.troubled = ""
+	}
+}
+
+// take puts a bundle into its place, if it is one of this gateway and not older than what is there.
+func (a *Agent) take(text []byte) error {
+	b, err := fleet.Parse(text)
+	if err != nil {
+		return fmt.Errorf("what the source has is %w", err)
+	}
+	if b.Gateway != a.Gateway {
+		return fmt.Errorf("the source has the bundle of %s, and this is %s", b.Gateway, a.Gateway)
+	}
+	was, err := place.ReadFile(a.To, fleet.MaxBundle+fleet.MaxHead)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if bytes.Equal(was, text) {
+		return nil
+	}
+	if old, err := fleet.Parse(was); err == nil && old.Serial > b.Serial {
+		return fmt.Errorf("the source has serial %d, and serial %d was here before: is it an old backup?", b.Serial,
+			old.Serial)
+	}
+	if err := place.Write(a.To, text, place.EitherWay, place.ForReaders); err != nil {
+		return err
+	}
+	a.Log.Info("bundle in place", "serial", b.Serial, "issued", b.Issued, "bytes", len(text), "file", a.To)
+	return nil
+}

@@ -1,0 +1,113 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"sallyport/keys/place"
+	"sallyport/spa/fleet"
+)
+
+// errSame means that there is nothing new.
+var errSame = errors.New("not changed")
+
+// poll calls look at once and then every interval. Look returns errSame where there is nothing new.
+func poll(ctx context.Context, every time.Duration, take func([]byte), trouble func(error),
+	look func(context.Context) ([]byte, error)) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		text, err := look(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, errSame):
+			trouble(nil)
+		case err != nil:
+			trouble(err)
+		default:
+			take(text)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// File is a bundle in a directory that another program or a network file system fills: changes there are found by
+// looking, because not every file system reports them.
+type File struct {
+	Path  string
+	Every time.Duration
+}
+
+// Follow implements Source.
+func (f File) Follow(ctx context.Context, take func([]byte), trouble func(error)) {
+	var seen os.FileInfo
+	poll(ctx, f.Every, take, trouble, func(context.Context) ([]byte, error) {
+		fi, err := os.Stat(f.Path)
+		if err != nil {
+			return nil, err
+		}
+		if seen != nil && os.SameFile(seen, fi) && seen.ModTime().Equal(fi.ModTime()) && seen.Size() == fi.Size() {
+			return nil, errSame
+		}
+		text, err := place.ReadFile(f.Path, fleet.MaxBundle+fleet.MaxHead)
+		if err == nil {
+			seen = fi
+		}
+		return text, err
+	})
+}
+
+// Web is a bundle on a web server.
+type Web struct {
+	URL    string // https
+	Client *http.Client
+	Every  time.Duration
+}
+
+// Follow implements Source. It transfers a bundle only if it has changed since the last time (ETag, RFC 9110).
+func (w Web) Follow(ctx context.Context, take func([]byte), trouble func(error)) {
+	var tag string
+	poll(ctx, w.Every, take, trouble, func(ctx context.Context) ([]byte, error) {
+		text, now, err := w.get(ctx, tag)
+		if err == nil {
+			tag = now
+		}
+		return text, err
+	})
+}
+
+func (w Web) get(ctx context.Context, tag string) (text []byte, now string, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, w.URL, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	if tag != "" {
+		request.Header.Set("If-None-Match", tag)
+	}
+	r, err := w.Client.Do(request)
+	if err != nil {
+		return nil, "", err
+	}
+	defer r.Body.Close()
+	if r.StatusCode == http.StatusNotModified {
+		return nil, "", errSame
+	}
+	if r.StatusCode != http.StatusOK {
+		return nil, "", fmt.Errorf("%s answers %s", w.URL, r.Status)
+	}
+	text, err = io.ReadAll(io.LimitReader(r.Body, fleet.MaxBundle+fleet.MaxHead+1))
+	if err != nil {
+		return nil, "", fmt.Errorf("reading %s: %w", w.URL, err)
+	}
+	return text, r.Header.Get("ETag"), nil
+}

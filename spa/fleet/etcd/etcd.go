@@ -1,0 +1,304 @@
+// Package etcd hands bundles out through etcd (etcd.io), version 3.4 and later.
+//
+// All keys begin with sallyport/FLEET/, FLEET being the fleet's id:
+//
+//	serial                        the serial of the last publication, decimal
+//	bundle/GATEWAY                the readable part of its bundle
+//	sealed/GATEWAY/SERIAL/SUM/PART    the rest in parts of at most 512 KiB: an etcd takes 1.5 MiB at a time
+//
+// Numbers in keys have 19 and 4 digits, so that they sort. SUM is the sealed part's SHA-256: of two administrators who
+// publish at once, neither changes the other's parts. The parts of a bundle are written before its readable part,
+// and removed after the next one's: what a readable part describes is there. The store is trusted with nothing: a
+// gateway checks what it gets.
+package etcd
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"sallyport/keys"
+	"sallyport/spa/fleet"
+)
+
+const (
+	partSize   = 512 << 10
+	batch      = 100              // operations in a transaction: etcd takes 128
+	patience   = 10 * time.Second // for one answer
+	keepAlive  = 5 * time.Second  // a store that is gone is noticed after twice this
+	resyncTime = time.Second      // before the next attempt after an error
+)
+
+// ErrNewer means that the store has a publication that the caller does not know: publishing over it could undo what
+// another administrator changed.
+var ErrNewer = errors.New("the store has a newer publication")
+
+// Config describes a store. Client certificates are in TLS: etcd takes the common name as the user's.
+type Config struct {
+	Endpoints []string // "https://192.0.2.10:2379"
+	TLS       *tls.Config
+	Fleet     keys.FleetID
+}
+
+// Store is a connection to etcd, which is made when it is needed and again when it breaks.
+type Store struct {
+	client *clientv3.Client
+	prefix string
+}
+
+// Open opens a store. It does not wait for an answer.
+func Open(c Config) (*Store, error) {
+	client, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints, TLS: c.TLS, DialKeepAliveTime: keepAlive,
+		DialKeepAliveTimeout: keepAlive, Logger: zap.NewNop()})
+	if err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	return &Store{client, "sallyport/" + c.Fleet.String() + "/"}, nil
+}
+
+// Close closes the connection.
+func (s *Store) Close() error { return s.client.Close() }
+
+func (s *Store) serialKey() string               { return s.prefix + "serial" }
+func (s *Store) headKey(gateway string) string   { return s.prefix + "bundle/" + gateway }
+func (s *Store) sealedKey(gateway string) string { return s.prefix + "sealed/" + gateway + "/" }
+
+// ofSerial begins the keys of the parts of bundles with this serial.
+func (s *Store) ofSerial(h fleet.Head) string {
+	return fmt.Sprintf("%s%019d/", s.sealedKey(h.Gateway), h.Serial)
+}
+
+func (s *Store) partKey(h fleet.Head, i int64) string {
+	return fmt.Sprintf("%s%x/%04d", s.ofSerial(h), h.Sum, i)
+}
+
+// Serial returns the serial of the last publication; 0 if there is none.
+func (s *Store) Serial(ctx context.Context) (int64, error) {
+	serial, _, err := s.serial(ctx)
+	return serial, err
+}
+
+// serial returns the last serial and the revision at which it was written.
+func (s *Store) serial(ctx context.Context) (serial, revision int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	r, err := s.client.Get(ctx, s.serialKey())
+	if err != nil {
+		return 0, 0, fmt.Errorf("etcd: %w", err)
+	}
+	if len(r.Kvs) == 0 {
+		return 0, 0, nil
+	}
+	serial, err = strconv.ParseInt(string(r.Kvs[0].Value), 10, 64)
+	if err != nil || serial < 1 {
+		return 0, 0, fmt.Errorf("etcd: %s is not a serial", s.serialKey())
+	}
+	return serial, r.Kvs[0].ModRevision, nil
+}
+
+// Publish stores bundles that all have the same serial, if the last publication is known, the last that the caller
+// knows, or was this one and did not end. Otherwise the error is ErrNewer, and nothing was changed. After any other
+// error some gateways may have their new bundle: publish again.
+func (s *Store) Publish(ctx context.Context, bundles []*fleet.Bundle, known int64) error {
+	serial, revision, err := s.serial(ctx)
+	switch {
+	case err != nil:
+		return err
+	case len(bundles) == 0:
+		return nil
+	case serial > known:
+		return fmt.Errorf("%w: %d, and the last known here is %d", ErrNewer, serial, known)
+	}
+	for _, b := range bundles {
+		if err := s.putParts(ctx, b); err != nil {
+			return err
+		}
+	}
+	is := strconv.FormatInt(bundles[0].Serial, 10)
+	taken, err := s.commit(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(s.serialKey()), "=", revision)},
+		[]clientv3.Op{clientv3.OpPut(s.serialKey(), is)})
+	if err != nil {
+		return err
+	}
+	if !taken {
+		return fmt.Errorf("%w: it came just now", ErrNewer)
+	}
+	if err := s.putHeads(ctx, bundles); err != nil {
+		return err
+	}
+	return s.removeOld(ctx, bundles)
+}
+
+func (s *Store) putParts(ctx context.Context, b *fleet.Bundle) error {
+	sealed := b.Sealed()
+	for i := int64(0); len(sealed) > 0; i++ {
+		n := min(len(sealed), partSize)
+		put := clientv3.OpPut(s.partKey(b.Head, i), string(sealed[:n]))
+		if _, err := s.commit(ctx, nil, []clientv3.Op{put}); err != nil {
+			return err
+		}
+		sealed = sealed[n:]
+	}
+	return nil
+}
+
+// putHeads makes the gateways look, many of them at once.
+func (s *Store) putHeads(ctx context.Context, bundles []*fleet.Bundle) error {
+	for len(bundles) > 0 {
+		n := min(len(bundles), batch)
+		ops := make([]clientv3.Op, n)
+		for i, b := range bundles[:n] {
+			ops[i] = clientv3.OpPut(s.headKey(b.Gateway), string(b.Readable()))
+		}
+		if _, err := s.commit(ctx, nil, ops); err != nil {
+			return err
+		}
+		bundles = bundles[n:]
+	}
+	return nil
+}
+
+// removeOld removes the parts of earlier bundles.
+func (s *Store) removeOld(ctx context.Context, bundles []*fleet.Bundle) error {
+	for _, b := range bundles {
+		from, to := s.sealedKey(b.Gateway), s.ofSerial(b.Head)
+		if _, err := s.commit(ctx, nil, []clientv3.Op{clientv3.OpDelete(from, clientv3.WithRange(to))}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Remove removes the bundle of a retired gateway.
+func (s *Store) Remove(ctx context.Context, gateway string) error {
+	_, err := s.commit(ctx, nil, []clientv3.Op{clientv3.OpDelete(s.headKey(gateway)),
+		clientv3.OpDelete(s.sealedKey(gateway), clientv3.WithPrefix())})
+	return err
+}
+
+// commit makes all changes at once if the conditions hold, and reports whether they did.
+func (s *Store) commit(ctx context.Context, conditions []clientv3.Cmp, changes []clientv3.Op) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	r, err := s.client.Txn(ctx).If(conditions...).Then(changes...).Commit()
+	if err != nil {
+		return false, fmt.Errorf("etcd: %w", err)
+	}
+	return r.Succeeded, nil
+}
+
+// Heads returns the readable parts of all gateways' bundles, by gateway. What is none is left out.
+func (s *Store) Heads(ctx context.Context) (map[string]fleet.Head, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	r, err := s.client.Get(ctx, s.headKey(""), clientv3.WithPrefix())
+	if err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	heads := make(map[string]fleet.Head, len(r.Kvs))
+	for _, kv := range r.Kvs {
+		gateway := strings.TrimPrefix(string(kv.Key), s.headKey(""))
+		if h, err := fleet.ParseHead(kv.Value); err == nil && h.Gateway == gateway {
+			heads[gateway] = h
+		}
+	}
+	return heads, nil
+}
+
+// Follow calls take with the bytes of a gateway's bundle, with the one that is there and with each that follows, until
+// ctx ends. It reports trouble and goes on. The bytes may be anything.
+func (s *Store) Follow(ctx context.Context, gateway string, take func([]byte), trouble func(error)) {
+	for ctx.Err() == nil {
+		err := s.follow(ctx, gateway, take)
+		if ctx.Err() != nil {
+			return
+		}
+		trouble(err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(resyncTime):
+		}
+	}
+}
+
+// follow is Follow until something goes wrong.
+func (s *Store) follow(ctx context.Context, gateway string, take func([]byte)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	revision, err := s.read(ctx, gateway, take)
+	if err != nil {
+		return err
+	}
+	watch := s.client.Watch(clientv3.WithRequireLeader(ctx), s.headKey(gateway), clientv3.WithRev(revision+1))
+	alive := time.NewTicker(patience)
+	defer alive.Stop()
+	for {
+		select {
+		case <-alive.C: // a watch waits in silence for a store that is gone
+			if err := s.ping(ctx, gateway); err != nil {
+				return err
+			}
+		case r, ok := <-watch:
+			if err := r.Err(); err != nil || !ok {
+				return fmt.Errorf("etcd: the watch ended: %w", cmp.Or(err, context.Canceled)) // or compacted: read again
+			}
+			if len(r.Events) == 0 {
+				continue
+			}
+			if _, err := s.read(ctx, gateway, take); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// ping returns an error if the store does not answer.
+func (s *Store) ping(ctx context.Context, gateway string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := s.client.Get(ctx, s.headKey(gateway), clientv3.WithKeysOnly())
+	if err != nil {
+		return fmt.Errorf("etcd: %w", err)
+	}
+	return nil
+}
+
+// read reads the bundle as it is at one revision, and returns that.
+func (s *Store) read(ctx context.Context, gateway string, take func([]byte)) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	r, err := s.client.Get(ctx, s.headKey(gateway))
+	if err != nil {
+		return 0, fmt.Errorf("etcd: %w", err)
+	}
+	if len(r.Kvs) == 0 {
+		return r.Header.Revision, nil
+	}
+	head, err := fleet.ParseHead(r.Kvs[0].Value)
+	if err != nil || head.Gateway != gateway || head.Size > fleet.MaxBundle {
+		take(r.Kvs[0].Value) // the gateway says what is wrong with it
+		return r.Header.Revision, nil
+	}
+	revision := r.Header.Revision
+	text := bytes.NewBuffer(bytes.Clone(r.Kvs[0].Value))
+	for i := int64(0); i*partSize < head.Size; i++ {
+		r, err := s.client.Get(ctx, s.partKey(head, i), clientv3.WithRev(revision))
+		if err != nil {
+			return 0, fmt.Errorf("etcd: %w", err)
+		}
+		if len(r.Kvs) > 0 && len(r.Kvs[0].Value) <= partSize {
+			text.Write(r.Kvs[0].Value)
+		}
+	}
+	take(text.Bytes())
+	return revision, nil
+}

@@ -1,0 +1,48 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Permit makes a user of etcd, without a password, who may read one gateway's bundle and nothing else: for the agent
+// there, whose certificate has the user's name as its common name.
+func Permit(ctx context.Context, s *Store, user, gateway string) error {
+	exactly := ""
+	return s.permit(ctx, user, clientv3.PermissionType(clientv3.PermRead), map[string]string{
+		s.headKey(gateway):   exactly,
+		s.sealedKey(gateway): clientv3.GetPrefixRangeEnd(s.sealedKey(gateway)),
+	})
+}
+
+// PermitOffice makes a user who may write all bundles of the fleet: for administrators.
+func PermitOffice(ctx context.Context, s *Store, user string) error {
+	return s.permit(ctx, user, clientv3.PermissionType(clientv3.PermReadWrite), map[string]string{
+		s.prefix: clientv3.GetPrefixRangeEnd(s.prefix)})
+}
+
+// permit makes a user and a role of the same name with these ranges of keys. What is there already is kept.
+func (s *Store) permit(ctx context.Context, user string, kind clientv3.PermissionType, ranges map[string]string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if _, err := s.client.RoleAdd(ctx, user); err != nil && !errors.Is(err, rpctypes.ErrRoleAlreadyExist) {
+		return fmt.Errorf("etcd: role %s: %w", user, err)
+	}
+	for from, to := range ranges {
+		if _, err := s.client.RoleGrantPermission(ctx, user, from, to, kind); err != nil {
+			return fmt.Errorf("etcd: role %s: %w", user, err)
+		}
+	}
+	_, err := s.client.UserAddWithOptions(ctx, user, "", &clientv3.UserAddOptions{NoPassword: true})
+	if err != nil && !errors.Is(err, rpctypes.ErrUserAlreadyExist) {
+		return fmt.Errorf("etcd: user %s: %w", user, err)
+	}
+	if _, err := s.client.UserGrantRole(ctx, user, user); err != nil {
+		return fmt.Errorf("etcd: user %s: %w", user, err)
+	}
+	return nil
+}
