@@ -81,3 +81,6 @@ func (a *Agent) take(text []byte) error {
 	a.Log.Info("bundle in place", "serial", b.Serial, "issued", b.Issued, "bytes", len(text), "file", a.To)
 	return nil
 }
+
+// ErrRoot means that an agent was started as root.
+var ErrRoot = errors.New("an agent needs no privilege, and does not run as root")

@@ -36,6 +36,8 @@ func bundles(t testing.TB) func(gateway string, serial int64) []byte {
 	}
 }
 
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
 // offers is a source that offers one thing after another.
 type offers [][]byte
 
@@ -58,7 +60,7 @@ func TestTakes(t *testing.T) {
 	for a := range all {
 		for b := range all {
 			to := filepath.Join(t.TempDir(), "bundle")
-			agent := &Agent{Source: offers{all[a], all[b]}, Gateway: "web", To: to, Log: slog.New(slog.DiscardHandler)}
+			agent := &Agent{Source: offers{all[a], all[b]}, Gateway: "web", To: to, Log: discard()}
 			agent.Run(t.Context())
 			want := all[a]
 			if serial[b] > serial[a] {
@@ -102,7 +104,7 @@ func run(t testing.TB, config string) (to string) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
-		(&Agent{Source: source, Gateway: c.Gateway, To: c.To, Log: slog.New(slog.DiscardHandler)}).Run(ctx)
+		(&Agent{Source: source, Gateway: c.Gateway, To: c.To, Log: discard()}).Run(ctx)
 	})
 	t.Cleanup(func() { cancel(); running.Wait(); lab.Must(t, closing()) })
 	return c.To
