@@ -178,8 +178,11 @@ func give(f *os.File, path string, whom Audience) error {
 		return errors.New("the directory's owner is unknown")
 	}
 	alone := fs.FileMode(0o600)
-	if whom == ForReaders {
+	switch whom {
+	case ForReaders:
 		alone = 0o640
+	case ForAll:
+		alone = 0o644
 	}
 	if me := os.Geteuid(); me != 0 {
 		if uid != me {
@@ -187,7 +190,7 @@ func give(f *os.File, path string, whom Audience) error {
 		}
 		return f.Chmod(alone)
 	}
-	if whom != ForOwner && gid != 0 {
+	if whom != ForOwner && whom != ForAll && gid != 0 {
 		return giveTo(f, 0, gid, 0o640)
 	}
 	return giveTo(f, uid, gid, alone)

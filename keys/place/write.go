@@ -33,6 +33,7 @@ const (
 	ForService                 // a secret for root, and for the directory's group if that is not root's
 	ForReaders                 // no secret: the same, but 0640 in any case
 	AsBefore                   // whoever may read the file that it replaces
+	ForAll                     // no secret: everyone on the machine, 0644
 )
 
 // WriteNew writes a file without secrets to path, 0640, whole or not at all. It never

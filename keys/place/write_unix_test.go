@@ -115,6 +115,7 @@ func TestForWhom(t *testing.T) {
 		"root's profile":         {0, 0, ForOwner, 0, 0, 0o600},
 		"no secret, a person's":  {1000, 0, ForReaders, 1000, 0, 0o640},
 		"a profile in the group": {0, 998, ForOwner, 0, 998, 0o600},
+		"everyone's":             {0, 998, ForAll, 0, 998, 0o644},
 	} {
 		dir := t.TempDir()
 		if err := os.Chown(dir, c.dirUID, c.dirGID); errors.Is(err, syscall.EINVAL) {

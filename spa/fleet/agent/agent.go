@@ -75,7 +75,7 @@ func (a *Agent) take(text []byte) error {
 		return fmt.Errorf("the source has serial %d, and serial %d was here before: is it an old backup?", b.Serial,
 			old.Serial)
 	}
-	if err := place.Write(a.To, text, place.EitherWay, place.ForReaders); err != nil {
+	if err := place.Write(a.To, text, place.EitherWay, place.ForAll); err != nil {
 		return err
 	}
 	a.Log.Info("bundle in place", "serial", b.Serial, "issued", b.Issued, "bytes", len(text), "file", a.To)
