@@ -46,6 +46,7 @@ var arrows = map[string]rule{
 	"spa/helper":       {nil, "it starts this program again: callers know what for"},
 	"spa/lab": {nil,
 		"it tests the others from outside: shared code would hide their mistakes"},
+	"spa/models":              {nil, "it models the protocol: its test runs a model checker"},
 	"firewall/internal/local": {nil, "the kernel alone knows which addresses are the host's own"},
 	"firewall/internal/nl":    {nil, "it exchanges bytes with the kernel: callers know what they mean"},
 	"firewall/internal/clock": {nil, "clocks and alarms come from the kernel alone"},
