@@ -103,8 +103,10 @@ var ErrGateway = errors.New("the profile does not list this gateway, and has no 
 func (p *Profile) IsFleet() bool { return p.Fleet != FleetID{} }
 
 // Gateway returns the profile for one gateway of a fleet, named FLEET/GATEWAY. A gateway that the profile does not list
-// is at its name in the fleet's domain.
+// is at its name in the fleet's domain. The name may be written with the domain. Of a locked profile, the result lacks
+// the keys.
 func (p *Profile) Gateway(name string) (*Profile, error) {
+	name = p.inDomain(name)
 	if err := service.ValidName(name); err != nil {
 		return nil, err
 	}
@@ -115,10 +117,23 @@ func (p *Profile) Gateway(name string) (*Profile, error) {
 	if address == "" {
 		address = name + "." + p.Address
 	}
+	if err := validAddress(address); err != nil { // with a long name it is too long
+		return nil, fmt.Errorf("%s/%s: %w", p.Name, name, err)
+	}
 	server := p.Fleet.Server(name)
 	return &Profile{Name: p.Name + "/" + name, Address: address, KnockPorts: p.KnockPorts, ServerID: server,
 		Gate: p.Gate.At(server), Client: p.Client, ID: p.Key.IDAt(server), Key: p.Key.At(server),
 		Services: p.Services, Receipts: p.Receipts, Source: p.Source}, nil
+}
+
+// inDomain returns what stands before the fleet's domain in a name, as ssh hands it over; other names as they are.
+func (p *Profile) inDomain(name string) string {
+	suffix := "." + strings.TrimSuffix(p.Address, ".")
+	n := len(name) - len(suffix)
+	if p.Address == "" || n < 0 || !strings.EqualFold(name[n:], suffix) {
+		return name
+	}
+	return strings.ToLower(name[:n])
 }
 
 // SplitHost returns the two parts of FLEET/GATEWAY; false if host has no slash.
@@ -141,6 +156,9 @@ func (p *Profile) validFleet() error {
 		address := p.Gateways[name]
 		if address == "" && p.Address != "" {
 			continue
+		}
+		if address == "" {
+			return fmt.Errorf("%s has no address, and the fleet no domain", name)
 		}
 		if err := validAddress(address); err != nil {
 			return fmt.Errorf("%s: %w", name, err)

@@ -57,6 +57,9 @@ func FuzzProfile(f *testing.F) {
 	f.Add(testProfile().text())
 	locked := lab.Value(testProfile().Lock([]byte("a passphrase"), ""))(f)
 	f.Add(locked.text())
+	fleet := fleetProfile()
+	fleet.Name = "gw"
+	f.Add(fleet.text())
 	f.Add([]byte("version = 1\nservices.ssh = []\n[services]\nweb = {}"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var raw rawProfile

@@ -72,7 +72,7 @@ func (p *Profile) Valid() error {
 func (p *Profile) firstInvalid(locked bool) *fieldError {
 	for _, f := range []fieldError{
 		{"name", service.ValidName(p.Name)},
-		{"address", p.validAddress()},
+		p.validAddress(),
 		{"knock_ports", validKnockPorts(p.KnockPorts)},
 		{"server_id", present(p.IsFleet() || p.ServerID != ServerID{})},
 		{"gate_key", present(locked || !p.Gate.IsZero())},
@@ -97,11 +97,11 @@ func present(ok bool) error {
 	return nil
 }
 
-func (p *Profile) validAddress() error {
+func (p *Profile) validAddress() fieldError {
 	if p.IsFleet() {
-		return validDomain(p.Address)
+		return fieldError{"domain", validDomain(p.Address)}
 	}
-	return validAddress(p.Address)
+	return fieldError{"address", validAddress(p.Address)}
 }
 
 func validAddress(s string) error {

@@ -80,8 +80,8 @@ func (d *diagnosis) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	first := doctor.Finding{Step: "profile", State: doctor.Good,
-		Text: fmt.Sprintf("%s is readable only by you: client %s, gateway %s", d.profile.Name,
-			d.profile.Client, d.profile.Address)}
+		Text: fmt.Sprintf("%s is readable only by you: client %s, %s", d.profile.Name, d.profile.Client,
+			atGateway(d.profile))}
 	if err := d.tell(cmd, first); err != nil {
 		return err
 	}

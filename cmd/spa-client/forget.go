@@ -17,11 +17,15 @@ func (a *app) forgetCommand() *cobra.Command {
 		Use:   "forget HOST",
 		Short: "Remove a host and its key",
 		Long: `Forget removes a host and its key from this machine. The gateway still accepts any
-copy of the key: to end that, run spa-keygen revoke there.`,
+copy of the key: to end that, run spa-keygen revoke there, or spa-fleet client revoke for a
+fleet.`,
 		Example:           "  spa-client forget gw",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeHost,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := whole(cmd, args[0]); err != nil {
+				return err
+			}
 			path, err := a.profilePath(args[0])
 			if err != nil {
 				return err
@@ -39,7 +43,7 @@ copy of the key: to end that, run spa-keygen revoke there.`,
 				return fmt.Errorf("forgetting %s: %w", args[0], err)
 			}
 			if unread == nil {
-				_ = os.Remove(a.severalPath(&s.Profile)) // there may be none
+				a.dropSeveral(&s.Profile)
 				a.discard(cmd, s)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "forgot %s\n", args[0])

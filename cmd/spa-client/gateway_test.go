@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -48,6 +49,7 @@ type testGateway struct {
 	noise  bool      // a forged datagram before every receipt
 	tcpAt  string    // where it listens after the first grant; empty: nowhere
 
+	fleet   *keys.Profile // the one of which this is a gateway; nil: none
 	profile *keys.Profile
 	client  *keys.Client
 	conn    *net.UDPConn
@@ -76,6 +78,10 @@ func gatewayCommand(ts *testscript.TestScript, neg bool, args []string) {
 		g.set(ts, name, value)
 	}
 	g.profile.KnockPorts = []uint16{conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()}
+	if g.fleet != nil {
+		g.fleet.KnockPorts, g.fleet.Services, g.fleet.Source = g.profile.KnockPorts, g.profile.Services, g.profile.Source
+		g.fleet.Receipts = g.profile.Receipts
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -86,7 +92,7 @@ func gatewayCommand(ts *testscript.TestScript, neg bool, args []string) {
 		<-done
 		g.stopListening()
 	})
-	ts.Check(os.WriteFile(ts.MkAbs("token"), []byte(g.profile.Token()+"\n"), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs("token"), []byte(cmp.Or(g.fleet, g.profile).Token()+"\n"), 0o600))
 	lines := g.profile.Words()
 	ts.Check(os.WriteFile(ts.MkAbs("words"), []byte(strings.Join(lines, "\n")+"\n"), 0o600))
 	page := "RECOVERY KEY of the gateway gw (127.0.0.1)\n\n"
@@ -104,6 +110,8 @@ func (g *testGateway) set(ts *testscript.TestScript, name, value string) {
 	switch name {
 	case "name":
 		g.profile.Name = value
+	case "fleet":
+		g.ofFleet(ts, value)
 	case "source":
 		g.profile.Source = value
 	case "recovery":
@@ -140,6 +148,18 @@ func (g *testGateway) set(ts *testscript.TestScript, name, value string) {
 		ts.Fatalf("gateway: no option %s", name)
 	}
 	ts.Check(err)
+}
+
+// ofFleet makes it the gateway FLEET/GATEWAY. The other gateways that the token lists do not exist.
+func (g *testGateway) ofFleet(ts *testscript.TestScript, name string) {
+	fleet, gateway, _ := strings.Cut(name, "/")
+	g.fleet = &keys.Profile{Name: fleet, Address: "example.net", Gate: keys.NewGateKey(), Client: "alice",
+		Key: keys.NewKey(), Fleet: keys.NewFleetID(),
+		Gateways: map[string]string{gateway: "127.0.0.1", "db1": "", "web9": "198.51.100.9:62202"}}
+	p, err := g.fleet.Gateway(gateway)
+	ts.Check(err)
+	p.Services, p.Receipts = g.profile.Services, true
+	g.profile, g.client.ID, g.client.Key = p, p.ID, p.Key
 }
 
 // reserve finds a TCP port on which nothing listens yet, and makes it ssh's. It avoids ephemeral ports: another program

@@ -16,20 +16,25 @@ import (
 // hostJSON is a host as --json prints it. It contains no key.
 type hostJSON struct {
 	Name       string              `json:"name"`
-	Address    string              `json:"address"`
+	Address    string              `json:"address"` // of a fleet: empty
 	KnockPorts []uint16            `json:"knock_ports"`
 	Client     string              `json:"client"`
 	Services   map[string][]string `json:"services"`
 	Receipts   bool                `json:"receipts"`
 	Source     string              `json:"source"`
 	Locked     bool                `json:"locked,omitempty"`
+	Fleet      string              `json:"fleet_id,omitempty"`
+	Domain     string              `json:"domain,omitempty"`
+	Gateways   map[string]string   `json:"gateways,omitempty"` // the addresses of those that the profile lists
 }
 
 func (a *app) hostsCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:     "hosts",
-		Short:   "List the hosts that can be knocked on",
+		Use:   "hosts",
+		Short: "List the hosts that can be knocked on",
+		Long: `Hosts lists the hosts: name, address, client, services. Below a fleet are the gateways that
+its profile lists; any other gateway of the fleet is at its name in the fleet's domain.`,
 		Example: "  spa-client hosts\n  spa-client hosts --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -74,16 +79,24 @@ func printHosts(cmd *cobra.Command, profiles []*keys.StoredProfile) error {
 		if p.Locked() {
 			state = "\tlocked"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s%s\n", p.Name, p.Address, p.Client, strings.Join(serviceNames(&p.Profile), ","), state)
+		services := strings.Join(serviceNames(&p.Profile), ",")
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s%s\n", p.Name, whereis(&p.Profile), p.Client, services, state)
+		addresses := listed(&p.Profile)
+		for _, name := range gatewayNames(&p.Profile) {
+			fmt.Fprintf(w, "%s/%s\t%s\t%s\t%s%s\n", p.Name, name, addresses[name], p.Client, services, state)
+		}
 	}
 	return w.Flush()
 }
 
 func printHostsJSON(cmd *cobra.Command, profiles []*keys.StoredProfile) error {
 	for _, p := range profiles {
-		err := cli.JSON(cmd, hostJSON{Name: p.Name, Address: p.Address, KnockPorts: p.KnockPorts, Client: p.Client,
-			Services: p.Services, Receipts: p.Receipts, Source: cmp.Or(p.Source, "auto"), Locked: p.Locked()})
-		if err != nil {
+		out := hostJSON{Name: p.Name, Address: p.Address, KnockPorts: p.KnockPorts, Client: p.Client,
+			Services: p.Services, Receipts: p.Receipts, Source: cmp.Or(p.Source, "auto"), Locked: p.Locked()}
+		if p.IsFleet() {
+			out.Address, out.Domain, out.Fleet, out.Gateways = "", p.Address, p.Fleet.String(), listed(&p.Profile)
+		}
+		if err := cli.JSON(cmd, out); err != nil {
 			return err
 		}
 	}

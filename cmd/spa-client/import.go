@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -45,10 +46,12 @@ With --words it reads the words of a recovery page (spa-keygen new --recovery): 
 terminal it prompts for them line by line and checks each line. From a file or a pipe it
 reads the whole page, or its numbered lines.
 
-A token for a new key (spa-keygen rotate) of the same client and gateway updates the
-existing host: its name, address, source and services stay, and a locked host stays
-locked with the same passphrase. Any other host of that name is overwritten only with
---replace.`,
+The token of a fleet adds all its gateways at once, as hosts FLEET/GATEWAY.
+
+A token for a new key (spa-keygen rotate) of the same client and gateway, or fleet, updates
+the existing host: its name, address, source and services stay, and a locked host stays
+locked with the same passphrase. A fleet's list of gateways is that of the token. Any other
+host of that name is overwritten only with --replace.`,
 		Example: `  spa-client import alice.token
   zbarimg --raw picture.png | spa-client import -
   ssh admin@gw cat alice.token | spa-client import --name work
@@ -115,7 +118,10 @@ func (i *importing) run(cmd *cobra.Command, file string) error {
 }
 
 // sameClient reports whether two profiles are for the same client of the same gateway, with any key.
-func sameClient(a, b *keys.Profile) bool { return a.ServerID == b.ServerID && a.Client == b.Client }
+// Two fleets are the same if their ids are.
+func sameClient(a, b *keys.Profile) bool {
+	return a.ServerID == b.ServerID && a.Fleet == b.Fleet && a.Client == b.Client
+}
 
 // there returns the host that the token updates, or nil: the host of its name, or else the host of the same client,
 // unless a name was given or the host is to be replaced.
@@ -172,7 +178,10 @@ func (i *importing) add(cmd *cobra.Command, dir string, p *keys.Profile) error {
 	if err := keys.WriteProfile(dir, p, i.replace); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "imported %s: %s as %s%s\n", p.Name, p.Address, p.Client, offered(p))
+	fmt.Fprintf(cmd.OutOrStdout(), "imported %s: %s as %s%s\n", p.Name, whereis(p), p.Client, offered(p))
+	if p.IsFleet() {
+		cli.Note(cmd, "%s is a fleet: %s", p.Name, chooseGateway(p))
+	}
 	return nil
 }
 
@@ -180,7 +189,7 @@ func (i *importing) add(cmd *cobra.Command, dir string, p *keys.Profile) error {
 func (i *importing) over(cmd *cobra.Command, dir string, there *keys.StoredProfile, p *keys.Profile) error {
 	if !i.replace {
 		return cli.Fail(fmt.Errorf("host %s already exists and is a different one: %s as %s", there.Name,
-			there.Address, there.Client),
+			whereis(&there.Profile), there.Client),
 			"add the new one under another name with --name, or overwrite the old one with --replace")
 	}
 	p.Name = there.Name
@@ -203,6 +212,7 @@ func (i *importing) renew(cmd *cobra.Command, there *keys.StoredProfile, p *keys
 	next := *old
 	next.Gate, next.ID, next.Key = p.Gate, p.ID, p.Key
 	next.KnockPorts, next.Receipts, next.Recovery = p.KnockPorts, p.Receipts, p.Recovery
+	next.Gateways = p.Gateways
 	next.Services = make(map[string][]string)
 	for _, services := range []map[string][]string{old.Services, p.Services} {
 		maps.Copy(next.Services, services)
@@ -220,10 +230,14 @@ func (i *importing) renew(cmd *cobra.Command, there *keys.StoredProfile, p *keys
 	if old.ID == p.ID && old.Key.Equal(p.Key) {
 		told = "%s already had this key: %s as %s%s\n"
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), told, next.Name, next.Address, next.Client, offered(&next))
+	fmt.Fprintf(cmd.OutOrStdout(), told, next.Name, whereis(&next), next.Client, offered(&next))
 	if next.Address != p.Address {
-		cli.Note(cmd, "the token has the address %s, but the host keeps %s; to take everything from the token: --replace",
-			p.Address, next.Address)
+		what := "address"
+		if p.IsFleet() {
+			what = "domain"
+		}
+		cli.Note(cmd, "the token has the %s %s, but the host keeps %s; to take everything from the token: --replace",
+			what, cmp.Or(p.Address, "(none)"), cmp.Or(next.Address, "(none)"))
 	}
 	return nil
 }
@@ -237,7 +251,7 @@ func offered(p *keys.Profile) string {
 }
 
 // maxInput is larger than any token, even in UTF-16.
-const maxInput = 1 << 20
+const maxInput = 2 << 20
 
 // maxLine is the longest line that a terminal returns.
 const maxLine = 4095
@@ -273,7 +287,7 @@ func parseInput(data []byte) (*keys.Profile, error) {
 // noToken explains as far as possible why the input is not a token.
 func noToken(err error, data []byte) error {
 	text := strings.TrimSpace(decoded(data))
-	hint := "a token is one line, as spa-keygen new printed it, from spa1 to its end"
+	hint := "a token is one line, as spa-keygen new printed it, from spa1 to its end (a fleet's: from spa2)"
 	switch {
 	case len(text) == 0:
 		err = errors.New("no token: the input is empty")

@@ -9,6 +9,7 @@ import (
 	desktopring "github.com/zalando/go-keyring"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
 )
 
 // keyring stores passphrases under names while the user is logged in.
@@ -44,11 +45,11 @@ func (a *app) withRing(ctx context.Context, do func(keyring) error) error {
 	return err
 }
 
-// fromRing gets a passphrase from the keyring.
-func (a *app) fromRing(ctx context.Context, host, name string) ([]byte, error) {
+// fromRing gets the passphrase of a profile from the keyring.
+func (a *app) fromRing(ctx context.Context, s *keys.StoredProfile) ([]byte, error) {
 	given := make(chan string, 1)
 	err := a.withRing(ctx, func(ring keyring) error {
-		passphrase, err := ring.Get(name)
+		passphrase, err := ring.Get(s.Keyring())
 		given <- passphrase
 		return err
 	})
@@ -56,9 +57,8 @@ func (a *app) fromRing(ctx context.Context, host, name string) ([]byte, error) {
 		return nil, err
 	}
 	if err != nil {
-		return nil, cli.Fail(fmt.Errorf("the desktop's keyring did not return the passphrase for %s: %w", host, err),
-			"log in to the desktop where the host was locked; without that keyring the host needs a new token (spa-keygen "+
-				"rotate, on the gateway)")
+		return nil, cli.Fail(fmt.Errorf("the desktop's keyring did not return the passphrase for %s: %w", s.Name, err),
+			"log in to the desktop where the host was locked; without that keyring the host needs "+newToken(&s.Profile))
 	}
 	return []byte(<-given), nil
 }

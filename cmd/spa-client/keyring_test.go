@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+
+	"sallyport/keys"
 )
 
 // hungRing is a keyring that never answers.
@@ -21,13 +23,14 @@ func TestHungKeyring(t *testing.T) {
 		ring := hungRing{make(chan struct{})}
 		defer close(ring.ends)
 		a := &app{ring: ring}
-		_, err := a.fromRing(t.Context(), "gw", "a-name")
+		s := &keys.StoredProfile{Profile: keys.Profile{Name: "gw"}}
+		_, err := a.fromRing(t.Context(), s)
 		if err == nil || !strings.Contains(err.Error(), "passphrase for gw: it did not answer within 2m0s") {
 			t.Errorf("got %v, want that the keyring did not answer", err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := a.fromRing(ctx, "gw", "a-name"); !errors.Is(err, context.Canceled) {
+		if _, err := a.fromRing(ctx, s); !errors.Is(err, context.Canceled) {
 			t.Errorf("interrupted: got %v", err)
 		}
 	})

@@ -29,13 +29,13 @@ With --keyring the passphrase is random and kept in the desktop's keyring: you a
 asked for it while you are logged in there.
 
 Backups made before this command still contain the keys in clear. To be safe, get a new
-key from the gateway ("spa-keygen rotate"), and lock the host again as soon as you have
+key from the gateway's administrator, and lock the host again as soon as you have
 imported it.`,
 		Example:           "  spa-client lock gw\n  spa-client lock gw --keyring",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeHost,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.named(args[0])
+			s, err := a.named(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -63,7 +63,7 @@ them. Knocks on the host no longer ask for a passphrase.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeHost,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.named(args[0])
+			s, err := a.named(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -77,7 +77,10 @@ them. Knocks on the host no longer ask for a passphrase.`,
 
 // named is stored for lock and unlock. It removes a temporary file with keys in clear, which either command leaves
 // behind if it is killed.
-func (a *app) named(host string) (*keys.StoredProfile, error) {
+func (a *app) named(cmd *cobra.Command, host string) (*keys.StoredProfile, error) {
+	if err := whole(cmd, host); err != nil {
+		return nil, err
+	}
 	path, err := a.profilePath(host)
 	if err != nil {
 		return nil, err
@@ -205,7 +208,7 @@ func (a *app) open(ctx context.Context, s *keys.StoredProfile) (*keys.Profile, [
 		return unsealed(s, nil)
 	}
 	if s.Keyring() != "" {
-		passphrase, err := a.fromRing(ctx, s.Name, s.Keyring())
+		passphrase, err := a.fromRing(ctx, s)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -229,7 +232,7 @@ func unsealed(s *keys.StoredProfile, passphrase []byte) (*keys.Profile, []byte, 
 	p, err := s.Unlock(passphrase)
 	if errors.Is(err, keys.ErrPassphrase) {
 		return nil, nil, cli.Fail(fmt.Errorf("%s stays locked: %w", s.Name, err),
-			"if the passphrase is lost, the host needs a new token (spa-keygen rotate, on the gateway)")
+			"if the passphrase is lost, the host needs "+newToken(&s.Profile))
 	}
 	return p, passphrase, err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"path/filepath"
@@ -40,8 +41,12 @@ func (r fileRing) Delete(name string) error { return os.Remove(filepath.Join(str
 // rotatedCommand is "rotated [CHANGE]...": it writes a token with a new key of the gateway's client to the file token.
 // A change is another server, client, address or gate, or an additional service.
 func rotatedCommand(ts *testscript.TestScript, neg bool, args []string) {
-	p := *gatewayOf(ts).profile
-	p.ID, p.Key = keys.NewID(), keys.NewKey()
+	g := gatewayOf(ts)
+	p := *cmp.Or(g.fleet, g.profile)
+	p.Key = keys.NewKey()
+	if !p.IsFleet() {
+		p.ID = keys.NewID()
+	}
 	for _, arg := range args {
 		switch arg {
 		case "server":
@@ -50,6 +55,10 @@ func rotatedCommand(ts *testscript.TestScript, neg bool, args []string) {
 			p.Client = "bob"
 		case "address":
 			p.Address = "moved.example.net"
+		case "gateways":
+			p.Gateways = map[string]string{"web7": "127.0.0.1", "mail": ""}
+		case "fleet":
+			p.Fleet = keys.NewFleetID()
 		case "gate":
 			p.Gate = keys.NewGateKey()
 		case "service":
@@ -58,10 +67,17 @@ func rotatedCommand(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("rotated: no change %s", arg)
 		}
 	}
-	g := gatewayOf(ts)
+	at := &p
+	if p.IsFleet() {
+		_, name, _ := keys.SplitHost(g.profile.Name)
+		var err error
+		at, err = p.Gateway(name)
+		ts.Check(err)
+		g.fleet = &p
+	}
 	g.mu.Lock()
-	g.client = &keys.Client{Name: p.Client, ID: p.ID, Key: p.Key}
-	g.profile = &p
+	g.client = &keys.Client{Name: p.Client, ID: at.ID, Key: at.Key}
+	g.profile = at
 	g.mu.Unlock()
 	ts.Check(os.WriteFile(ts.MkAbs("token"), []byte(p.Token()+"\n"), 0o600))
 }
@@ -71,7 +87,11 @@ func holdsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	p, err := keys.ParseToken(ts.ReadFile("token"))
 	ts.Check(err)
 	text := ts.ReadFile(args[0])
-	for _, secret := range []string{p.Key.Reveal(), p.Gate.Reveal(), p.ID.String()} {
+	secrets := []string{p.Key.Reveal(), p.Gate.Reveal()}
+	if !p.IsFleet() {
+		secrets = append(secrets, p.ID.String())
+	}
+	for _, secret := range secrets {
 		if strings.Contains(text, secret) == neg {
 			ts.Fatalf("%s holds a key: %v", args[0], !neg)
 		}

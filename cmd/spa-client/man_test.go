@@ -31,9 +31,11 @@ func TestManPages(t *testing.T) {
 }
 
 const hostIntro = `spa-client import writes this file from an enrolment token. It has all that a knock needs: where the
-gateway is, and the client's key for it. spa-client lock encrypts the keys, and spa-client hosts lists the files without
-them. The settings address, services and source may be edited by hand, but not while the file is locked: it could then
-no longer be unlocked.`
+gateway is, and the client's key for it. The file of a fleet is for all its gateways: it has fleet_id, domain and
+gateways in place of address, server_id and id, and spa-client derives the keys for the gateway that it knocks on.
+spa-client lock encrypts the keys, and spa-client hosts lists the files without them. The settings address, domain,
+gateways, services and source may be edited by hand, but not while the file is locked: it could then no longer be
+unlocked.`
 
 // hostFile has each setting of a host's file with its comment.
 const hostFile = `
@@ -41,7 +43,9 @@ version = 1            # The version of this format
 # name = "gw"            # What --host calls the gateway: the file's name
 # address = "gw.example.net"  # A name or an IP address of the gateway
 knock_ports = [62201]  # UDP ports that take knocks; spa-client picks one
+# domain = "example.net"  # Of a fleet: gateways that are not listed are at their name in this domain
 # server_id = "..."      # The gateway's own name on the wire
+# fleet_id = "..."       # Of a fleet: makes the server_id of each gateway
 # gate_key = "..."       # Shared by all clients of the gateway
 # client = "alice"       # What the gateway calls this client
 # id = "..."             # The key's public name
@@ -50,6 +54,8 @@ receipts = true        # Whether the gateway answers
 # source = "observed"  # Which address a knock states: "auto", "observed", an IP address or "stun:HOST". ` +
 	`Without it, "auto"
 # recovery = true      # The key is good for a few uses: only commands that open a service use it
+# gateways = { web7 = "", db1 = "198.51.100.7" }  # Of a fleet: gateways by name, and their addresses. Without ` +
+	`one, the name in the domain
 # services = { ssh = ["tcp/22"] }  # The ports of each service, as of the day of the token
 # [locked]             # In place of gate_key, id and key, after spa-client lock
 # keyring = "..."      # Where the desktop's keyring has the passphrase. Without it, spa-client asks for one

@@ -70,15 +70,18 @@ func (a *app) names() ([]string, error) {
 	return names, nil
 }
 
-// profile reads a host's profile with its keys, and asks for the passphrase if it is locked. An empty name means the
-// only host.
+// profile reads a host's profile with its keys, and asks for the passphrase if it is locked. The name is that of a host,
+// or FLEET/GATEWAY; an empty one means the only host.
 func (a *app) profile(ctx context.Context, name string) (*keys.Profile, error) {
-	s, err := a.stored(name)
+	s, gateway, err := a.target(name)
 	if err != nil {
 		return nil, err
 	}
 	p, _, err := a.open(ctx, s)
-	return p, err
+	if err != nil || gateway == "" {
+		return p, err
+	}
+	return p.Gateway(gateway)
 }
 
 // profileFor is profile for a request of services. If no host is given and an argument is the name of one, the hint
@@ -94,13 +97,16 @@ func (a *app) profileFor(ctx context.Context, name string, asked []service.Servi
 // errSeveral is returned if no host is named and there are several.
 var errSeveral = errors.New("there are several hosts")
 
-// outline reads a host's profile without asking for a passphrase. If it is locked, its keys are missing.
+// outline is profile, but does not ask for a passphrase. If the profile is locked, its keys are missing.
 func (a *app) outline(name string) (*keys.Profile, error) {
-	s, err := a.stored(name)
-	if err != nil {
+	s, gateway, err := a.target(name)
+	switch {
+	case err != nil:
 		return nil, err
+	case gateway == "":
+		return &s.Profile, nil
 	}
-	return &s.Profile, nil
+	return s.Gateway(gateway)
 }
 
 // stored reads a host's profile as it is in its file.
@@ -134,7 +140,7 @@ func (a *app) onlyName() (string, error) {
 	case 1:
 		return names[0], nil
 	}
-	return "", cli.Misuse(errSeveral, "choose one: --host "+strings.Join(names, "|"))
+	return "", cli.Misuse(errSeveral, "choose one: --host "+strings.Join(a.asHosts(names), "|"))
 }
 
 const importFirst = "import the token that the gateway's administrator gave you: spa-client import FILE"
@@ -143,15 +149,15 @@ const importFirst = "import the token that the gateway's administrator gave you:
 func (a *app) noHost(name string) error {
 	hint := importFirst
 	if names, err := a.names(); err == nil && len(names) > 0 {
-		hint = "known hosts: " + strings.Join(names, ", ")
+		hint = "known hosts: " + strings.Join(a.asHosts(names), ", ")
 	}
 	return cli.Fail(fmt.Errorf("there is no host %s", name), hint)
 }
 
 // hostFlag adds --host with completion.
 func (a *app) hostFlag(cmd *cobra.Command, host *string) {
-	cmd.Flags().StringVar(host, "host", "", "`NAME` of the host; optional if there is only one")
-	cmd.RegisterFlagCompletionFunc("host", a.completeHost)
+	cmd.Flags().StringVar(host, "host", "", "`NAME` of the host, or FLEET/GATEWAY; optional if there is only one host")
+	cmd.RegisterFlagCompletionFunc("host", a.completeTarget)
 }
 
 func (a *app) completeHost(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

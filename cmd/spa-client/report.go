@@ -17,6 +17,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/client"
+	"sallyport/spa/client/doctor"
 )
 
 // tolerable is how far the clocks may differ before it is worth a warning: a gateway accepts 30s by default.
@@ -239,7 +240,7 @@ func (a *app) advice(p *keys.Profile, asked []service.Service, reason spa.Status
 	case spa.ReasonNetwork:
 		return fmt.Sprintf("a network must contain this machine's address as the gateway sees it, and no address "+
 			"of the gateway; the gateway's administrator allows more for the client %s: "+
-			"spa-keygen set %[1]s widest4=24 (or widest6, delegate)", p.Client)
+			"%[2]s set %[1]s widest4=24 (or widest6, delegate)", p.Client, doctor.KeyTool(p))
 	case spa.ReasonNotNow:
 		return "try again at an allowed time, or ask the gateway's administrator for other hours"
 	case spa.ReasonTooManyGrants, spa.ReasonTooManyPorts:

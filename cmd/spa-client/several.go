@@ -23,8 +23,22 @@ var errSpent = errors.New("the grant was for one connection")
 
 // severalPath returns the file that lists the services of a host that admit several connections, by its last receipts:
 // the gateway's id, then a service on each line. The profile does not say so, and exec and open --wait must not try any
-// other service beside the knock: that would use up the grant.
-func (a *app) severalPath(p *keys.Profile) string { return filepath.Join(a.config, "several", p.Name) }
+// other service beside the knock: that would use up the grant. For a gateway of a fleet it is FLEET.GATEWAY: no name has
+// a dot.
+func (a *app) severalPath(p *keys.Profile) string {
+	return filepath.Join(a.config, "several", strings.ReplaceAll(p.Name, "/", "."))
+}
+
+// dropSeveral removes the files of a host, or of all gateways of a fleet. There may be none.
+func (a *app) dropSeveral(p *keys.Profile) {
+	path := a.severalPath(p)
+	files, _ := os.ReadDir(filepath.Dir(path))
+	for _, file := range files {
+		if name, _, _ := strings.Cut(file.Name(), "."); name == p.Name {
+			_ = os.Remove(filepath.Join(filepath.Dir(path), file.Name()))
+		}
+	}
+}
 
 // several returns the services in that file. Without a file of this gateway there are none.
 func (a *app) several(p *keys.Profile) []string {

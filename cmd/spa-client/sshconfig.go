@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -24,20 +25,24 @@ const sshPort = 22
 
 // sshConfig is a host's block for ssh's configuration.
 type sshConfig struct {
-	name, host string // of the profile, and its address
-	service    string
-	port       uint16
-	asked      uint16 // given with --port; 0: the service has only one
-	program    string
-	config     string // for --config; empty: the default
-	fdpass     bool
-	windows    bool
+	names   string // that ssh uses the block for
+	host    string // address of the gateway; empty: the name that was typed
+	name    string // for --host, before what ssh makes of each
+	each    bool   // add the name that was typed, as that of a gateway
+	service string
+	port    uint16
+	asked   uint16 // given with --port; 0: the service has only one
+	program string
+	config  string // for --config; empty: the default
+	fdpass  bool
+	windows bool
 }
 
 func (a *app) sshConfigCommand() *cobra.Command {
 	k := &knock{app: a}
 	var port portFlag
 	var fdpass bool
+	var fleet string
 	cmd := &cobra.Command{
 		Use:   "ssh-config [SERVICE]",
 		Short: "Print a block for ssh's configuration",
@@ -45,13 +50,20 @@ func (a *app) sshConfigCommand() *cobra.Command {
 other programs that run ssh, open the service before they connect: just type "ssh gw". The
 host's key stays known under the gateway's own name or address.
 
+With --fleet the block is for all gateways of a fleet, also for those that are added later:
+for every name in the fleet's domain, so "ssh web7.example.net" knocks on web7. A machine in
+that domain that is not a gateway needs a block with "ProxyCommand none" above this one.
+A fleet without a domain gets a block for the gateways that its profile lists.
+
 The default service is ssh. With --fdpass, ssh gets the connection itself and spa-client
 exits; Windows does not support it.`,
 		Example: `  spa-client ssh-config --host gw >> ~/.ssh/config
-  ssh gw`,
+  ssh gw
+  spa-client ssh-config --fleet prod >> ~/.ssh/config
+  ssh web7.example.net`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := k.sshConfig(cmd, args, uint16(port))
+			c, err := k.sshConfig(cmd, fleet, args, uint16(port))
 			if err != nil {
 				return err
 			}
@@ -61,22 +73,21 @@ exits; Windows does not support it.`,
 		ValidArgsFunction: k.completeService,
 	}
 	k.app.hostFlag(cmd, &k.host)
+	cmd.Flags().StringVar(&fleet, "fleet", "", "`NAME` of a fleet: a block for all its gateways")
+	cmd.RegisterFlagCompletionFunc("fleet", a.completeFleet)
+	cmd.MarkFlagsMutuallyExclusive("host", "fleet")
 	cmd.Flags().Var(&port, "port", "TCP `PORT` of a service that has several")
 	cmd.Flags().BoolVar(&fdpass, "fdpass", false, "let ssh take over the connection (ProxyUseFdpass)")
 	return cmd
 }
 
 // sshConfig collects the contents of the block.
-func (k *knock) sshConfig(cmd *cobra.Command, args []string, port uint16) (*sshConfig, error) {
-	p, err := k.app.outline(k.host)
+func (k *knock) sshConfig(cmd *cobra.Command, fleet string, args []string, port uint16) (*sshConfig, error) {
+	c, p, err := k.sshHosts(fleet)
 	if err != nil {
 		return nil, err
 	}
-	host, _, err := service.SplitAddress(p.Address)
-	if err != nil {
-		return nil, fmt.Errorf("the address of host %s: %w", p.Name, err)
-	}
-	c := &sshConfig{name: p.Name, host: host, asked: port, windows: runtime.GOOS == "windows"}
+	c.asked, c.windows = port, runtime.GOOS == "windows"
 	if c.service, c.port, err = sshService(p, args, port); err != nil {
 		return nil, err
 	}
@@ -92,6 +103,49 @@ func (k *knock) sshConfig(cmd *cobra.Command, args []string, port uint16) (*sshC
 		return nil, err
 	}
 	return c, nil
+}
+
+// sshHosts returns a block with the names that it is for, and the profile.
+func (k *knock) sshHosts(fleet string) (*sshConfig, *keys.Profile, error) {
+	if fleet != "" {
+		return k.app.sshFleet(fleet)
+	}
+	p, err := k.app.outline(k.host)
+	if s, unread := k.app.stored(strings.TrimSuffix(k.host, "/")); unread == nil && errors.Is(err, errFleet) {
+		return nil, nil, cli.Misuse(err, fmt.Sprintf("for all of them: spa-client ssh-config --fleet %s; for one: --host "+
+			"%[1]s/GATEWAY", s.Name))
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	host, _, err := service.SplitAddress(p.Address)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the address of host %s: %w", p.Name, err)
+	}
+	_, gateway, _ := keys.SplitHost(p.Name)
+	return &sshConfig{names: cmp.Or(gateway, p.Name), host: host, name: p.Name}, p, nil
+}
+
+// sshFleet returns a block for the gateways of a fleet.
+func (a *app) sshFleet(name string) (*sshConfig, *keys.Profile, error) {
+	if _, _, ok := keys.SplitHost(name); ok {
+		return nil, nil, cli.Misuse(fmt.Errorf("%q is not a fleet", name), "for one gateway: --host "+name)
+	}
+	s, err := a.stored(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &sshConfig{names: whereis(&s.Profile), name: s.Name, each: true}
+	switch {
+	case !s.IsFleet():
+		return nil, nil, cli.Misuse(fmt.Errorf("%s is one host, not a fleet", s.Name), "--host "+s.Name)
+	case s.Address == "" && len(s.Gateways) == 0:
+		return nil, nil, cli.Fail(fmt.Errorf("the fleet %s has no domain and lists no gateways", s.Name),
+			"import a newer token")
+	case s.Address == "":
+		c.names = strings.Join(gatewayNames(&s.Profile), " ")
+	}
+	return c, &s.Profile, nil
 }
 
 // onOneLine refuses paths that would break the line in ssh's configuration.
@@ -135,7 +189,11 @@ func whichService(p *keys.Profile) string {
 	if len(names) == 0 {
 		names = []string{"tcp/22"} // the token names none: the client may open ports by number
 	}
-	return "spa-client ssh-config " + strings.Join(names, "|") + " --host " + p.Name
+	flag := " --host "
+	if p.IsFleet() {
+		flag = " --fleet "
+	}
+	return "spa-client ssh-config " + strings.Join(names, "|") + flag + p.Name
 }
 
 // program returns how ssh finds this program: by its name if that is in PATH, else by its path.
@@ -159,13 +217,19 @@ func sameFile(a, b string) bool {
 
 // print writes the block after an empty line: the file that it is appended to may lack a final newline.
 func (c *sshConfig) print(w io.Writer) error {
-	lines := []string{"", "Host " + c.name, "\tHostName " + c.host}
+	lines := []string{"", "Host " + c.names}
+	if c.host != "" {
+		lines = append(lines, "\tHostName "+c.host)
+	}
 	alias := c.host // what ssh would look up without the block
 	if c.port != sshPort {
 		lines = append(lines, "\tPort "+strconv.Itoa(int(c.port)))
 		alias = "[" + c.host + "]:" + strconv.Itoa(int(c.port))
 	}
-	lines = append(lines, "\tHostKeyAlias "+alias, "\tProxyCommand "+c.command())
+	if c.host != "" {
+		lines = append(lines, "\tHostKeyAlias "+alias)
+	}
+	lines = append(lines, "\tProxyCommand "+c.command())
 	if c.fdpass {
 		lines = append(lines, "\tProxyUseFdpass yes")
 	}
@@ -180,6 +244,7 @@ func (c *sshConfig) command() string {
 		words = append(words, "--config", c.config)
 	}
 	words = append(words, "connect", c.service, "--host", c.name)
+	target := len(words) - 1
 	if c.asked != 0 {
 		words = append(words, "--port", strconv.Itoa(int(c.asked)))
 	}
@@ -188,6 +253,9 @@ func (c *sshConfig) command() string {
 	}
 	for i, word := range words {
 		words[i] = strings.ReplaceAll(c.quote(word), "%", "%%")
+	}
+	if c.each { // %n and not %h, which HostName changes; quoted, because ssh of before 2023 hands over any name
+		words[target] = c.quoted(c.name + "/%n")
 	}
 	return strings.Join(words, " ")
 }
@@ -198,6 +266,11 @@ func (c *sshConfig) quote(word string) string {
 	if strings.Trim(word, plain) == "" {
 		return word
 	}
+	return c.quoted(word)
+}
+
+// quoted is quote for any word.
+func (c *sshConfig) quoted(word string) string {
 	if c.windows {
 		return `"` + word + `"`
 	}

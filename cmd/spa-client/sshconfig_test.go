@@ -25,6 +25,10 @@ func TestSSHConfigCommand(t *testing.T) {
 			"spa-client --config '/$(id)' connect ssh --host gw"},
 		"Windows": {sshConfig{program: `C:\Program Files\spa-client.exe`, windows: true},
 			`"C:\Program Files\spa-client.exe" connect ssh --host gw`},
+		"a fleet": {sshConfig{program: "spa-client", each: true, config: "/a%h"},
+			"spa-client --config /a%%h connect ssh --host 'gw/%n'"},
+		"a fleet, Windows": {sshConfig{program: "spa-client", each: true, windows: true},
+			`spa-client connect ssh --host "gw/%n"`},
 		"another port": {sshConfig{program: "spa-client", asked: 2222}, "spa-client connect ssh --host gw --port 2222"},
 	} {
 		c.config.name, c.config.service = "gw", "ssh"
@@ -36,7 +40,7 @@ func TestSSHConfigCommand(t *testing.T) {
 
 func TestSSHConfigOfIPv6(t *testing.T) {
 	var out bytes.Buffer
-	c := sshConfig{name: "gw", host: "2001:db8::1", service: "ssh", port: 2222, program: "spa-client"}
+	c := sshConfig{names: "gw", name: "gw", host: "2001:db8::1", service: "ssh", port: 2222, program: "spa-client"}
 	lab.Must(t, c.print(&out))
 	want := "\nHost gw\n\tHostName 2001:db8::1\n\tPort 2222\n\tHostKeyAlias [2001:db8::1]:2222\n\tProxyCommand " +
 		"spa-client connect ssh --host gw\n"

@@ -21,6 +21,9 @@ func prepare(ctx context.Context, p *keys.Profile, c Command, n network) (*Plan,
 	if c.Timeout < 0 {
 		return nil, &CommandError{fmt.Errorf("the timeout is %v and must be more than 0", c.Timeout)}
 	}
+	if p.IsFleet() {
+		return nil, &CommandError{fmt.Errorf("%s is a fleet: knock on one of its gateways", p.Name)}
+	}
 	source, err := c.Source.or(p.Source)
 	if err != nil {
 		return nil, err

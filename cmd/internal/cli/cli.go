@@ -193,13 +193,13 @@ func Note(cmd *cobra.Command, format string, args ...any) {
 }
 
 // LooksLikeToken reports whether an argument, or the value in --flag=value, may be an enrolment token or the beginning
-// of one: base64url after "spa1" or "spar1" that cannot be the name of a service or gateway.
+// of one: base64url after "spa1", "spa2" or "spar1" that cannot be the name of a service or gateway.
 func LooksLikeToken(arg string) bool {
 	if flag, value, ok := strings.Cut(arg, "="); ok && strings.HasPrefix(flag, "-") {
 		arg = value
 	}
 	arg = strings.TrimSpace(arg)
-	if !strings.HasPrefix(arg, "spa1") && !strings.HasPrefix(arg, "spar1") {
+	if !strings.HasPrefix(arg, "spa1") && !strings.HasPrefix(arg, "spa2") && !strings.HasPrefix(arg, "spar1") {
 		return false
 	}
 	const lower, upper = "abcdefghijklmnopqrstuvwxyz0123456789-", "ABCDEFGHIJKLMNOPQRSTUVWXYZ_"

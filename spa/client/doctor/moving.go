@@ -26,8 +26,8 @@ func (e *examination) describeMoving(f *family) []Finding {
 			setting = fmt.Sprintf("widest6=%d", n.Bits())
 		}
 		found.Advice = fmt.Sprintf("let in a network that has all these addresses: spa-client open %s --host %s --let-in "+
-			"%s; the gateway's administrator has to allow that: spa-keygen set %s %s", f.asked[0].service, e.profile.Name, n,
-			e.profile.Client, setting)
+			"%s; the gateway's administrator has to allow that: %s set %s %s", f.asked[0].service, e.profile.Name, n,
+			KeyTool(e.profile), e.profile.Client, setting)
 	}
 	return []Finding{found}
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"sallyport/keys"
 )
 
 // cause is a possible reason for the silence, and the weight of its evidence.
@@ -32,6 +34,9 @@ func (e *examination) silence() []Finding {
 	causes := []cause{e.noServer(), e.blocked(), e.wrongClock(), e.wrongSource(), e.revoked(), e.otherKey()}
 	if !e.profile.Receipts {
 		causes = append(causes, e.notAllowed())
+	}
+	if _, _, ok := keys.SplitHost(e.profile.Name); ok {
+		causes = append(causes, e.notAtThisGateway())
 	}
 	causes = slices.DeleteFunc(causes, func(c cause) bool { return c.weight == 0 })
 	slices.SortStableFunc(causes, func(a, b cause) int { return cmp.Compare(b.weight, a.weight) })
@@ -165,7 +170,7 @@ func (e *examination) revoked() cause {
 		Text:   "the key was revoked, or replaced by a newer one",
 		Advice: "ask the gateway's administrator for a new token",
 		Sign: `spa-server watch shows "` + e.profile.Client +
-			`" with "revoked client" or "retired key"; spa-keygen list shows it`,
+			`" with "revoked client" or "retired key"; ` + KeyTool(e.profile) + ` list shows it`,
 	}}
 }
 
@@ -175,6 +180,26 @@ func (e *examination) otherKey() cause {
 		Advice: "import a newer token: spa-client import FILE",
 		Sign:   `spa-server status counts packets with "wrong gate tag", "unknown client" or "wrong mac"`,
 	}}
+}
+
+// notAtThisGateway is the cause that a gateway of a fleet does not know the client, or the fleet.
+func (e *examination) notAtThisGateway() cause {
+	fleet, gateway, _ := keys.SplitHost(e.profile.Name)
+	return cause{42, Finding{
+		Text: fmt.Sprintf("the fleet %s has no gateway %s, the client may not use it, or it has not taken over the bundle "+
+			"that says so", fleet, gateway),
+		Advice: "ask the fleet's administrator",
+		Sign: `spa-fleet status shows which bundle each gateway has; spa-server status counts packets with "wrong gate ` +
+			`tag" or "unknown client"`,
+	}}
+}
+
+// KeyTool returns the command with which the administrator of a host, or of a fleet, manages its clients.
+func KeyTool(p *keys.Profile) string {
+	if _, _, gateway := keys.SplitHost(p.Name); gateway || p.IsFleet() {
+		return "spa-fleet client"
+	}
+	return "spa-keygen"
 }
 
 // notAllowed is the cause that only a receipt would reveal.
