@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/tty"
 	"sallyport/keys"
 )
 
@@ -106,14 +107,14 @@ func (a *app) lock(cmd *cobra.Command, p *keys.StoredProfile) error {
 
 // newPassphrase asks for a passphrase twice.
 func newPassphrase(ctx context.Context, host string) ([]byte, error) {
-	first, err := ask(ctx, "new passphrase for "+host+" (not shown): ")
+	first, err := tty.Ask(ctx, "new passphrase for "+host+" (not shown): ")
 	if err != nil {
 		return nil, unasked(host, err)
 	}
 	if len(first) == 0 {
 		return nil, cli.Fail(errors.New("the passphrase is empty; nothing was changed"), "")
 	}
-	again, err := ask(ctx, "repeat it: ")
+	again, err := tty.Ask(ctx, "repeat it: ")
 	if err != nil {
 		return nil, unasked(host, err)
 	}
@@ -125,7 +126,7 @@ func newPassphrase(ctx context.Context, host string) ([]byte, error) {
 
 // unasked returns the error if a passphrase could not be asked for.
 func unasked(host string, err error) error {
-	if errors.Is(err, errNoTerminal) {
+	if errors.Is(err, tty.ErrNone) {
 		return cli.Fail(fmt.Errorf("the passphrase for %s is needed, but %w", host, err),
 			"run it from a terminal, lock the host with --keyring, or leave it unlocked on this machine")
 	}
@@ -213,7 +214,7 @@ func (a *app) open(ctx context.Context, s *keys.StoredProfile) (*keys.Profile, [
 	}
 	prompt := "passphrase for " + s.Name + ": "
 	for try := 1; ; try++ {
-		passphrase, err := ask(ctx, prompt)
+		passphrase, err := tty.Ask(ctx, prompt)
 		if err != nil {
 			return nil, nil, unasked(s.Name, err)
 		}
