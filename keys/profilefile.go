@@ -112,7 +112,7 @@ func (r *reader) identify(p *StoredProfile, raw *rawProfile) {
 		p.lock = r.lock(raw.Locked)
 		return
 	}
-	p.Gate, err = parseGateKey(raw.GateKey)
+	p.Gate, err = ParseGateKey(raw.GateKey)
 	r.must("gate_key", err)
 	p.ID, p.Key = r.credential("", raw.ID, raw.Key)
 }
