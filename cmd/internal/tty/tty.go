@@ -2,12 +2,15 @@
 package tty
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"golang.org/x/term"
@@ -97,4 +100,43 @@ func Interruptible(ctx context.Context, read func() ([]byte, error)) ([]byte, er
 	case r := <-done:
 		return r.b, r.err
 	}
+}
+
+// Confirm asks a question on the terminal, whatever standard input is. Only "y" and "yes" confirm it.
+func Confirm(ctx context.Context, question string) (bool, error) {
+	in, out, err := Open()
+	if err != nil {
+		return false, ErrNone
+	}
+	defer in.Close()
+	defer out.Close()
+	fmt.Fprint(out, question)
+	answer, err := Interruptible(ctx, func() ([]byte, error) {
+		line, err := bufio.NewReader(in).ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return line, err
+	})
+	text := strings.ToLower(strings.TrimSpace(string(answer)))
+	return text == "y" || text == "yes", err
+}
+
+// NewPassphrase asks for a new passphrase twice. It must not be empty.
+func NewPassphrase(ctx context.Context, what string) ([]byte, error) {
+	first, err := Ask(ctx, "new passphrase for "+what+" (not shown): ")
+	if err != nil {
+		return nil, err
+	}
+	if len(first) == 0 {
+		return nil, errors.New("the passphrase is empty; nothing was changed")
+	}
+	again, err := Ask(ctx, "repeat it: ")
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(first, again) {
+		return nil, errors.New("the two passphrases differ; nothing was changed")
+	}
+	return first, nil
 }
