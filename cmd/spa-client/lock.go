@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -107,21 +106,11 @@ func (a *app) lock(cmd *cobra.Command, p *keys.StoredProfile) error {
 
 // newPassphrase asks for a passphrase twice.
 func newPassphrase(ctx context.Context, host string) ([]byte, error) {
-	first, err := tty.Ask(ctx, "new passphrase for "+host+" (not shown): ")
+	passphrase, err := tty.NewPassphrase(ctx, host)
 	if err != nil {
 		return nil, unasked(host, err)
 	}
-	if len(first) == 0 {
-		return nil, cli.Fail(errors.New("the passphrase is empty; nothing was changed"), "")
-	}
-	again, err := tty.Ask(ctx, "repeat it: ")
-	if err != nil {
-		return nil, unasked(host, err)
-	}
-	if !bytes.Equal(first, again) {
-		return nil, cli.Fail(errors.New("the two passphrases differ; nothing was changed"), "")
-	}
-	return first, nil
+	return passphrase, nil
 }
 
 // unasked returns the error if a passphrase could not be asked for.

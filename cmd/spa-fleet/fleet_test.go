@@ -119,4 +119,3 @@ func checkExit(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("exit %s (%v), want %s", code, err, args[0])
 	}
 }
-
