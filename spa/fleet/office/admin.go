@@ -174,9 +174,6 @@ func (o *Office) RemoveAdmin(v *Vault, name string) (int, error) {
 			return 0, err
 		}
 	}
-	if err := remove(o.adminPath(name)); err != nil {
-		return 0, err
-	}
 	n := 0
 	for i, c := range o.Clients {
 		if ks[i].current && next.own == v.own {
@@ -187,7 +184,7 @@ func (o *Office) RemoveAdmin(v *Vault, name string) (int, error) {
 		}
 		n++
 	}
-	return n, nil
+	return n, remove(o.adminPath(name)) // last: while it is there, a second run goes on
 }
 
 // RotateKey makes a new key that signs bundles. Each gateway must be given it before it takes another bundle. Run again
@@ -222,5 +219,5 @@ func (o *Office) RotateKey(v *Vault) error {
 	return write(path, after, place.OnlyOver)
 }
 
-// day is a time without its fraction of a second, as files have it.
+// second returns a time without its fraction of a second, as files have it.
 func second(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }

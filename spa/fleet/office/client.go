@@ -41,7 +41,8 @@ func (o *Office) readClients() error {
 	var problems []error
 	for _, name := range sealed {
 		if _, ok := slices.BinarySearch(terms, name); !ok {
-			problems = append(problems, problem(o.keyPath(name), "a key without terms: %s%s is missing", name, keys.Suffix))
+			problems = append(problems, problem(o.keyPath(name), "a key without terms: %s%s is missing; remove it if a "+
+				"command that was making the client was killed", name, keys.Suffix))
 		}
 	}
 	parse := keys.TermsParser()

@@ -185,8 +185,8 @@ func (o *Office) Publish(v *Vault, dir, to string, over bool, now time.Time) (*R
 	if err := write(o.path(publishedFile), next.text(), place.EitherWay); err != nil {
 		return nil, err
 	}
-	for _, b := range bundles {
-		if err := place.WriteLocked(bundlePath(dir, b.Gateway), b.Bytes(), place.EitherWay, place.ForReaders); err != nil {
+	for i, name := range report.Gateways {
+		if err := place.WriteLocked(bundlePath(dir, name), bundles[i], place.EitherWay, place.ForReaders); err != nil {
 			return nil, err
 		}
 	}
@@ -202,7 +202,7 @@ func (o *Office) Publish(v *Vault, dir, to string, over bool, now time.Time) (*R
 }
 
 // seal makes the bundles of all gateways.
-func (o *Office) seal(v *Vault, serial int64, now time.Time) ([]*fleet.Bundle, *Report, error) {
+func (o *Office) seal(v *Vault, serial int64, now time.Time) ([][]byte, *Report, error) {
 	gateways := o.Active()
 	if len(gateways) == 0 {
 		return nil, nil, errors.New("the office has no gateway")
@@ -220,21 +220,25 @@ func (o *Office) seal(v *Vault, serial int64, now time.Time) ([]*fleet.Bundle, *
 			report.Clients++
 		}
 	}
-	sealer := fleet.Seal{Fleet: o.Fleet, Key: v.signing}
-	bundles, errs := make([]*fleet.Bundle, len(gateways)), make([]error, len(gateways))
+	sealer := fleet.Seal{Fleet: o.Fleet, Key: *v.signing}
+	bundles, errs := make([][]byte, len(gateways)), make([]error, len(gateways))
 	parallel(len(gateways), func(i int) {
 		c, err := o.contents(v, gateways[i].Site, ks, now)
-		if err == nil {
-			bundles[i], err = sealer.Seal(gateways[i].Name, gateways[i].Recipient, serial, now, c)
+		if err != nil {
+			errs[i] = err
+			return
 		}
-		errs[i] = err
+		b, err := sealer.Seal(gateways[i].Name, gateways[i].Recipient, serial, now, c)
+		if errs[i] = err; err == nil {
+			bundles[i] = b.Bytes()
+		}
 	})
 	if err := errors.Join(errs...); err != nil {
 		return nil, nil, err
 	}
 	for i, b := range bundles {
 		report.Gateways = append(report.Gateways, gateways[i].Name)
-		report.Bytes += int64(len(b.Bytes()))
+		report.Bytes += int64(len(b))
 	}
 	return bundles, report, nil
 }

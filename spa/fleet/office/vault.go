@@ -20,7 +20,7 @@ import (
 
 // A Vault has the secrets of an office: what opening vault.age yields. It prints as office.Vault(secret).
 type Vault struct {
-	signing  ed25519.PrivateKey
+	signing  *ed25519.PrivateKey   // behind a pointer, as the others are: see keys.Key
 	gate     keys.GateKey
 	own      *age.HybridIdentity   // clients' keys are sealed to it
 	earlier  []*age.HybridIdentity // to which they were sealed before an administrator left
@@ -56,7 +56,7 @@ func newVault(admin string, recipient *age.HybridRecipient) (*Vault, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a key: %w", err)
 	}
-	return &Vault{signing: signing, gate: keys.NewGateKey(), own: own, me: admin,
+	return &Vault{signing: &signing, gate: keys.NewGateKey(), own: own, me: admin,
 		admins: map[string]string{admin: recipient.String()}}, nil
 }
 
@@ -142,7 +142,8 @@ func parseVault(path string, text []byte) (*Vault, keys.FleetID, error) {
 	if errors.Join(idErr, gateErr, seedErr, ownErr) != nil || len(seed) != ed25519.SeedSize {
 		return nil, keys.FleetID{}, doc.Problem("version", "the vault is whole, but lacks a key")
 	}
-	v := &Vault{signing: ed25519.NewKeyFromSeed(seed), gate: gate, own: own, admins: raw.Admins, replaced: raw.Replaced}
+	signing := ed25519.NewKeyFromSeed(seed)
+	v := &Vault{signing: &signing, gate: gate, own: own, admins: raw.Admins, replaced: raw.Replaced}
 	for _, text := range raw.Earlier {
 		earlier, err := age.ParseHybridIdentity(text)
 		if err != nil {
