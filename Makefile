@@ -9,7 +9,7 @@ GO      ?= go
 PREFIX  ?= /usr/local
 export CGO_ENABLED = 0
 
-BINARIES = spa-server spa-client spa-keygen
+BINARIES = spa-server spa-client spa-keygen spa-fleet
 FUZZTIME ?= 10s
 BENCH   ?= .
 COUNT   ?= 1

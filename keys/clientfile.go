@@ -126,6 +126,15 @@ func (raw *rawClient) client(d *strict.Document, name string) (*Client, error) {
 	c.ID, c.Key = r.credential("", raw.ID, raw.Key)
 	c.Previous = r.previous(raw)
 	c.Recovery = r.recovery(raw)
+	r.terms(raw, c)
+	if len(r.problems) > 0 {
+		return nil, errors.Join(r.problems...)
+	}
+	return c, nil
+}
+
+// terms reads everything but keys.
+func (r *reader) terms(raw *rawClient, c *Client) {
 	r.allow(raw.Allow)
 	c.From, c.Deny = r.prefixes("from", raw.From), r.prefixes("deny", raw.Deny)
 	if raw.From != nil && len(raw.From) == 0 {
@@ -141,10 +150,6 @@ func (raw *rawClient) client(d *strict.Document, name string) (*Client, error) {
 		c.When, err = service.ParseSpans(raw.When)
 		r.must("when", err)
 	}
-	if len(r.problems) > 0 {
-		return nil, errors.Join(r.problems...)
-	}
-	return c, nil
 }
 
 // credential reads an id and a key below prefix ("" or "previous.").
@@ -254,25 +259,7 @@ func (c *Client) text() []byte {
 	b.WriteString(clientHeader)
 	fmt.Fprintf(&b, "version = %d\nid = \"%s\"\nkey = \"%s\"\nallow = %s\n", strict.Version, c.ID,
 		c.Key.Reveal(), list(c.Allow))
-	if len(c.From) > 0 {
-		fmt.Fprintf(&b, "from = %s\n", list(prefixTexts(c.From)))
-	}
-	if len(c.Deny) > 0 {
-		fmt.Fprintf(&b, "deny = %s\n", list(prefixTexts(c.Deny)))
-	}
-	c.writeNetworks(&b)
-	if !c.Expires.IsZero() {
-		fmt.Fprintf(&b, "expires = %s\n", timeText(c.Expires))
-	}
-	if c.MaxFor != 0 {
-		fmt.Fprintf(&b, "max_for = \"%s\"\n", service.FormatDuration(c.MaxFor))
-	}
-	if c.RequireSource {
-		b.WriteString("require_source = true\n")
-	}
-	if len(c.When) > 0 {
-		fmt.Fprintf(&b, "when = %s\n", list(service.SpanTexts(c.When)))
-	}
+	c.writeTerms(&b)
 	if c.Recovery != 0 {
 		fmt.Fprintf(&b, "recovery = %d\n", c.Recovery)
 	}
@@ -283,6 +270,29 @@ func (c *Client) text() []byte {
 		fmt.Fprintf(&b, "revoked = %s\n", timeText(c.Revoked))
 	}
 	return []byte(b.String())
+}
+
+// writeTerms writes the limits of what it may open.
+func (c *Client) writeTerms(b *strings.Builder) {
+	if len(c.From) > 0 {
+		fmt.Fprintf(b, "from = %s\n", list(prefixTexts(c.From)))
+	}
+	if len(c.Deny) > 0 {
+		fmt.Fprintf(b, "deny = %s\n", list(prefixTexts(c.Deny)))
+	}
+	c.writeNetworks(b)
+	if !c.Expires.IsZero() {
+		fmt.Fprintf(b, "expires = %s\n", timeText(c.Expires))
+	}
+	if c.MaxFor != 0 {
+		fmt.Fprintf(b, "max_for = \"%s\"\n", service.FormatDuration(c.MaxFor))
+	}
+	if c.RequireSource {
+		b.WriteString("require_source = true\n")
+	}
+	if len(c.When) > 0 {
+		fmt.Fprintf(b, "when = %s\n", list(service.SpanTexts(c.When)))
+	}
 }
 
 // text returns the value of previous.

@@ -92,7 +92,7 @@ func (raw *rawGate) gates(d *strict.Document) (Gates, error) {
 }
 
 func (r *reader) gate(key, text string) GateKey {
-	g, err := parseGateKey(text)
+	g, err := ParseGateKey(text)
 	r.must(key, err)
 	return g
 }

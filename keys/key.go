@@ -180,8 +180,8 @@ func GateKeyFromBytes(b [Size]byte) GateKey {
 	return GateKey{m: &m}
 }
 
-// parseGateKey parses what Reveal returns. Its error reports lengths, never contents.
-func parseGateKey(s string) (GateKey, error) {
+// ParseGateKey parses what Reveal returns. Its error reports lengths, never contents.
+func ParseGateKey(s string) (GateKey, error) {
 	b, err := parseSecret(s)
 	if err != nil {
 		return GateKey{}, err

@@ -65,7 +65,7 @@ func TestParseKey(t *testing.T) {
 	if err != nil || !back.Equal(k) || back.Equal(NewKey()) {
 		t.Fatalf("got %v, %v, want the key", back, err)
 	}
-	if _, err := parseGateKey(NewGateKey().Reveal()); err != nil {
+	if _, err := ParseGateKey(NewGateKey().Reveal()); err != nil {
 		t.Fatal(err)
 	}
 	text := "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
@@ -90,7 +90,7 @@ func TestParseKey(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 			continue
 		}
-		if g, err := parseGateKey(bad); err == nil || !g.IsZero() {
+		if g, err := ParseGateKey(bad); err == nil || !g.IsZero() {
 			t.Errorf("%s: accepted as a gate key", name)
 		}
 		if len(bad) > 10 && strings.Contains(err.Error(), bad[1:7]) {

@@ -139,7 +139,7 @@ func (r *reader) identify(p *StoredProfile, raw *rawProfile) {
 		p.lock = r.lock(raw.Locked)
 		return
 	}
-	p.Gate, err = parseGateKey(raw.GateKey)
+	p.Gate, err = ParseGateKey(raw.GateKey)
 	r.must("gate_key", err)
 	if fleet {
 		p.Key, err = parseKey(raw.Key)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/cmd/internal/tty"
 	"sallyport/spa/lab"
 )
 
@@ -58,7 +59,7 @@ func TestAskShowsNothing(t *testing.T) {
 			}
 			done := make(chan result, 1)
 			go func() {
-				b, err := askOn(ctx, terminal, out, "passphrase: ")
+				b, err := tty.AskOn(ctx, terminal, out, "passphrase: ")
 				done <- result{b, err}
 			}()
 			<-out.asked
@@ -97,7 +98,7 @@ func TestAskEnds(t *testing.T) {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() {
-		_, err := askOn(ctx, terminal, out, "passphrase: ")
+		_, err := tty.AskOn(ctx, terminal, out, "passphrase: ")
 		done <- err
 	}()
 	<-out.asked
@@ -117,7 +118,7 @@ func TestAskNeedsATerminal(t *testing.T) {
 	lab.Must(t, err)
 	defer r.Close()
 	defer w.Close()
-	if b, err := askOn(t.Context(), r, w, "passphrase: "); b != nil || !errors.Is(err, errNoTerminal) {
+	if b, err := tty.AskOn(t.Context(), r, w, "passphrase: "); b != nil || !errors.Is(err, tty.ErrNone) {
 		t.Errorf("got %q, %v", b, err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/term"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/tty"
 	"sallyport/keys"
 	"sallyport/keys/service"
 )
@@ -253,9 +254,6 @@ func offered(p *keys.Profile) string {
 // maxInput is larger than any token, even in UTF-16.
 const maxInput = 2 << 20
 
-// maxLine is the longest line that a terminal returns.
-const maxLine = 4095
-
 // readToken reads a token from a file, standard input, or text pasted at a terminal.
 func readToken(cmd *cobra.Command, file string) (*keys.Profile, error) {
 	data, err := readInput(cmd, file)
@@ -293,7 +291,7 @@ func noToken(err error, data []byte) error {
 		err = errors.New("no token: the input is empty")
 	case strings.ContainsRune(text, 0) || !utf8.ValidString(text):
 		hint = "the input is not text; for a picture of a QR code: zbarimg --raw PICTURE | spa-client import -"
-	case len(data) >= maxLine:
+	case len(data) >= tty.MaxLine:
 		hint += "; a line at a terminal holds at most 4095 characters: put the token into a file"
 	case strings.ContainsAny(text, "\r\n"):
 		hint += "; the input has several lines: join them without spaces, or remove the others"
@@ -320,7 +318,7 @@ func decoded(data []byte) string {
 
 func readInput(cmd *cobra.Command, file string) ([]byte, error) {
 	if file != "-" {
-		return interruptible(cmd.Context(), func() ([]byte, error) { return readFile(file) })
+		return tty.Interruptible(cmd.Context(), func() ([]byte, error) { return readFile(file) })
 	}
 	if in, ok := cmd.InOrStdin().(*os.File); ok && term.IsTerminal(int(in.Fd())) {
 		return pasteToken(cmd.Context(), in, cmd.ErrOrStderr(), "paste the token (not shown): ")
@@ -339,5 +337,5 @@ func readFile(path string) ([]byte, error) {
 }
 
 func readAll(ctx context.Context, r io.Reader) ([]byte, error) {
-	return interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(r, maxInput)) })
+	return tty.Interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(r, maxInput)) })
 }

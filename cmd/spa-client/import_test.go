@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+
+	"sallyport/cmd/internal/tty"
 )
 
 // TestReadingIsInterruptible: Ctrl-C ends the wait for a token at a terminal.
@@ -16,7 +18,7 @@ func TestReadingIsInterruptible(t *testing.T) {
 		<-reading
 		cancel()
 	}()
-	got, err := interruptible(ctx, func() ([]byte, error) {
+	got, err := tty.Interruptible(ctx, func() ([]byte, error) {
 		close(reading)
 		<-never
 		return []byte("late"), nil

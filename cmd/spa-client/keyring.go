@@ -9,6 +9,7 @@ import (
 	desktopring "github.com/zalando/go-keyring"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/tty"
 	"sallyport/keys"
 )
 
@@ -38,7 +39,7 @@ const ringAnswers = 2 * time.Minute
 func (a *app) withRing(ctx context.Context, do func(keyring) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, ringAnswers, fmt.Errorf("it did not answer within %v", ringAnswers))
 	defer cancel()
-	_, err := interruptible(ctx, func() ([]byte, error) { return nil, do(a.ring) })
+	_, err := tty.Interruptible(ctx, func() ([]byte, error) { return nil, do(a.ring) })
 	if errors.Is(err, context.DeadlineExceeded) {
 		return context.Cause(ctx)
 	}

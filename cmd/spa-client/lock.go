@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/tty"
 	"sallyport/keys"
 )
 
@@ -109,26 +109,16 @@ func (a *app) lock(cmd *cobra.Command, p *keys.StoredProfile) error {
 
 // newPassphrase asks for a passphrase twice.
 func newPassphrase(ctx context.Context, host string) ([]byte, error) {
-	first, err := ask(ctx, "new passphrase for "+host+" (not shown): ")
+	passphrase, err := tty.NewPassphrase(ctx, host)
 	if err != nil {
 		return nil, unasked(host, err)
 	}
-	if len(first) == 0 {
-		return nil, cli.Fail(errors.New("the passphrase is empty; nothing was changed"), "")
-	}
-	again, err := ask(ctx, "repeat it: ")
-	if err != nil {
-		return nil, unasked(host, err)
-	}
-	if !bytes.Equal(first, again) {
-		return nil, cli.Fail(errors.New("the two passphrases differ; nothing was changed"), "")
-	}
-	return first, nil
+	return passphrase, nil
 }
 
 // unasked returns the error if a passphrase could not be asked for.
 func unasked(host string, err error) error {
-	if errors.Is(err, errNoTerminal) {
+	if errors.Is(err, tty.ErrNone) {
 		return cli.Fail(fmt.Errorf("the passphrase for %s is needed, but %w", host, err),
 			"run it from a terminal, lock the host with --keyring, or leave it unlocked on this machine")
 	}
@@ -216,7 +206,7 @@ func (a *app) open(ctx context.Context, s *keys.StoredProfile) (*keys.Profile, [
 	}
 	prompt := "passphrase for " + s.Name + ": "
 	for try := 1; ; try++ {
-		passphrase, err := ask(ctx, prompt)
+		passphrase, err := tty.Ask(ctx, prompt)
 		if err != nil {
 			return nil, nil, unasked(s.Name, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/tty"
 	"sallyport/keys"
 	"sallyport/spa/lab"
 )
@@ -92,7 +93,7 @@ func TestAskQuit(t *testing.T) {
 			signal.Notify(heard, sig)
 			defer signal.Stop(heard)
 			a := startAsking(t, func(ctx context.Context, in *os.File, out *prompted) ([]byte, error) {
-				return askOn(ctx, in, out, "passphrase: ")
+				return tty.AskOn(ctx, in, out, "passphrase: ")
 			})
 			lab.Must(t, syscall.Kill(os.Getpid(), sig))
 			var exit *cli.Exit

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/tty"
 	"sallyport/keys"
 )
 
@@ -65,7 +66,7 @@ func askWords(cmd *cobra.Command, in io.Reader) (*keys.Profile, error) {
 	var lines []string
 	for typed := bufio.NewReader(in); len(lines) < most; {
 		fmt.Fprintf(cmd.ErrOrStderr(), "line %d: ", len(lines)+1)
-		line, err := interruptible(cmd.Context(), func() ([]byte, error) { return typed.ReadBytes('\n') })
+		line, err := tty.Interruptible(cmd.Context(), func() ([]byte, error) { return typed.ReadBytes('\n') })
 		if err != nil {
 			fmt.Fprintln(cmd.ErrOrStderr())
 		}

@@ -3,6 +3,9 @@ package main
 import (
 	"path/filepath"
 
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/enrol"
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa/config"
@@ -46,4 +49,17 @@ func portTexts(service config.Service) []string {
 		texts[i] = ports.String()
 	}
 	return texts
+}
+
+// give hands out a client's token: of a recovery key as a page to print.
+func give(cmd *cobra.Command, h enrol.Handing, client *keys.Client, p *keys.Profile) error {
+	token := p.Token()
+	if !p.Recovery {
+		return h.Give(cmd, client.Name, token, "enrolment token", token)
+	}
+	text, err := page(client, p)
+	if err != nil {
+		return err
+	}
+	return h.Give(cmd, client.Name, token, "recovery page", text)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/enrol"
 	"sallyport/keys"
 	"sallyport/keys/place"
 	"sallyport/spa/config"
@@ -18,12 +19,12 @@ import (
 
 // makeSure makes the client unless it exists, and otherwise sets what is given. The same command again does nothing.
 func (m *making) makeSure(cmd *cobra.Command, c *config.Config, name string) error {
-	if m.handing.out == "" {
+	if m.handing.Out == "" {
 		return cli.Misuse(errors.New("--ensure needs --out"), "--out FILE: a client that is made has its token written there")
 	}
-	var span overlapFlag
-	if span.Set(m.terms.expires) == nil {
-		return cli.Misuse(fmt.Errorf("--expires %s would be another time with each run", m.terms.expires),
+	var span enrol.Overlap
+	if span.Set(m.terms.Expires) == nil {
+		return cli.Misuse(fmt.Errorf("--expires %s would be another time with each run", m.terms.Expires),
 			"with --ensure, give a day or a time: 2027-01-31")
 	}
 	clients := filepath.Join(c.Dir, config.ClientsDir)
@@ -62,15 +63,15 @@ func (m *making) settings(cmd *cobra.Command, now time.Time) []string {
 			settings = append(settings, key+"="+value)
 		}
 	}
-	add("when", "when", strings.Join(m.terms.when, ","))
-	add("from", "from", strings.Join(m.terms.from, ","))
-	add("widest4", "widest4", fmt.Sprint(m.terms.widest4))
-	add("widest6", "widest6", fmt.Sprint(m.terms.widest6))
-	add("delegate", "delegate", strings.Join(m.terms.delegate, ","))
-	add("max-for", "max_for", m.terms.maxFor)
-	add("require-source", "require_source", fmt.Sprint(m.terms.requireSource))
-	expires := m.terms.expires
-	if end, err := parseExpires(expires, now); err == nil {
+	add("when", "when", strings.Join(m.terms.When, ","))
+	add("from", "from", strings.Join(m.terms.From, ","))
+	add("widest4", "widest4", fmt.Sprint(m.terms.Widest4))
+	add("widest6", "widest6", fmt.Sprint(m.terms.Widest6))
+	add("delegate", "delegate", strings.Join(m.terms.Delegate, ","))
+	add("max-for", "max_for", m.terms.MaxFor)
+	add("require-source", "require_source", fmt.Sprint(m.terms.RequireSource))
+	expires := m.terms.Expires
+	if end, err := enrol.ParseExpires(expires, now); err == nil {
 		expires = end.Format(time.RFC3339)
 	}
 	add("expires", "expires", expires)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/enrol"
 	"sallyport/keys"
 	"sallyport/keys/place"
 	"sallyport/keys/service"
@@ -22,8 +23,8 @@ import (
 // making is a client to make.
 type making struct {
 	allow   []string
-	terms   terms
-	handing handing
+	terms   enrol.Terms
+	handing enrol.Handing
 	uses    usesFlags
 	ensure  bool
 	browser bool
@@ -87,8 +88,8 @@ which --out names a file for. --json tells as "changed" whether there was anythi
 	cmd.Flags().BoolVar(&m.ensure, "ensure", false, "if the client exists, set what is given here and keep its key")
 	cmd.Flags().BoolVar(&m.browser, "for-browser", false, "make a key for the page of \"spa-keygen page\": it expires in "+
 		browserExpires+" and opens for at most "+browserMaxFor+", unless --expires and --max-for say otherwise")
-	m.terms.flags(cmd)
-	m.handing.flags(cmd)
+	m.terms.Flags(cmd)
+	m.handing.Flags(cmd)
 	m.uses.flags(cmd)
 	m.setting.flags(cmd)
 	cmd.MarkFlagRequired("allow")
@@ -102,7 +103,7 @@ which --out names a file for. --json tells as "changed" whether there was anythi
 // make makes the client and hands out its token.
 func (m *making) make(cmd *cobra.Command, c *config.Config, name string) error {
 	client := &keys.Client{Name: name, ID: keys.NewID(), Key: keys.NewKey(), Allow: m.allow, Recovery: m.uses.number()}
-	if err := m.terms.apply(client, time.Now()); err != nil {
+	if err := m.terms.Apply(client, time.Now()); err != nil {
 		return err
 	}
 	if err := create(cmd, c, client, m.handing); err != nil {
@@ -143,7 +144,7 @@ func serviceNames(c *config.Config) string {
 }
 
 // create writes the client's file and hands out the token. If that fails it removes the file: no one could use the key.
-func create(cmd *cobra.Command, c *config.Config, client *keys.Client, h handing) error {
+func create(cmd *cobra.Command, c *config.Config, client *keys.Client, h enrol.Handing) error {
 	clients, name := filepath.Join(c.Dir, config.ClientsDir), client.Name
 	profile, err := profileOf(c, client)
 	if err != nil {
@@ -159,7 +160,7 @@ func create(cmd *cobra.Command, c *config.Config, client *keys.Client, h handing
 	if err != nil {
 		return err
 	}
-	if err := h.give(cmd, client, profile); err != nil {
+	if err := give(cmd, h, client, profile); err != nil {
 		os.Remove(filepath.Join(clients, name+keys.Suffix))
 		err = fmt.Errorf("handing out the token (no client was made): %w", err)
 		if errors.Is(err, fs.ErrExist) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"sallyport/cmd/internal/enrol"
 	"sallyport/keys"
 	"sallyport/spa/lab"
 )
@@ -67,16 +68,16 @@ func screen(drawn string) image.Image {
 func TestCodesAreReadBack(t *testing.T) {
 	for _, size := range []int{0, 300, 600, 1200} {
 		token := longToken(t, size)
-		code := lab.Value(encode(token))(t)
-		if got := scan(t, code.image()); got != token+"\n" {
+		code := lab.Value(enrol.Encode(token))(t)
+		if got := scan(t, code.Image()); got != token+"\n" {
 			t.Errorf("the picture of %d characters reads %q", len(token), got)
 		}
 		var plain, coloured bytes.Buffer
-		lab.Must(t, code.draw(&plain, false))
+		lab.Must(t, code.Draw(&plain, false))
 		if got := scan(t, screen(plain.String())); got != token+"\n" {
 			t.Errorf("the terminal's %d characters read %q", len(token), got)
 		}
-		code.draw(&coloured, true)
+		code.Draw(&coloured, true)
 		without := strings.NewReplacer("\x1b[97;40m", "", "\x1b[0m", "").Replace(coloured.String())
 		if without != plain.String() || strings.Count(coloured.String(), "\x1b[0m\n") != strings.Count(plain.String(), "\n") {
 			t.Error("with colours something else is drawn")
@@ -85,10 +86,10 @@ func TestCodesAreReadBack(t *testing.T) {
 }
 
 func TestTokensTooLongForACode(t *testing.T) {
-	if _, err := encode(longToken(t, 2900)); err != nil {
+	if _, err := enrol.Encode(longToken(t, 2900)); err != nil {
 		t.Errorf("2900 characters: %v", err)
 	}
-	if _, err := encode(longToken(t, 3100)); err == nil || !strings.Contains(err.Error(), "--out") {
+	if _, err := enrol.Encode(longToken(t, 3100)); err == nil || !strings.Contains(err.Error(), "--out") {
 		t.Errorf("3100 characters: got %v", err)
 	}
 }

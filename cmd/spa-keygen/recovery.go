@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/enrol"
 	"sallyport/keys"
 	"sallyport/keys/place"
 	"sallyport/spa/config"
@@ -55,7 +56,7 @@ func (r *rotation) forRecovery(cmd *cobra.Command, c *keys.Client) error {
 	if c.Recovery == 0 {
 		return nil
 	}
-	if r.handing.qr {
+	if r.handing.QR {
 		return cli.Misuse(fmt.Errorf("%s is a recovery client: its page has the QR code", c.Name), "leave out --qr")
 	}
 	if !cmd.Flags().Changed("overlap") {
@@ -154,7 +155,7 @@ func warnUses(cmd *cobra.Command, dir string, c *keys.Client) {
 
 // page returns the page to print: what it is for, the token as a QR code, and as words.
 func page(c *keys.Client, p *keys.Profile) (string, error) {
-	code, err := encode(p.Token())
+	code, err := enrol.Encode(p.Token())
 	if err != nil {
 		return "", err
 	}
@@ -180,7 +181,7 @@ func page(c *keys.Client, p *keys.Profile) (string, error) {
 	line("give its text to \"spa-client import\". Afterwards print a new page, on the gateway:")
 	line("    spa-keygen rotate %s", c.Name)
 	line("")
-	b.WriteString(code.print("            "))
+	b.WriteString(code.Print("            "))
 	line("")
 	words := p.Words()
 	for i, words := range words {

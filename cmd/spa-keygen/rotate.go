@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/enrol"
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa/config"
@@ -16,14 +17,14 @@ import (
 
 // rotation is a requested rotation of a client's key.
 type rotation struct {
-	overlap overlapFlag
+	overlap enrol.Overlap
 	force   bool
 	lost    bool
-	handing handing
+	handing enrol.Handing
 }
 
 func newRotate(dir *string) *cobra.Command {
-	r := rotation{overlap: overlapFlag(keys.ClientOverlap)}
+	r := rotation{overlap: enrol.Overlap(keys.ClientOverlap)}
 	cmd := &cobra.Command{
 		Use:   "rotate NAME",
 		Short: "Give a client a new key and print its enrolment token",
@@ -67,7 +68,7 @@ At most two keys can be valid. While the previous one is, rotate refuses to make
 	cmd.Flags().BoolVar(&r.lost, "lost", false, "replace the newest key, whose token was lost")
 	cmd.MarkFlagsMutuallyExclusive("lost", "force")
 	cmd.MarkFlagsMutuallyExclusive("lost", "overlap")
-	r.handing.flags(cmd)
+	r.handing.Flags(cmd)
 	return cmd
 }
 
@@ -90,7 +91,7 @@ func (r *rotation) run(cmd *cobra.Command, c *config.Config, name string) error 
 	}
 	profile, err := profileOf(c, after)
 	if err == nil {
-		err = r.handing.give(cmd, after, profile)
+		err = give(cmd, r.handing, after, profile)
 	}
 	if err != nil {
 		err = fmt.Errorf("handing out the token: %w", err)
@@ -130,7 +131,7 @@ func (r *rotation) apply(c *keys.Client, clients string, now time.Time) error {
 		c.ID, c.Key = keys.NewID(), keys.NewKey()
 		return nil
 	}
-	c.Rotate(r.overlap.end(now))
+	c.Rotate(r.overlap.End(now))
 	return nil
 }
 

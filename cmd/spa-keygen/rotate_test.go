@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/cmd/internal/enrol"
 	"sallyport/keys"
 	"sallyport/spa/lab"
 )
@@ -49,14 +50,14 @@ func TestRotateBesideACopy(t *testing.T) {
 	old.Name = "alice-old"
 	lab.Must(t, errors.Join(keys.WriteClient(dir, alice, true), keys.WriteClient(dir, &old, true)))
 	before := alice.ID
-	for _, r := range []rotation{{overlap: overlapFlag(time.Hour), force: true}, {lost: true}} {
+	for _, r := range []rotation{{overlap: enrol.Overlap(time.Hour), force: true}, {lost: true}} {
 		err := r.apply(alice, dir, time.Now())
 		if err == nil || !strings.Contains(err.Error(), "alice-old.toml") || alice.ID != before {
 			t.Errorf("%+v: got %v and id %v, want the path of the copy and the key as it was", r, err, alice.ID)
 		}
 	}
 	lab.Must(t, os.Remove(filepath.Join(dir, "alice-old.toml")))
-	for _, r := range []rotation{{overlap: overlapFlag(time.Hour), force: true}, {lost: true}} {
+	for _, r := range []rotation{{overlap: enrol.Overlap(time.Hour), force: true}, {lost: true}} {
 		id := alice.ID
 		if err := r.apply(alice, dir, time.Now()); err != nil || alice.ID == id {
 			t.Errorf("%+v, without the copy: %v", r, err)

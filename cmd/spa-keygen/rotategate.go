@@ -9,13 +9,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/enrol"
 	"sallyport/keys"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
 )
 
 func newRotateGate(dir *string) *cobra.Command {
-	overlap := overlapFlag(keys.GateOverlap)
+	overlap := enrol.Overlap(keys.GateOverlap)
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "rotate-gate",
@@ -47,7 +48,7 @@ a third: --force ends the previous one, and shuts out the clients that have no n
 	return cmd
 }
 
-func rotateGate(cmd *cobra.Command, dir string, overlap overlapFlag, force bool) error {
+func rotateGate(cmd *cobra.Command, dir string, overlap enrol.Overlap, force bool) error {
 	now := time.Now()
 	gates, err := keys.ChangeGates(filepath.Join(dir, config.GateFile), func(g *keys.Gates) error {
 		if now.Before(g.Until) && !force {
@@ -55,7 +56,7 @@ func rotateGate(cmd *cobra.Command, dir string, overlap overlapFlag, force bool)
 				"two gate keys can be", moment(&g.Until)),
 				"rotate again after that; --force ends the previous one now, and shuts out the clients that have no newer token")
 		}
-		g.Rotate(overlap.end(now))
+		g.Rotate(overlap.End(now))
 		return nil
 	})
 	if err != nil {

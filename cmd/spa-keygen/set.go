@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/enrol"
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa/config"
@@ -74,7 +75,7 @@ func (s *setting) run(cmd *cobra.Command, dir, name string, args []string) error
 		if instead, ok := ownCommands[section]; ok {
 			return cli.Misuse(fmt.Errorf("set does not change %s", section), strings.ReplaceAll(instead, "NAME", name))
 		}
-		if end, err := parseExpires(value, time.Now()); key == "expires" && err == nil {
+		if end, err := enrol.ParseExpires(value, time.Now()); key == "expires" && err == nil {
 			args[i] = "expires=" + end.Format(time.RFC3339)
 		}
 	}

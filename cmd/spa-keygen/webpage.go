@@ -70,15 +70,15 @@ func (m *making) forBrowser(cmd *cobra.Command, c *config.Config) error {
 	if !m.browser {
 		return nil
 	}
-	if m.terms.requireSource {
+	if m.terms.RequireSource {
 		return cli.Misuse(errors.New("--require-source: a page cannot find out its own address"),
 			"leave it out, or use --from NETWORK")
 	}
 	if !cmd.Flags().Changed("max-for") {
-		m.terms.maxFor = browserMaxFor
+		m.terms.MaxFor = browserMaxFor
 	}
 	if !cmd.Flags().Changed("expires") {
-		m.terms.expires = browserExpires
+		m.terms.Expires = browserExpires
 	}
 	if !c.Capture.Browser {
 		cli.Warn(cmd, "this gateway takes no knocks from browsers yet: spa-server set capture.browser=true, then restart it")

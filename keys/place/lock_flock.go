@@ -21,9 +21,16 @@ func lockless(err error) bool {
 const lockPatience = 10 * time.Second
 
 // Lock keeps our other programs from changing files in the directory until unlock is called or the process ends.
-func Lock(dir string) (unlock func(), err error) { return lockWithin(lockPatience, dir) }
+func Lock(dir string) (unlock func(), err error) { return lockWithin(lockPatience, dir, false) }
 
-func lockWithin(patience time.Duration, dir string) (unlock func(), err error) {
+// LockAlone is Lock for programs that must not work without the lock. It returns ErrHeld if another program holds it for
+// longer than patience.
+func LockAlone(dir string, patience time.Duration) (unlock func(), err error) {
+	return lockWithin(patience, dir, true)
+}
+
+// lockWithin goes on without the lock if another program holds it for longer than patience, unless it is alone.
+func lockWithin(patience time.Duration, dir string, alone bool) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
 		var at *fs.PathError
@@ -37,6 +44,10 @@ func lockWithin(patience time.Duration, dir string) (unlock func(), err error) {
 		held := errors.Is(err, syscall.EWOULDBLOCK)
 		if held && !time.Now().Before(give) {
 			err = nil // without the lock, then
+			if alone {
+				d.Close()
+				return nil, fmt.Errorf("locking %s: %w", dir, ErrHeld)
+			}
 		}
 		if err == nil || !held && !errors.Is(err, syscall.EINTR) {
 			break

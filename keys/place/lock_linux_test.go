@@ -17,7 +17,7 @@ func TestHeldDirectory(t *testing.T) {
 	lab.Must(t, syscall.Flock(int(d.Fd()), syscall.LOCK_EX))
 	done := make(chan error)
 	go func() {
-		unlock, err := lockWithin(time.Millisecond, dir)
+		unlock, err := lockWithin(time.Millisecond, dir, false)
 		if err == nil {
 			unlock()
 		}

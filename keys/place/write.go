@@ -16,6 +16,9 @@ import (
 // ErrExists means that the file exists and was not to be replaced.
 var ErrExists = errors.New("already exists")
 
+// ErrHeld means that another program holds the lock of a directory.
+var ErrHeld = errors.New("another program is changing files there")
+
 // Placing says whether a write may create a file, replace one, or both.
 type Placing int
 

@@ -1,14 +1,14 @@
 //go:build !unix
 
-package main
+package tty
 
 import (
 	"errors"
 	"os"
 )
 
-// openTerminal opens the console of this process, even if its standard files are redirected.
-func openTerminal() (in, out *os.File, err error) {
+// Open opens the console of this process, even if its standard files are redirected.
+func Open() (in, out *os.File, err error) {
 	in, err = os.OpenFile("CONIN$", os.O_RDWR, 0)
 	if err != nil {
 		return nil, nil, err

@@ -1,4 +1,4 @@
-package main
+package enrol
 
 import (
 	"fmt"
@@ -14,11 +14,11 @@ const (
 	maxOverlap = 400 * day // a longer one defeats the rotation
 )
 
-// overlapFlag is how long a replaced key stays valid: in days, or as a duration in the syntax of the files.
-type overlapFlag time.Duration
+// Overlap is how long a replaced key stays valid: in days, or as a duration in the syntax of the files.
+type Overlap time.Duration
 
 // String formats whole days as days.
-func (f *overlapFlag) String() string {
+func (f *Overlap) String() string {
 	d := time.Duration(*f)
 	switch {
 	case d == 0:
@@ -30,7 +30,7 @@ func (f *overlapFlag) String() string {
 }
 
 // Set parses "0", "7d" or "36h".
-func (f *overlapFlag) Set(s string) error {
+func (f *Overlap) Set(s string) error {
 	if s == "0" {
 		*f = 0
 		return nil
@@ -40,22 +40,22 @@ func (f *overlapFlag) Set(s string) error {
 		if err != nil || n == 0 || time.Duration(n)*day > maxOverlap {
 			return fmt.Errorf("1d to %dd, a shorter time such as 36h, or 0", maxOverlap/day)
 		}
-		*f = overlapFlag(time.Duration(n) * day)
+		*f = Overlap(time.Duration(n) * day)
 		return nil
 	}
 	d, err := service.ParseDuration(s)
 	if err != nil {
 		return fmt.Errorf(`%w; days are written "7d"`, err)
 	}
-	*f = overlapFlag(d)
+	*f = Overlap(d)
 	return nil
 }
 
 // Type returns the value's name in the help text.
-func (f *overlapFlag) Type() string { return "DURATION" }
+func (f *Overlap) Type() string { return "DURATION" }
 
-// end returns when the replaced key ends: in whole seconds, and not earlier than requested.
-func (f *overlapFlag) end(now time.Time) time.Time {
+// End returns when the replaced key ends: in whole seconds, and not earlier than requested.
+func (f *Overlap) End(now time.Time) time.Time {
 	end := now.UTC().Truncate(time.Second)
 	if *f == 0 {
 		return end

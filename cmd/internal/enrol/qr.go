@@ -1,4 +1,4 @@
-package main
+package enrol
 
 import (
 	"fmt"
@@ -10,8 +10,8 @@ import (
 	"github.com/boombuler/barcode/qr"
 )
 
-// code is a QR code (ISO/IEC 18004): size modules in each direction, without a margin.
-type code struct {
+// A Code is a QR code (ISO/IEC 18004): size modules in each direction, without a margin.
+type Code struct {
 	size int
 	dark func(x, y int) bool // false outside
 }
@@ -22,15 +22,15 @@ const (
 	scale = 8
 )
 
-// encode makes the code of a token. More error correction reads better from a screen; a long token only fits with less.
-func encode(token string) (*code, error) {
+// Encode makes the code of a token. More error correction reads better from a screen; a long token only fits with less.
+func Encode(token string) (*Code, error) {
 	for _, level := range []qr.ErrorCorrectionLevel{qr.M, qr.L} {
 		picture, err := qr.Encode(token, level, qr.Unicode)
 		if err != nil {
 			continue // too long for this level
 		}
 		size := picture.Bounds().Dx()
-		return &code{size: size, dark: func(x, y int) bool {
+		return &Code{size: size, dark: func(x, y int) bool {
 			if x < 0 || y < 0 || x >= size || y >= size {
 				return false
 			}
@@ -40,8 +40,8 @@ func encode(token string) (*code, error) {
 	return nil, fmt.Errorf("the token has %d characters, more than a QR code holds: use --out", len(token))
 }
 
-// image returns the code as a picture with its margin.
-func (c *code) image() image.Image {
+// Image returns the code as a picture with its margin.
+func (c *Code) Image() image.Image {
 	side := (c.size + 2*quiet) * scale
 	picture := image.NewPaletted(image.Rect(0, 0, side, side), color.Palette{color.White, color.Black})
 	for y := range side {
@@ -54,9 +54,9 @@ func (c *code) image() image.Image {
 	return picture
 }
 
-// draw draws the code with two modules per character, one above the other. With colours it is black on white. Without,
+// Draw draws the code with two modules per character, one above the other. With colours it is black on white. Without,
 // it assumes a terminal with a dark background, where drawn blocks are light.
-func (c *code) draw(w io.Writer, colours bool) error {
+func (c *Code) Draw(w io.Writer, colours bool) error {
 	before, after := "", "\n"
 	if colours {
 		before, after = "\x1b[97;40m", "\x1b[0m\n"
@@ -65,11 +65,11 @@ func (c *code) draw(w io.Writer, colours bool) error {
 	return err
 }
 
-// print returns the code for white paper, with ink where it is dark. The paper is its margin.
-func (c *code) print(before string) string { return c.blocks(0, true, before, "\n") }
+// Print returns the code for white paper, with ink where it is dark. The paper is its margin.
+func (c *Code) Print(before string) string { return c.blocks(0, true, before, "\n") }
 
 // blocks returns the code in lines, with ink where it is dark, or where it is not.
-func (c *code) blocks(margin int, ink bool, before, after string) string {
+func (c *Code) blocks(margin int, ink bool, before, after string) string {
 	drawn := map[[2]bool]string{{true, true}: "█", {true, false}: "▀", {false, true}: "▄", {false, false}: " "}
 	var b strings.Builder
 	for y := -margin; y < c.size+margin; y += 2 {

@@ -1,6 +1,6 @@
 //go:build linux || darwin || dragonfly || freebsd || netbsd || openbsd
 
-package main
+package tty
 
 import (
 	"bytes"
@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readHidden reads a line from a terminal without echo. Ctrl-D at its beginning returns io.EOF; term.ReadPassword would
+// ReadHidden reads a line from a terminal without echo. Ctrl-D at its beginning returns io.EOF; term.ReadPassword would
 // keep waiting. The caller restores the terminal.
-func readHidden(fd int) ([]byte, error) {
+func ReadHidden(fd int) ([]byte, error) {
 	hidden, err := unix.IoctlGetTermios(fd, getTermios)
 	if err != nil {
 		return nil, err
@@ -22,7 +22,7 @@ func readHidden(fd int) ([]byte, error) {
 	if err := unix.IoctlSetTermios(fd, setTermios, hidden); err != nil {
 		return nil, err
 	}
-	line := make([]byte, maxLine+1) // a terminal returns one line at a time
+	line := make([]byte, MaxLine+1) // a terminal returns one line at a time
 	for {
 		n, err := unix.Read(fd, line)
 		if err == unix.EINTR {
@@ -38,8 +38,8 @@ func readHidden(fd int) ([]byte, error) {
 	}
 }
 
-// dropTyped discards the terminal's unread input.
-func dropTyped(fd int) {
+// DropTyped discards the terminal's unread input.
+func DropTyped(fd int) {
 	if state, err := unix.IoctlGetTermios(fd, getTermios); err == nil {
 		_ = unix.IoctlSetTermios(fd, dropTermios, state) // the same state, but unread input is lost
 	}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"filippo.io/age"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+	"sallyport/spa/fleet"
+	"sallyport/spa/fleet/office"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"spa-fleet": func() { os.Exit(cli.Main("spa-fleet", newRoot())) }})
+}
+
+// TestScripts runs the commands as administrators do. Each has an identity, named by --identity.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"line": makeLine, "knows": checkKnows,
+			"token": checkToken, "exitcode": checkExit},
+	})
+}
+
+// makeLine is "line NAME ADDRESS [PORTS]": it makes a gateway's identity, NAME.key, and its line, NAME.line.
+func makeLine(ts *testscript.TestScript, neg bool, args []string) {
+	id, err := age.GenerateHybridIdentity()
+	ts.Check(err)
+	r := fleet.Request{Name: args[0], Address: args[1], KnockPorts: []uint16{62201}, Recipient: id.Recipient()}
+	if len(args) > 2 {
+		port, err := strconv.ParseUint(args[2], 10, 16)
+		ts.Check(err)
+		r.KnockPorts = []uint16{uint16(port)}
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".key"), []byte(id.String()), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".line"), []byte(r.String()+"\n"), 0o600))
+}
+
+// checkKnows is "knows DIR GATEWAY SERIAL TOKEN...": the gateway takes its bundle in DIR, which has this serial, and lets
+// exactly the clients with these tokens in, each with the key that the client would knock with. "TOKEN~" is a token of
+// the key before.
+func checkKnows(ts *testscript.TestScript, neg bool, args []string) {
+	o, err := office.Load(ts.MkAbs("office"))
+	ts.Check(err)
+	name := args[1]
+	b, err := fleet.Parse([]byte(ts.ReadFile(args[0] + "/" + name + ".bundle")))
+	ts.Check(err)
+	ts.Check(fleet.Office{Fleet: o.Fleet, Key: o.Key}.Verify(b, name))
+	id, err := age.ParseHybridIdentity(ts.ReadFile(name + ".key"))
+	ts.Check(err)
+	c, err := fleet.Open(b, id)
+	ts.Check(err)
+	if got := strconv.FormatInt(b.Serial, 10); got != args[2] {
+		ts.Fatalf("the serial is %s, want %s", got, args[2])
+	}
+	n := 0
+	for _, file := range args[3:] {
+		file, before := strings.CutSuffix(file, "~")
+		p, err := keys.ParseToken(ts.ReadFile(file))
+		ts.Check(err)
+		at, err := p.Gateway(c.Site)
+		ts.Check(err)
+		found := false
+		for _, client := range c.Clients {
+			key, keyID := client.Key, client.ID
+			if before && client.Previous != nil {
+				key, keyID = client.Previous.Key, client.Previous.ID
+			}
+			if client.Name == p.Client && key.Equal(at.Key) && keyID == at.ID && c.Gates.Current.Equal(at.Gate) {
+				found = true
+			}
+		}
+		if !found {
+			ts.Fatalf("%s does not let %s in", name, file)
+		}
+		if !before {
+			n++
+		}
+	}
+	if n != len(c.Clients) {
+		ts.Fatalf("%s has %d clients, want %d", name, len(c.Clients), n)
+	}
+}
+
+// checkToken is "token FILE CLIENT SERVICES GATEWAY=ADDRESS...".
+func checkToken(ts *testscript.TestScript, neg bool, args []string) {
+	p, err := keys.ParseToken(ts.ReadFile(args[0]))
+	ts.Check(err)
+	if p.Client != args[1] || strings.Join(sorted(p.Services), ",") != args[2] || len(p.Gateways) != len(args)-3 {
+		ts.Fatalf("the token says %s %v %v", p.Client, p.Services, p.Gateways)
+	}
+	for _, text := range args[3:] {
+		name, address, _ := strings.Cut(text, "=")
+		if at, err := p.Gateway(name); err != nil || at.Address != address {
+			ts.Fatalf("the token says %v", p.Gateways)
+		}
+	}
+}
+
+// checkExit is "exitcode N COMMAND...": it runs a command and checks its exit code.
+func checkExit(ts *testscript.TestScript, neg bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	code := "0"
+	if exit, ok := err.(interface{ ExitCode() int }); ok {
+		code = strconv.Itoa(exit.ExitCode())
+	}
+	if code != args[0] {
+		ts.Fatalf("exit %s (%v), want %s", code, err, args[0])
+	}
+}

@@ -1,0 +1,52 @@
+// Command spa-fleet is the office of a fleet of gateways: who may use which of them.
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+)
+
+func main() { os.Exit(cli.Main("spa-fleet", newRoot())) }
+
+// An app has the flags of all commands.
+type app struct {
+	dir      string // the office
+	identity string // the administrator's file; empty: the default
+}
+
+func newRoot() *cobra.Command {
+	a := new(app)
+	root := &cobra.Command{
+		Use:   "spa-fleet",
+		Short: "Say who may use which gateway of a fleet",
+		Long: `spa-fleet keeps the office of a fleet: a directory, in git if you like, that says who may
+use which gateway. "spa-fleet publish" makes a bundle for each gateway, signed by the
+office and sealed to that gateway. Whoever stores bundles can read none of them.
+
+  spa-fleet init --name prod --domain example.net --service ssh=tcp/22
+  web7# spa-server init --fleet                       it prints a line
+  spa-fleet gateway add web7 web7.line
+  spa-fleet client new alice --allow ssh > alice.token
+  spa-fleet publish --to /srv/bundles
+
+A single gateway needs none of this: see spa-keygen(8).`,
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.dir, "office", ".", "`DIR` of the office")
+	flags.StringVar(&a.identity, "identity", "", "`FILE` with this administrator's identity (default "+
+		"~/.config/spa/fleet.identity)")
+	root.MarkPersistentFlagDirname("office")
+	root.AddCommand(a.initCommand(), a.gatewayCommand(), a.clientCommand(), a.adminCommand(), a.publishCommand(),
+		a.statusCommand(), a.rotateKeyCommand())
+	return root
+}
+
+// group returns a command that only has other commands.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs}
+	cmd.AddCommand(commands...)
+	return cmd
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/enrol"
+	"sallyport/spa/fleet/office"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	var to string
+	var asJSON bool
+	maxAge := enrol.Overlap(7 * 24 * time.Hour)
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show which gateway has which bundle, and what is not published yet",
+		Long: `Shows the bundle of each gateway in the directory of the last publish, or in --to: its
+serial, and since when. A bundle is behind if a later publish did not reach the directory,
+and stale if it is older than --max-age. Then it lists what has changed since the last
+publish. It opens nothing, and needs no identity.
+
+It exits with 1 if a gateway lacks a current bundle.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := a.load()
+			if err != nil {
+				return err
+			}
+			return a.status(cmd, o, to, time.Duration(maxAge), asJSON)
+		},
+	}
+	cmd.Flags().StringVar(&to, "to", "", "`DIR` with the bundles")
+	cmd.MarkFlagDirname("to")
+	cmd.Flags().Var(&maxAge, "max-age", "how old a bundle may be")
+	cli.JSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+func (a *app) status(cmd *cobra.Command, o *office.Office, to string, maxAge time.Duration, asJSON bool) error {
+	now := time.Now()
+	changes := o.Changes()
+	var states []office.State
+	if to != "" || o.Published.To != "" {
+		dir, _, err := a.destination(o, to)
+		if err != nil {
+			return err
+		}
+		states, err = o.States(dir, now, maxAge)
+		if errors.Is(err, fs.ErrNotExist) {
+			return cli.Fail(err, "name the directory with the bundles: --to DIR")
+		}
+		if err != nil {
+			return a.explain(err)
+		}
+	}
+	bad := 0
+	for _, s := range states {
+		if s.State != office.Current && s.State != office.Retired {
+			bad++
+		}
+	}
+	if asJSON {
+		err := cli.JSON(cmd, struct {
+			Fleet    string         `json:"fleet"`
+			Serial   int64          `json:"serial"`
+			Gateways []office.State `json:"gateways"`
+			Changes  []string       `json:"changes"`
+		}{o.Name, o.Published.Serial, append([]office.State{}, states...), append([]string{}, changes...)})
+		if err != nil {
+			return err
+		}
+	} else if err := printStatus(cmd, o, states, changes); err != nil {
+		return err
+	}
+	if bad > 0 {
+		return cli.Fail(fmt.Errorf("%d of %d gateways have no current bundle here", bad, len(o.Active())), "spa-fleet publish")
+	}
+	if len(changes) > 0 && !asJSON {
+		a.publishNext(cmd, o)
+	}
+	return nil
+}
+
+func printStatus(cmd *cobra.Command, o *office.Office, states []office.State, changes []string) error {
+	out := cmd.OutOrStdout()
+	if o.Published.Serial == 0 {
+		fmt.Fprintf(out, "fleet %s: nothing published yet\n", o.Name)
+	} else {
+		fmt.Fprintf(out, "fleet %s: serial %d, published %s by %s\n", o.Name, o.Published.Serial, moment(o.Published.Time),
+			o.Published.By)
+	}
+	if len(states) > 0 {
+		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+		fmt.Fprintln(w, "GATEWAY\tSERIAL\tISSUED\tSTATE")
+		for _, s := range states {
+			serial, issued := "-", "-"
+			if s.Issued != nil {
+				serial, issued = fmt.Sprint(s.Serial), moment(*s.Issued)
+			}
+			text := s.State
+			if s.Problem != "" {
+				text += ": " + s.Problem
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Gateway, serial, issued, text)
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	fmt.Fprintf(out, "not published yet:\n")
+	for i, text := range changes {
+		if i == mostChanges {
+			fmt.Fprintf(out, "  … and %d more\n", len(changes)-i)
+			break
+		}
+		fmt.Fprintf(out, "  %s\n", text)
+	}
+	return nil
+}

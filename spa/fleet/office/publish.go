@@ -1,0 +1,324 @@
+package office
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/keys/place"
+	"sallyport/keys/strict"
+	"sallyport/spa/fleet"
+)
+
+// Published is what published.toml says about the last publish. It is zero before the first.
+type Published struct {
+	Serial   int64
+	Time     time.Time
+	By       string              // the administrator
+	To       string              // the directory, from the office's if it is relative
+	Gateways map[string]string   // digests of what each file said
+	Clients  map[string][]string // of the terms and of the sealed key
+}
+
+type rawPublished struct {
+	Version  int64               `toml:"version"`
+	Serial   int64               `toml:"serial"`
+	Time     time.Time           `toml:"time"`
+	By       string              `toml:"by"`
+	To       string              `toml:"to"`
+	Gateways map[string]string   `toml:"gateways"`
+	Clients  map[string][]string `toml:"clients"`
+}
+
+func (o *Office) readPublished() error {
+	path := o.path(publishedFile)
+	text, err := read(path, maxPublished)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var raw rawPublished
+	doc, err := strict.Decode(path, text, &raw)
+	if err != nil {
+		return err
+	}
+	if raw.Serial < 1 || raw.Serial == math.MaxInt64 {
+		return doc.Problem("serial", "should be a whole number from 1")
+	}
+	o.Published = Published{raw.Serial, raw.Time.UTC(), raw.By, raw.To, raw.Gateways, raw.Clients}
+	return nil
+}
+
+func (p *Published) text() []byte {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Written by spa-fleet publish.\nversion = %d\nserial = %d\ntime = %s\nby = %q\nto = %s\n\n[gateways]\n",
+		strict.Version, p.Serial, p.Time.UTC().Format(time.RFC3339), p.By, strict.Quote(p.To))
+	for _, name := range slices.Sorted(maps.Keys(p.Gateways)) {
+		fmt.Fprintf(&b, "%s = %q\n", name, p.Gateways[name])
+	}
+	b.WriteString("\n[clients]\n")
+	for _, name := range slices.Sorted(maps.Keys(p.Clients)) {
+		fmt.Fprintf(&b, "%s = [%s]\n", name, quotedList(p.Clients[name]))
+	}
+	return []byte(b.String())
+}
+
+func digest(text []byte) string {
+	sum := sha256.Sum256(text)
+	return fmt.Sprintf("%x", sum[:16])
+}
+
+// state returns the digests of the office as it is.
+func (o *Office) state() (gateways map[string]string, clients map[string][]string) {
+	gateways, clients = make(map[string]string, len(o.Gateways)), make(map[string][]string, len(o.Clients))
+	for _, g := range o.Gateways {
+		gateways[g.Name] = digest(g.text)
+	}
+	for _, c := range o.Clients {
+		clients[c.Name] = []string{digest(c.text), digest(c.sealed)}
+	}
+	return gateways, clients
+}
+
+// Changes returns what has changed since the last publish, each in a few words.
+func (o *Office) Changes() []string {
+	gateways, clients := o.state()
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(gateways)) {
+		switch was, ok := o.Published.Gateways[name]; {
+		case !ok:
+			list = append(list, "gateway "+name+": new")
+		case was != gateways[name]:
+			list = append(list, "gateway "+name+": changed")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Published.Gateways)) {
+		if gateways[name] == "" {
+			list = append(list, "gateway "+name+": gone")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(clients)) {
+		was, now := o.Published.Clients[name], clients[name]
+		switch {
+		case len(was) != 2:
+			list = append(list, "client "+name+": new")
+		case was[0] != now[0] && !o.Client(name).Revoked.IsZero():
+			list = append(list, "client "+name+": revoked")
+		case was[0] != now[0] && was[1] != now[1]:
+			list = append(list, "client "+name+": terms, key")
+		case was[0] != now[0]:
+			list = append(list, "client "+name+": terms")
+		case was[1] != now[1]:
+			list = append(list, "client "+name+": key")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Published.Clients)) {
+		if clients[name] == nil {
+			list = append(list, "client "+name+": gone")
+		}
+	}
+	return list
+}
+
+// A Report is what a publish did.
+type Report struct {
+	Serial   int64    `json:"serial"`
+	Gateways []string `json:"gateways"` // that have new bundles
+	Removed  []string `json:"removed"`  // retired ones, whose bundles are removed
+	Clients  int      `json:"clients"`  // in any bundle
+	Bytes    int64    `json:"bytes"`
+	Changes  []string `json:"changes"`
+	Earlier  []string `json:"earlier"` // clients whose key a removed administrator could open
+}
+
+// ErrNewer means that the destination has a bundle of a later publish than this office knows.
+var ErrNewer = errors.New("another administrator has published since")
+
+// Publish makes a bundle for each gateway and writes them into a directory. It seals all of them before it writes one. to
+// is what published.toml says about the directory. over lets it continue after a publish that this office does not know.
+func (o *Office) Publish(v *Vault, dir, to string, over bool, now time.Time) (*Report, error) {
+	if !v.public().Equal(o.Key) {
+		return nil, problem(o.path(officeFile), "its key is an earlier one: spa-fleet rotate-key was interrupted")
+	}
+	unlock, err := place.LockAlone(dir, patience)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	found, err := o.bundles(dir, v.replaced)
+	if err != nil {
+		return nil, err
+	}
+	last := o.Published.Serial
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		b := found[name]
+		if b.Head == nil || b.Head.Serial <= o.Published.Serial {
+			continue
+		}
+		if !over {
+			return nil, fmt.Errorf("%s has serial %d, and the last publish of this office was %d: %w", bundlePath(dir, name),
+				b.Head.Serial, o.Published.Serial, ErrNewer)
+		}
+		last = max(last, b.Head.Serial)
+	}
+	if last >= math.MaxInt64-1 {
+		return nil, problem(o.path(publishedFile), "there is no higher serial")
+	}
+	bundles, report, err := o.seal(v, last+1, now)
+	if err != nil {
+		return nil, err
+	}
+	report.Changes = o.Changes()
+	next := Published{Serial: last + 1, Time: second(now), By: v.me, To: to}
+	next.Gateways, next.Clients = o.state()
+	// The serial first: killed after that, the next publish has a higher one than any bundle.
+	if err := write(o.path(publishedFile), next.text(), place.EitherWay); err != nil {
+		return nil, err
+	}
+	for i, name := range report.Gateways {
+		if err := place.WriteLocked(bundlePath(dir, name), bundles[i], place.EitherWay, place.ForReaders); err != nil {
+			return nil, err
+		}
+	}
+	for _, g := range o.Gateways {
+		if _, there := found[g.Name]; there && !g.Retired.IsZero() {
+			if err := remove(bundlePath(dir, g.Name)); err != nil {
+				return nil, err
+			}
+			report.Removed = append(report.Removed, g.Name)
+		}
+	}
+	return report, nil
+}
+
+// seal makes the bundles of all gateways.
+func (o *Office) seal(v *Vault, serial int64, now time.Time) ([][]byte, *Report, error) {
+	gateways := o.Active()
+	if len(gateways) == 0 {
+		return nil, nil, errors.New("the office has no gateway")
+	}
+	ks, err := o.keys(v)
+	if err != nil {
+		return nil, nil, err
+	}
+	report := &Report{Serial: serial, Removed: []string{}, Earlier: []string{}}
+	for i, k := range ks {
+		if !k.current {
+			report.Earlier = append(report.Earlier, o.Clients[i].Name)
+		}
+		if o.Clients[i].Revoked.IsZero() {
+			report.Clients++
+		}
+	}
+	sealer := fleet.Seal{Fleet: o.Fleet, Key: *v.signing}
+	bundles, errs := make([][]byte, len(gateways)), make([]error, len(gateways))
+	parallel(len(gateways), func(i int) {
+		c, err := o.contents(v, gateways[i].Site, ks, now)
+		if err != nil {
+			errs[i] = err
+			return
+		}
+		b, err := sealer.Seal(gateways[i].Name, gateways[i].Recipient, serial, now, c)
+		if errs[i] = err; err == nil {
+			bundles[i] = b.Bytes()
+		}
+	})
+	if err := errors.Join(errs...); err != nil {
+		return nil, nil, err
+	}
+	for i, b := range bundles {
+		report.Gateways = append(report.Gateways, gateways[i].Name)
+		report.Bytes += int64(len(b))
+	}
+	return bundles, report, nil
+}
+
+// contents returns what the gateways of a site are told.
+func (o *Office) contents(v *Vault, site string, ks []opened, now time.Time) (*fleet.Contents, error) {
+	server := o.Fleet.Server(site)
+	c := &fleet.Contents{Site: site, Gates: keys.Gates{Current: v.gate.At(server)}}
+	of := make(map[keys.ID]string, len(ks))
+	for i, k := range ks {
+		t := o.Clients[i].Terms
+		if !t.Revoked.IsZero() || len(t.Gateways) > 0 && !slices.Contains(t.Gateways, site) {
+			continue
+		}
+		client := t.At(server, k.FleetKey)
+		if client.Previous != nil && !now.Before(client.Previous.Until) {
+			client.Previous = nil
+		}
+		for _, id := range client.IDs() {
+			if other := of[id]; other != "" {
+				return nil, fmt.Errorf("%w: clients %s and %s at %s", ErrSameID, other, client.Name, site)
+			}
+			of[id] = client.Name
+		}
+		c.Clients = append(c.Clients, client)
+	}
+	return c, nil
+}
+
+// ErrSameID means that two clients have one id at a gateway: one of them needs a new key.
+var ErrSameID = errors.New("two clients have the same id")
+
+// A Found is a bundle in a destination.
+type Found struct {
+	Head    *fleet.Head // nil: it is damaged, or not of this office
+	Problem string      // why; or empty
+}
+
+// bundles reads the bundles in a directory. Earlier are public keys of this office that were replaced.
+func (o *Office) bundles(dir string, earlier []string) (map[string]Found, error) {
+	list, err := names(dir, bundleSuffix)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]Found, len(list))
+	for _, name := range list {
+		text, err := place.ReadFile(bundlePath(dir, name), fleet.MaxBundle+1<<12)
+		if err != nil {
+			return nil, err
+		}
+		b, err := fleet.Parse(text)
+		if err != nil {
+			found[name] = Found{Problem: err.Error()}
+			continue
+		}
+		if b.Fleet != o.Fleet {
+			return nil, problem(bundlePath(dir, name), "a bundle of another fleet: publish into a directory of its own")
+		}
+		for _, key := range append([]string{base64Key(o.Key)}, earlier...) {
+			public, keyErr := fleet.ParseOfficeKey(key)
+			if err = keyErr; err == nil {
+				err = (fleet.Office{Fleet: o.Fleet, Key: public}).Verify(b, name)
+			}
+			if err == nil {
+				break
+			}
+		}
+		if err != nil {
+			found[name] = Found{Problem: err.Error()}
+			continue
+		}
+		found[name] = Found{Head: &b.Head}
+	}
+	return found, nil
+}
+
+// Destination returns the directory of the last publish; empty if there was none.
+func (o *Office) Destination() string {
+	if o.Published.To == "" || filepath.IsAbs(o.Published.To) {
+		return o.Published.To
+	}
+	return filepath.Join(o.Dir, o.Published.To)
+}
