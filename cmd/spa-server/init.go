@@ -21,7 +21,7 @@ import (
 func newInit(dir *string) *cobra.Command {
 	var address, name, state string
 	var services []string
-	var resetClock bool
+	var resetClock, fleet bool
 	cmd := &cobra.Command{
 		Use:   "init --address HOST|IP[:PORT] [--service NAME=PORT[,PORT]]... [--state DIR]",
 		Short: "Write a new gateway's files",
@@ -34,14 +34,26 @@ which is for the server's user alone.
 62201 by default.
 
 --reset-clock, alone, is for a gateway whose clock was ahead: it forgets the packets that
-were spent under that clock, so that knocks are accepted again.`,
+were spent under that clock, so that knocks are accepted again.
+
+--fleet also makes the key with which the gateway opens the bundles of a fleet, and prints
+the line that the fleet's office needs (spa-fleet gateway add). Without --address it is for
+a gateway that there is already, and changes nothing else; it prints the line again.`,
 		Example: `  spa-server init --address gw.example.net --service ssh=tcp/22
   spa-server init --address gw.example.net --service ssh=tcp/22 --state /var/lib/spa
-  spa-server init --address 192.0.2.1:443 --service ssh=tcp/22 --service web=tcp/80,tcp/443`,
+  spa-server init --address 192.0.2.1:443 --service ssh=tcp/22 --service web=tcp/80,tcp/443
+  spa-server init --fleet | ssh office spa-fleet gateway add -`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if resetClock {
-				return forgetClock(cmd, *dir, address != "" || len(services) > 0)
+				return forgetClock(cmd, *dir, address != "" || len(services) > 0 || fleet)
+			}
+			if fleet && address == "" && len(services) == 0 && state == "" {
+				c, err := load(*dir)
+				if err != nil {
+					return err
+				}
+				return initFleet(cmd, c)
 			}
 			if address == "" {
 				return cli.Misuse(errors.New("--address is missing"), "--address HOST, where clients find this gateway")
@@ -50,17 +62,7 @@ were spent under that clock, so that knocks are accepted again.`,
 			if err != nil {
 				return err
 			}
-			if err := setup.Init(c, time.Now()); err != nil {
-				return initError(err)
-			}
-			at := quote.Shell(c.Dir)
-			fmt.Fprintf(cmd.OutOrStdout(), `wrote %s with server.toml, gate.key, clients/ and the journal
-next:
-  spa-keygen new NAME --allow %s --config %s  a key for each user
-  spa-server check --config %s
-  spa-server run --confirm 5m --config %s     on trial: reverts after 5 minutes unless someone connects through a knock
-`, c.Dir, allowExample(c), at, at, at)
-			return nil
+			return initGateway(cmd, c, fleet)
 		},
 	}
 	cmd.Flags().StringVar(&address, "address", "", "where clients find this gateway: `HOST|IP[:PORT]`")
@@ -69,8 +71,30 @@ next:
 		"a service to guard, `NAME=PORTS`: ssh=tcp/22, mosh=udp/60000-60010")
 	cmd.Flags().StringVar(&state, "state", "", "where the journal, the grants and the audit log go: "+
 		"`DIR`, such as /var/lib/spa; the configuration directory by default")
+	cmd.Flags().BoolVar(&fleet, "fleet", false, "make the gateway's key for a fleet, and print what its office needs")
 	cmd.Flags().BoolVar(&resetClock, "reset-clock", false, "start a new journal after the clock was ahead")
 	return cmd
+}
+
+// initGateway writes the files of a new gateway and prints what to do next.
+func initGateway(cmd *cobra.Command, c config.Config, fleet bool) error {
+	if err := setup.Init(c, time.Now()); err != nil {
+		return initError(err)
+	}
+	at, out := quote.Shell(c.Dir), cmd.OutOrStdout()
+	if fleet { // then that is for the line that the office needs
+		out = cmd.ErrOrStderr()
+	}
+	fmt.Fprintf(out, `wrote %s with server.toml, gate.key, clients/ and the journal
+next:
+  spa-keygen new NAME --allow %s --config %s  a key for each user
+  spa-server check --config %s
+  spa-server run --confirm 5m --config %s     on trial: reverts after 5 minutes unless someone connects through a knock
+`, c.Dir, allowExample(c), at, at, at)
+	if fleet {
+		return initFleet(cmd, &c)
+	}
+	return nil
 }
 
 // forgetClock removes the journal. The next start creates a new one, which accepts packets stamped at least a window

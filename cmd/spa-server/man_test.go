@@ -49,6 +49,12 @@ const serverFiles = `/etc/spa/server.toml
 /etc/spa/gate.key
 	The gate key, which all clients of this gateway share. It filters noise and opens nothing.
 
+/etc/spa/fleet.key
+	The key with which the gateway opens the bundles of its fleet. It never leaves the host.
+
+/etc/spa/fleet.bundle
+	What the office of the fleet has published for this gateway: its clients, signed and sealed.
+
 /etc/spa/clients/NAME.toml
 	One client, with its key: spa-client.toml(5).
 
@@ -59,6 +65,9 @@ journal
 
 grants
 	The open grants, so that a restart keeps them. A reboot ends them.
+
+bundle-1, bundle-2
+	The bundle of the fleet that is in force, for the next start, and the one before.
 
 settings
 	The last good server.toml, used at boot if the present one has a mistake. Another copy is in /etc/spa.
@@ -113,6 +122,12 @@ var moreSettings = map[string]string{
 	"firewall.admit.table":        "Family and name of the table",
 	"audit.file": `"journal" sends the lines to systemd's journal, with fields: ` +
 		"journalctl SPA_CLIENT=alice",
+	"fleet": "The office decides which clients may knock at which gateway, with spa-fleet(8), and publishes a " +
+		"bundle for each. All settings here need a restart, except max_age",
+	"fleet.bundle": "The server reads it when it changes. It takes over what the office has signed for this gateway, " +
+		"unless it is older than the bundle in force",
+	"fleet.local_clients": "They keep the gateway's own server_id and gate.key. A client of the fleet counts before a " +
+		"file with its name",
 	"limits":                 "These hold for each client",
 	"limits.grants_per_hour": "How often a client may open something within an hour",
 	"service.ssh":            "A table for each service, with a name of your choice: spa-client open ssh",

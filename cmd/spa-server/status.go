@@ -62,6 +62,7 @@ func printStatus(out io.Writer, s *control.Status) error {
 	line("gate key", "%s", gateText(s))
 	line("gate", "%s", kernelGateText(s.Gate))
 	line("clients", "%d", s.Clients)
+	fleetLines(line, s)
 	for _, c := range s.LeftOut {
 		line("", "%s CANNOT KNOCK until the file is fixed: %s", c.Client, c.Why)
 	}

@@ -9,7 +9,7 @@ import (
 // Act is what an administrator did to the gateway with a command.
 type Act struct {
 	Time    time.Time
-	Act     string // "new", "rotate", "revoke", "rotate-gate", "reload", "teardown"
+	Act     string // "new", "rotate", "revoke", "rotate-gate", "reload", "bundle", "teardown"
 	Program string // "spa-keygen" or "spa-server"
 	Client  string // empty: none
 	Key     string // the id of the client's new or revoked key; not secret

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -374,12 +373,6 @@ func TestGateWithoutRights(t *testing.T) {
 	})
 	if err != nil || calls == 0 || g.state.Mode != "none" || len(g.state.Why) != 1 || g.Gate.Counts() != (gate.Counts{}) {
 		t.Errorf("got %v after %d calls, and %+v", err, calls, g.state)
-	}
-	none := under("auto")
-	none.Gate.Keys = nil
-	if err := g.open(none, func(Config, *gate.Gate) error { return nil }); err != nil || !slices.Equal(g.state.Why,
-		[]string{"there is no gate key"}) {
-		t.Errorf("got %v and %+v", err, g.state)
 	}
 }
 

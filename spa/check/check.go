@@ -82,6 +82,10 @@ func examine(ctx context.Context, dir string, now time.Time, h *host) []Finding 
 	}
 	found = append(found, checkLoaded(ctx, c, h, gates, mistaken)...)
 	registry, problems := setup.LoadClients(filepath.Join(c.Dir, config.ClientsDir))
+	found = append(found, checkFleet(c, registry, now)...)
+	if c.Fleet.On() && !c.Fleet.LocalClients {
+		problems = nil // of files that do not count
+	}
 	found = append(found, checkClients(c, registry, problems, now)...)
 	found = append(found, checkServices(c)...)
 	found = append(found, checkActions(c)...)
@@ -130,7 +134,7 @@ func checkClients(c *config.Config, registry *keys.Registry, problems []error, n
 			Advice: "# fix the file",
 		})
 	}
-	if registry.Len() == 0 {
+	if registry.Len() == 0 && !c.Fleet.On() {
 		found = append(found, Finding{
 			Severity: Notice, Subject: config.ClientsDir,
 			Text:   "there are no clients yet, so no knock can be accepted",
@@ -138,7 +142,9 @@ func checkClients(c *config.Config, registry *keys.Registry, problems []error, n
 		})
 	}
 	for _, client := range registry.Clients() {
-		found = append(found, checkClient(c, client, now)...)
+		if !client.Fleet { // its terms are for all gateways, and the office's
+			found = append(found, checkClient(c, client, now)...)
+		}
 	}
 	return found
 }

@@ -52,6 +52,7 @@ func checkRunning(c *config.Config, s *control.Status) []Finding {
 	}
 	found = append(found, checkPrograms(s.Actions)...)
 	found = append(found, checkRefused(c, s.Recovery)...)
+	found = append(found, checkMember(s.Fleet)...)
 	return append(found, notTaken(c, s)...)
 }
 
@@ -97,6 +98,9 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	files := []string{setup.LockFile, setup.LedgerFile, "keeper", control.SocketName, config.RecoveryFile}
 	if c.RunsPrograms() {
 		files = append(files, config.ActionsFile)
+	}
+	if c.Fleet.On() {
+		files = append(files, config.BundlesFile, config.BundlesFile2)
 	}
 	for _, file := range files {
 		found = append(found, openable(filepath.Join(c.State, file), h)...)

@@ -36,6 +36,7 @@ type Config struct {
 	Audit    Audit
 	Metrics  Metrics
 	Limits   Limits
+	Fleet    Fleet
 	Services []Service // sorted by name
 
 	read []byte // the text of the file

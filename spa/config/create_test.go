@@ -17,6 +17,10 @@ import (
 	"sallyport/spa/lab"
 )
 
+const fleetID = "6a09e667f3bcc908b2fb1366ea957d3e"
+
+const officeKey = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
 func created(t *testing.T, dir string) Config {
 	t.Helper()
 	c := Default(dir)
@@ -65,6 +69,11 @@ func settled(t *testing.T) map[string]func(*Config) {
 				{Name: "other", Ports: mustPorts(t, "tcp/443"), OnExpiry: "cut",
 					Forward: []netip.AddrPort{netip.AddrPortFrom(netip.Addr{}, 8443)}},
 			}
+		},
+		"a fleet": func(c *Config) { c.Fleet = Fleet{ID: keys.NewFleetID(), Office: officeKey} },
+		"a fleet by another way": func(c *Config) {
+			c.Fleet = Fleet{ID: keys.NewFleetID(), Office: officeKey, Gateway: "web7", Bundle: "/var/lib/agent/web7.bundle",
+				LocalClients: true, MaxAge: time.Hour}
 		},
 		"the journal": func(c *Config) { c.Audit = Audit{Journal: true} },
 		"a socket": func(c *Config) {
@@ -201,6 +210,21 @@ func TestAdmitCommentsAreTrue(t *testing.T) {
 	}
 }
 
+// TestFleetCommentsAreTrue does the same for the examples of a fleet.
+func TestFleetCommentsAreTrue(t *testing.T) {
+	dir := t.TempDir()
+	text := created(t, dir).filled(dir).text()
+	for _, example := range []string{"[fleet]", "id =", "office", "gateway", "bundle", "local_clients", "max_age"} {
+		text = uncommented(t, text, example)
+	}
+	got := lab.Value(loadText(t, text))(t)
+	want := Fleet{ID: lab.Value(keys.ParseFleetID(fleetID))(t), Office: officeKey, Gateway: "web7",
+		Bundle: filepath.Join(got.Dir, BundleFile), LocalClients: true, MaxAge: defaultMaxAge}
+	if got.Fleet != want {
+		t.Errorf("got %+v, want %+v", got.Fleet, want)
+	}
+}
+
 // TestEveryExampleIsTried: every comment that looks like a setting is tried by the tests above.
 func TestEveryExampleIsTried(t *testing.T) {
 	dir := t.TempDir()
@@ -208,7 +232,8 @@ func TestEveryExampleIsTried(t *testing.T) {
 	c.Services = nil
 	tried := []string{"zone", "persist", "tproxy", "mark", "[service.ssh]", "ports", "for", "max_for", "addresses",
 		"on_expiry", "once", "when", "[firewall.admit]", "table", "set4", "set6", "[metrics]", "listen", "clients",
-		"run", "run_after", "user", "timeout", "forward", "masquerade", "browser"}
+		"run", "run_after", "user", "timeout", "forward", "masquerade", "browser", "[fleet]", "id", "office",
+		"gateway", "bundle", "local_clients", "max_age"}
 	for line := range strings.Lines(c.filled(dir).text()) {
 		example, ok := strings.CutPrefix(line, "# ")
 		word, _, _ := strings.Cut(example, " ")

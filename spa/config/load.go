@@ -32,6 +32,7 @@ type (
 		Audit      rawAudit              `toml:"audit"`
 		Metrics    rawMetrics            `toml:"metrics"`
 		Limits     rawLimits             `toml:"limits"`
+		Fleet      rawFleet              `toml:"fleet"`
 		Service    map[string]rawService `toml:"service"`
 	}
 	rawCapture struct {
@@ -155,6 +156,7 @@ func (l *loader) load() (*Config, error) {
 	l.zone()
 	l.firewall()
 	l.limits()
+	l.fleet()
 	for _, name := range slices.Sorted(maps.Keys(l.raw.Service)) {
 		l.service(name, l.raw.Service[name])
 	}

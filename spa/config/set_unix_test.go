@@ -48,6 +48,12 @@ var samples = map[string][]string{
 	"limits.live_nonces":          {"512"},
 	"limits.grants":               {"8"},
 	"limits.grants_per_hour":      {"100_000"},
+	"fleet.id":                    {fleetID, "fleet.office=" + officeKey},
+	"fleet.office":                {officeKey, "fleet.id=" + fleetID},
+	"fleet.gateway":               {"web7", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
+	"fleet.bundle":                {"/var/lib/agent/web7", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
+	"fleet.local_clients":         {"true", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
+	"fleet.max_age":               {"24h", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
 	"service.web.ports":           {"tcp/80,tcp/443"},
 	"service.web.for":             {"1m", "service.web.ports=tcp/80"},
 	"service.web.max_for":         {"1h", "service.web.ports=tcp/80"},
@@ -143,6 +149,8 @@ func removal(args []string) []string {
 		return []string{"service.web="}
 	case section == "metrics":
 		return []string{"metrics="}
+	case section == "fleet":
+		return []string{"fleet="}
 	case section == "firewall" && len(args) > 1:
 		return []string{"firewall.mode=guard", "firewall.admit="}
 	}

@@ -22,6 +22,9 @@ const MaxBundle = 64 << 20
 // MaxHead is more bytes than the readable part of a bundle has.
 const MaxHead = 1024
 
+// MaxFile is the most bytes that the file of a bundle has.
+const MaxFile = MaxBundle + maxHead
+
 // Errors of Parse, Office.Verify and Open. A gateway keeps the bundle that it has.
 var (
 	// ErrFormat means that the bytes are not a bundle: cut off, too long, or something else.

@@ -41,7 +41,7 @@ func (w witness) Enabled(context.Context, slog.Level) bool { return true }
 
 // newSite is a bench with all files of a gateway. The test sees the dry run's log, which has a line for each change of
 // the firewall.
-func newSite(t *testing.T, see func(line string)) *bench {
+func newSite(t testing.TB, see func(line string)) *bench {
 	t.Helper()
 	b := newBench(t)
 	b.s.now = time.Now

@@ -15,6 +15,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
+	"sallyport/firewall"
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa/config"
@@ -244,11 +245,12 @@ func change(before, after *keys.Client) string {
 }
 
 // shut ends the grants that the client may no longer hold, and makes sure that no earlier packet opens them again.
-func (s *Server) shut(ctx context.Context, before, after *keys.Client) {
+// It returns the grants that ended.
+func (s *Server) shut(ctx context.Context, before, after *keys.Client) []firewall.Grant {
 	now := s.now()
 	s.narrow(before, after)
 	rekeyed := map[string]bool{before.Name: rekeyed(before, after, now)}
-	s.endUnkept(ctx, s.firewall.GrantsOf(before.Name, now), rekeyed, now)
+	return s.endUnkept(ctx, s.firewall.GrantsOf(before.Name, now), rekeyed, now)
 }
 
 // narrow refuses packets on their way that ask for what the client may no longer open. If that includes ports, it

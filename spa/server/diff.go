@@ -34,6 +34,11 @@ var restartSettings = []setting{
 	{"audit.file", func(c *config.Config) any { return c.Audit }},
 	{"metrics.listen", func(c *config.Config) any { return c.Metrics.Listen }},
 	{"metrics.clients", func(c *config.Config) any { return c.Metrics.Clients }},
+	{"fleet.id", func(c *config.Config) any { return c.Fleet.ID }},
+	{"fleet.office", func(c *config.Config) any { return c.Fleet.Office }},
+	{"fleet.gateway", func(c *config.Config) any { return c.FleetName() }},
+	{"fleet.bundle", func(c *config.Config) any { return c.Fleet.Bundle }},
+	{"fleet.local_clients", func(c *config.Config) any { return c.Fleet.LocalClients }},
 }
 
 // liveSettings are the settings that a reload can change, besides the services.
@@ -46,6 +51,7 @@ var liveSettings = []setting{
 	{"firewall.closed", func(c *config.Config) any { return c.Firewall.Closed }},
 	{"firewall.trusted_interfaces", func(c *config.Config) any { return c.Firewall.TrustedInterfaces }},
 	{"firewall.tproxy", func(c *config.Config) any { return c.Firewall.TPROXY }},
+	{"fleet.max_age", func(c *config.Config) any { return c.Fleet.MaxAge }},
 	{"limits.live_nonces", func(c *config.Config) any { return c.Limits.LiveNonces }},
 	{"limits.grants", func(c *config.Config) any { return c.Limits.Grants }},
 	{"limits.grants_per_hour", func(c *config.Config) any { return c.Limits.GrantsPerHour }},

@@ -76,6 +76,8 @@ func alter(t *testing.T, v reflect.Value, name string) {
 		*x++
 	case *keys.ServerID:
 		*x = keys.NewServerID()
+	case *keys.FleetID:
+		*x = keys.NewFleetID()
 	case *[]string:
 		*x = []string{"other"}
 	case *[]config.KnockPort:

@@ -50,7 +50,7 @@ func (s *Server) sample() metrics.Sample {
 	m := metrics.Sample{
 		Packets: allCounts(s.tally()), LeftOut: len(registry.Bad()), Lost: s.audit.Lost().Lines,
 		LogMoved: s.audit.Named() != nil, Actions: s.actionStatus(),
-		Recovery: s.recoverySample(),
+		Recovery: s.recoverySample(), Fleet: s.fleetStatus(now),
 	}
 	m.Live = s.firewall.Count(now)
 	if byClient {

@@ -65,26 +65,29 @@ type Server struct {
 
 	// line is held while a packet is decided, and while a client is shut out or the configuration is swapped: a revoked
 	// client must not get a grant from a packet that was opened a moment earlier.
-	line      sync.Mutex
-	config    *config.Config
-	identity  spa.Identity
-	opener    spa.Opener
-	clients   *keys.Registry
-	policy    *policy.Policy
-	journal   *replay.Journal
-	uses      *recovery.Book
-	checks    checks
-	firewall  *firewall.Firewall
-	actions   *action.Book // nil: no service has a program
-	audit     *audit.Log
-	sniffer   sniffer
-	responder responder
-	socket    *control.Listener
-	metrics   *metrics.Page // nil: there is none
-	manager   *net.UnixConn // nil: the server was not started by systemd
-	watcher   *fsnotify.Watcher
-	sandbox   sandbox.State
-	files     sandbox.Files // that can be opened still
+	line       sync.Mutex
+	config     *config.Config
+	identity   spa.Identity
+	ownGates   []spa.Gate // of gate.key
+	fleetGates []spa.Gate // of the fleet's bundle
+	opener     spa.Opener
+	clients    *keys.Registry
+	policy     *policy.Policy
+	journal    *replay.Journal
+	uses       *recovery.Book
+	checks     checks
+	firewall   *firewall.Firewall
+	actions    *action.Book // nil: no service has a program
+	audit      *audit.Log
+	sniffer    sniffer
+	responder  responder
+	socket     *control.Listener
+	metrics    *metrics.Page // nil: there is none
+	manager    *net.UnixConn // nil: the server was not started by systemd
+	watcher    *fsnotify.Watcher
+	fleet      *member // nil: the gateway is in no fleet
+	sandbox    sandbox.State
+	files      sandbox.Files // that can be opened still
 
 	opened []io.Closer // in the order in which they were opened
 }
@@ -103,7 +106,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 	for _, step := range []func() error{
 		s.requireRights, setup.Either(s.inState(setup.LockFile), s.openLock), s.openDir,
 		setup.Either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
-		s.openKeys, setup.Either(s.inState(config.JournalFile), s.openJournal), s.openUses,
+		s.openFleet, s.openKeys, setup.Either(s.inState(config.JournalFile), s.openJournal), s.openUses,
 		setup.Either(c.Audit.File, s.openAudit),
 		func() error { return s.openFirewall(ctx, o) }, s.openActions,
 		s.openSockets, setup.Either(s.inState(control.SocketName), s.openControl), s.openMetrics, s.openNotify,
@@ -165,7 +168,9 @@ func (s *Server) openKeys() error {
 	if err != nil {
 		return err
 	}
-	s.identity = spa.Identity{Server: s.config.ServerID, Gates: spa.GatesOf(gates), Window: s.config.Window}
+	s.identity = spa.Identity{Server: s.config.ServerID, Window: s.config.Window}
+	s.ownGates = spa.GatesOf(gates)
+	s.setGates()
 
 	var problems []error
 	s.clients, problems = setup.LoadClients(s.clientsDir())
@@ -173,6 +178,7 @@ func (s *Server) openKeys() error {
 	for _, problem := range problems {
 		s.log.Error(shutOutFor, "error", problem)
 	}
+	s.joinFleet()
 	return nil
 }
 
@@ -305,6 +311,9 @@ func (s *Server) reachable() sandbox.Files {
 	files := sandbox.Files{Read: []string{s.dir, s.clientsDir()}, Write: []string{s.config.State}}
 	if real, err := filepath.EvalSymlinks(filepath.Join(s.dir, config.FileName)); err == nil {
 		files.Read = append(files.Read, filepath.Dir(real))
+	}
+	if s.config.Fleet.On() {
+		files.Read = append(files.Read, filepath.Dir(s.config.Fleet.Bundle))
 	}
 	if s.config.Audit.File != "" {
 		files.Write = append(files.Write, filepath.Dir(s.config.Audit.File))

@@ -38,7 +38,23 @@ func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r, log
+	return r, errors.Join(s.reloadBundle(parent, r), log)
+}
+
+// reloadBundle takes over the bundle that is offered, and adds what that changes to the answer.
+func (s *Server) reloadBundle(ctx context.Context, r *control.Reloaded) error {
+	if s.fleet == nil {
+		return nil
+	}
+	more, err := s.takeBundle(ctx, true)
+	if err != nil {
+		return denied("", "the files are applied, but the bundle of the fleet is refused: "+err.Error())
+	}
+	if more != nil {
+		r.Added, r.Changed = append(r.Added, more.Added...), append(r.Changed, more.Changed...)
+		r.Removed, r.Ended = append(r.Removed, more.Removed...), append(r.Ended, more.Ended...)
+	}
+	return nil
 }
 
 func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
@@ -94,10 +110,10 @@ func restartCommand(was, is *config.Config) string {
 	}
 	var files []string
 	for _, name := range []string{config.JournalFile, setup.LedgerFile, setup.SettingsFile, config.ActionsFile,
-		config.RecoveryFile} {
+		config.RecoveryFile, config.BundlesFile, config.BundlesFile2} {
 		path := filepath.Join(was.State, name)
 		if _, err := os.Lstat(path); name == setup.SettingsFile && (err != nil || was.State == was.Dir) ||
-			(name == config.ActionsFile || name == config.RecoveryFile) && err != nil {
+			name != config.JournalFile && name != setup.LedgerFile && err != nil {
 			continue // none there, or the copy that stays beside server.toml
 		}
 		files = append(files, quote.Shell(path))
@@ -193,10 +209,10 @@ func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r
 		r.Ended = shown(ended)
 		return err
 	}
-	if gates := spa.GatesOf(next.gates); !slices.EqualFunc(gates, s.identity.Gates, sameGate) {
+	if gates := spa.GatesOf(next.gates); !slices.EqualFunc(gates, s.ownGates, sameGate) {
 		r.Settings = append(r.Settings, config.GateFile)
-		s.identity.Gates = gates
-		s.changeGateKeys()
+		s.ownGates = gates
+		s.setGates()
 	}
 	s.identity.Window, s.config, s.policy = next.config.Window, next.config, rules
 	s.audit.SetOrigin(next.config.Name, s.named)

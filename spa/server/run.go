@@ -30,6 +30,9 @@ func (s *Server) Run(parent context.Context) error {
 	if s.metrics != nil {
 		beside = append(beside, s.metrics.Serve)
 	}
+	if s.fleet != nil {
+		beside = append(beside, s.watchBundle)
+	}
 	if s.actions != nil {
 		beside = append(beside, s.actions.Run)
 	}

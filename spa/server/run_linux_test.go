@@ -42,6 +42,16 @@ func (l *lines) has(words string) bool {
 	return slices.ContainsFunc(l.list, func(line string) bool { return strings.Contains(line, words) })
 }
 
+func (l *lines) count(words string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, line := range l.list {
+		n += strings.Count(line, words)
+	}
+	return n
+}
+
 // A running is a server that runs on the loopback interface. Everything is real except the firewall and the sandbox.
 type running struct {
 	*bench

@@ -21,11 +21,11 @@ const mostSeen = 2000
 func (s *Server) status() *control.Status {
 	now := s.now()
 	s.line.Lock()
-	c, gates, clients := s.config, s.identity.Gates, s.clients.Len()
+	c, own, gates, clients := s.config, s.ownGates, s.identity.Gates, s.clients.Len()
 	s.line.Unlock()
 	st := &control.Status{
 		Name: c.Name, Address: c.Address, PID: os.Getpid(), Since: s.since, Now: now, Version: s.named,
-		Protocol: spa.Version, Loaded: setup.Loaded(c.Text(), gates),
+		Protocol: spa.Version, Loaded: setup.Loaded(c.Text(), own),
 		Interfaces: c.Capture.Interfaces, KnockPorts: knockPorts(c), Bound: c.Bound(), Guards: guards(c),
 		Receipts: c.Receipts, Window: c.Window.String(),
 		Firewall: s.firewallStatus(c.Firewall.Mode),
@@ -34,7 +34,7 @@ func (s *Server) status() *control.Status {
 		Capture: captured(s.sniffer.Stats()), Watchers: s.feed.Watching(),
 		Audit: s.auditStatus(c.Audit), LeftOut: s.leftOut(),
 		Rights: privileges(s.sandbox), Processes: []control.Process{}, Actions: s.actionStatus(),
-		Recovery: s.recoveryStatus(),
+		Recovery: s.recoveryStatus(), Fleet: s.fleetStatus(now),
 	}
 	for _, p := range s.firewall.Processes() {
 		st.Processes = append(st.Processes, control.Process{Name: p.Name, PID: p.PID, Rights: privileges(p.Privileges)})

@@ -193,9 +193,19 @@ func TestKeys(t *testing.T) {
 	if b.passes(t, frames[stranger4]) {
 		t.Error("a key that is no longer among them lets a packet through")
 	}
+	for at := range MaxKeys {
+		list := make([]keys.GateKey, MaxKeys)
+		for i := range list {
+			list[i] = keys.NewGateKey()
+		}
+		list[at] = stays
+		if b.SetKeys(tagKeys(list...)); !b.passes(t, frames[stranger4]) {
+			t.Errorf("key %d of %d lets nothing through", at+1, MaxKeys)
+		}
+	}
 	b.SetKeys(nil)
-	if empty := framed(datagram(stranger4, own4, knockPort, make([]byte, 200))); b.passes(t, empty) {
-		t.Error("without a key a packet of zeros passes")
+	if empty := framed(datagram(stranger4, own4, knockPort, make([]byte, 200))); b.passes(t, empty) || b.passes(t, frames[stranger4]) {
+		t.Error("without a key a packet passes")
 	}
 }
 

@@ -34,6 +34,9 @@ import (
 // Linux answers at most by default (net.ipv4.icmp_msgs_per_sec).
 const Unhindered = 1000
 
+// MaxKeys is how many keys the gate has room for: those of the gateway and of its fleet, each with a previous one.
+const MaxKeys = 4
+
 // HeadLen is the length of nonce, sealed id and tag.
 const HeadLen = 40
 
@@ -52,7 +55,7 @@ type Config struct {
 	// FrameMin and FrameMax, unless zero, bound the payload of STUN requests that carry a packet. They are longer than
 	// MaxLen, and only their magic cookie is checked.
 	FrameMin, FrameMax int
-	// Keys are the keys of the tags, at most two.
+	// Keys are the keys of the tags, at most MaxKeys. Without one the gate drops every packet to a knock port.
 	Keys []Key
 }
 

@@ -19,18 +19,18 @@ import (
 // The map of settings: which of two generations is in force, the generations, and a bit for each port.
 const (
 	generationsAt = 64
-	generationLen = 128
+	generationLen = 192
 	knockAt       = 512
 	dropAt        = knockAt + bitmapLen // ports on which XDP may drop
 	settingsLen   = dropAt + bitmapLen
 	bitmapLen     = 1 << 13
 )
 
-// A generation: two keys as initial states of SipHash, and lengths of datagrams with the UDP header.
+// A generation: keys as initial states of SipHash, and lengths of datagrams with the UDP header.
 const (
 	keyLen     = 32
-	secondAt   = 2 * keyLen // whether there is a second key
-	minAt      = secondAt + 4
+	keysAt     = MaxKeys * keyLen // how many keys there are
+	minAt      = keysAt + 4
 	maxAt      = minAt + 4
 	frameMinAt = maxAt + 4
 	frameMaxAt = frameMinAt + 4
@@ -103,9 +103,6 @@ type Gate struct {
 
 // Open makes the gate's maps. It needs CAP_BPF.
 func Open(c Config) (*Gate, error) {
-	if len(c.Keys) == 0 {
-		return nil, errors.New("there is no gate key")
-	}
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, err
@@ -150,7 +147,7 @@ func newMap(name string, size uint32) (*ebpf.Map, []byte, error) {
 	return m, memory, nil
 }
 
-// SetKeys replaces the keys; at most two count. A packet is checked with the old ones or with the new ones, unless they
+// SetKeys replaces the keys; at most MaxKeys count. A packet is checked with the old ones or with the new ones, unless they
 // change twice while it is checked: then it may be dropped.
 func (g *Gate) SetKeys(list []Key) {
 	if g == nil {
@@ -165,16 +162,15 @@ func (g *Gate) SetKeys(list []Key) {
 	spare := 1 - atomic.LoadUint32(chosen)
 	to := g.settings[generationAt(spare):][:generationLen]
 	clear(to)
-	for i, k := range list[:min(2, len(list))] {
+	list = list[:min(MaxKeys, len(list))]
+	for i, k := range list {
 		for word, v := range [...]uint64{k.K0 ^ 0x736f6d6570736575, k.K1 ^ 0x646f72616e646f6d,
 			k.K0 ^ 0x6c7967656e657261, k.K1 ^ 0x7465646279746573} {
 			binary.NativeEndian.PutUint64(to[i*keyLen+8*word:], v)
 		}
 	}
 	put := func(at, n int) { binary.NativeEndian.PutUint32(to[at:], uint32(n)) }
-	if len(list) > 1 {
-		put(secondAt, 1)
-	}
+	put(keysAt, len(list))
 	put(minAt, udpHeader+g.config.MinLen)
 	put(maxAt, udpHeader+g.config.MaxLen)
 	if g.config.FrameMax > 0 {

@@ -112,9 +112,10 @@ func (p *program) framed(base asm.Register, offset int16) {
 
 // tags continues at "good" if the tag is right under one of the keys, or else jumps to "tag".
 func (p *program) tags(base asm.Register, offset int16) {
-	p.siphash(base, offset, 0)
-	p.add(asm.LoadMem(asm.R1, values, secondAt, asm.Word), asm.JEq.Imm(asm.R1, 0, "tag"))
-	p.siphash(base, offset, keyLen)
+	for key := range int16(MaxKeys) {
+		p.add(asm.LoadMem(asm.R1, values, keysAt, asm.Word), asm.JLE.Imm(asm.R1, int32(key), "tag"))
+		p.siphash(base, offset, key*keyLen)
+	}
 	p.add(asm.Ja.Label("tag"))
 	p.at("good")
 }

@@ -26,7 +26,7 @@ type Status struct {
 	Firewall Firewall `json:"firewall"`
 	Gate     Gate     `json:"gate"`
 
-	Clients   int               `json:"clients"` // with a file, including revoked ones
+	Clients   int               `json:"clients"` // that are known, including revoked ones
 	Grants    int               `json:"grants"`  // live
 	LastGrant *Grant            `json:"last_grant,omitempty"`
 	Decided   map[string]uint64 `json:"decided"` // packets since the start, by verdict, and by reason if refused
@@ -46,6 +46,39 @@ type Status struct {
 	Actions *Actions `json:"actions,omitempty"` // nil: no service runs a program
 
 	Recovery []Recovery `json:"recovery,omitempty"`
+
+	Fleet *Fleet `json:"fleet,omitempty"` // nil: the gateway is in none
+}
+
+// Fleet is what a gateway has as part of a fleet.
+type Fleet struct {
+	ID           string   `json:"id"`
+	Gateway      string   `json:"gateway"` // what the fleet calls this gateway
+	File         string   `json:"file"`    // in which bundles are offered
+	LocalClients bool     `json:"local_clients"`
+	MaxAge       float64  `json:"max_age"`  // in seconds
+	Shadowed     []string `json:"shadowed"` // clients whose files do not count
+
+	// Of the bundle in force.
+	Serial   int64     `json:"serial"` // 0: there is none, so no client of the fleet can knock
+	Issued   time.Time `json:"issued,omitzero"`
+	Since    time.Time `json:"since,omitzero"` // in force
+	Age      float64   `json:"age"`            // in seconds
+	Old      bool      `json:"old"`            // older than max_age
+	Clients  int       `json:"clients"`
+	ServerID string    `json:"server_id,omitzero"` // for which these clients make their packets
+	Unkept   string    `json:"unkept,omitzero"`    // why it is not kept for the next start
+
+	Unwatched   bool              `json:"unwatched"` // the directory of the file could not be opened
+	Refused     map[string]uint64 `json:"refused"`   // offered files since the start, by reason
+	LastRefused *RefusedBundle    `json:"last_refused,omitempty"`
+}
+
+// RefusedBundle is a file that was offered and refused.
+type RefusedBundle struct {
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason"` // in a word
+	Why    string    `json:"why"`
 }
 
 // Recovery is a client with a recovery key.

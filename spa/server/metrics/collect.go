@@ -60,6 +60,12 @@ var (
 	recoveryKeys    = describe("recovery_keys", "Clients with a recovery key that are not revoked.")
 	recoverySpent   = describe("recovery_keys_spent", "Clients with a recovery key that has no uses left.")
 
+	bundleSerial = describe("fleet_bundle_serial", "Serial of the fleet's bundle in force. 0: there is none, and no client "+
+		"of the fleet can knock.")
+	bundleAge = describe("fleet_bundle_age_seconds", "Seconds since the office has issued the bundle in force.")
+	bundleOld = describe("fleet_bundle_old", "1 if the bundle in force is older than max_age, or there is none.")
+	bundleBad = describe("fleet_bundles_refused_total", "Bundles that were offered and refused, by reason.", "reason")
+
 	build = describe("build_info", "Always 1; the version of the program and of Go, and the architecture.", "version",
 		"go_version", "architecture")
 	start        = describe("start_time_seconds", "When the server started, in seconds since 1970.")
@@ -115,6 +121,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	gauge(build, 1, c.page.version, runtime.Version(), runtime.GOARCH)
 	gauge(start, float64(c.page.start.UnixMilli())/1000)
 	collectActions(cmp.Or(s.Actions, &control.Actions{}), count, gauge) // without programs: zeros, and nothing is wrong
+	collectFleet(s.Fleet, count, gauge)
 	if c.page.byClient == nil {
 		return
 	}
@@ -148,6 +155,20 @@ func collectActions(a *control.Actions, count func(*prometheus.Desc, uint64, ...
 	gauge(queued, float64(a.Waiting))
 	gauge(stuck, float64(a.Failed))
 	gauge(runner, truth(a.Trouble == ""))
+}
+
+// collectFleet sends what is known of the fleet's bundle, if there is a fleet.
+func collectFleet(f *control.Fleet, count func(*prometheus.Desc, uint64, ...string),
+	gauge func(*prometheus.Desc, float64, ...string)) {
+	if f == nil {
+		return
+	}
+	gauge(bundleSerial, float64(f.Serial))
+	gauge(bundleAge, f.Age)
+	gauge(bundleOld, truth(f.Old || f.Serial == 0))
+	for reason, n := range f.Refused {
+		count(bundleBad, n, reason)
+	}
 }
 
 func truth(is bool) float64 {

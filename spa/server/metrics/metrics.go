@@ -42,6 +42,8 @@ type Sample struct {
 	Actions *control.Actions // nil: no service runs a program
 
 	Recovery Recovery
+
+	Fleet *control.Fleet // nil: the gateway is in none
 }
 
 // Recovery counts recovery keys, and what they were used for.

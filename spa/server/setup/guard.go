@@ -129,6 +129,10 @@ func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logg
 	defer lock.Close()
 	clients, problems := LoadClients(filepath.Join(c.Dir, config.ClientsDir))
 	defer clients.Close()
+	if found := JoinFleet(c, clients, log); found != nil && found.Best() == nil {
+		log.Error("no bundle of the fleet can be used: its clients' grants end", "error",
+			errors.Join(found.Key, found.Refused))
+	}
 	for _, problem := range problems {
 		log.Error("client file ignored: this client cannot knock until it is fixed", "error", problem)
 	}

@@ -140,7 +140,8 @@ func (m *move) unmark() error {
 }
 
 // contents are the files of a state directory that have content, apart from the settings.
-var contents = []string{config.JournalFile, LedgerFile, config.ActionsFile, config.RecoveryFile}
+var contents = []string{config.JournalFile, LedgerFile, config.ActionsFile, config.RecoveryFile,
+	config.BundlesFile, config.BundlesFile2}
 
 // files returns the names of the files that have content, relative to either directory.
 func (m *move) files() []string {

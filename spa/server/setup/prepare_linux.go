@@ -64,7 +64,7 @@ func (p *preparing) beside(dir string) {
 // legibles lets the server's user read the directory of server.toml, that file and the gate key.
 func (p *preparing) legibles(dir string) {
 	p.directory(dir)
-	for _, name := range []string{config.FileName, config.GateFile} {
+	for _, name := range []string{config.FileName, config.GateFile, config.FleetKeyFile} {
 		p.legible(filepath.Join(dir, name))
 	}
 }
@@ -210,6 +210,9 @@ func (p *preparing) state(c *config.Config) {
 	names := []string{LockFile, LedgerFile, firewall.KeeperFile, config.JournalFile, config.RecoveryFile}
 	if c.RunsPrograms() {
 		names = append(names, config.ActionsFile)
+	}
+	if c.Fleet.On() {
+		names = append(names, config.BundlesFile, config.BundlesFile2)
 	}
 	if !onlyRoots(dir) {
 		if rootLeadsTo(dir) {

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys/quote"
+	"sallyport/spa/audit"
+	"sallyport/spa/config"
+	"sallyport/spa/server/control"
+	"sallyport/spa/server/setup"
+)
+
+// initFleet makes the gateway's key for a fleet and prints what the office must learn. That line alone goes to standard
+// output, so that it can be sent there.
+func initFleet(cmd *cobra.Command, c *config.Config) error {
+	request, made, err := setup.InitFleet(c)
+	if err != nil {
+		return err
+	}
+	if made {
+		cli.Note(cmd, "wrote %s, which never leaves this host", quote.Shell(config.FleetKeyFile))
+	}
+	if _, err := fmt.Fprintln(cmd.OutOrStdout(), request); err != nil {
+		return err
+	}
+	if !c.Fleet.On() {
+		cli.Note(cmd, "give this line to the office: spa-fleet gateway add. Then paste the command that it prints, "+
+			"spa-server set fleet.id=... fleet.office=..., and: %s", setup.Restart)
+	}
+	return nil
+}
+
+// fleetLines prints which bundle of the fleet is in force, and what is wrong with it.
+func fleetLines(line func(what, format string, args ...any), s *control.Status) {
+	f := s.Fleet
+	if f == nil {
+		return
+	}
+	age := (time.Duration(f.Age) * time.Second).String()
+	if f.Serial == 0 {
+		line("fleet", "NO BUNDLE: none of its clients can knock until the office has published one to %s", f.File)
+	} else {
+		line("fleet", "%s by bundle %d, issued at %s (%s ago), in force since %s: %d clients", f.Gateway, f.Serial,
+			cli.Clock(f.Issued, s.Now), age, cli.Clock(f.Since, s.Now), f.Clients)
+	}
+	if f.Old {
+		line("", "THE BUNDLE IS OLD: revocations may not arrive here; max_age is %v", time.Duration(f.MaxAge)*time.Second)
+	}
+	if f.Unwatched {
+		line("", "NEW BUNDLES GO UNNOTICED: the directory of %s could not be opened", f.File)
+	}
+	if f.Unkept != "" {
+		line("", "NOT KEPT, so a restart may bring the one before back: %s", f.Unkept)
+	}
+	if len(f.Shadowed) > 0 {
+		line("", "client files that do not count: %s", audit.Few(f.Shadowed, 5))
+	}
+	if r := f.LastRefused; r != nil {
+		line("", "REFUSED at %s: %s", cli.Clock(r.At, s.Now), r.Why)
+	}
+	var counts []string
+	for _, reason := range slices.Sorted(maps.Keys(f.Refused)) {
+		if n := f.Refused[reason]; n > 0 {
+			counts = append(counts, fmt.Sprintf("%d %s", n, reason))
+		}
+	}
+	if len(counts) > 0 {
+		line("", "refused since the start: %s", strings.Join(counts, ", "))
+	}
+}

@@ -1,0 +1,499 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"sallyport/keys"
+	"sallyport/keys/place"
+	"sallyport/spa"
+	"sallyport/spa/audit"
+	"sallyport/spa/config"
+	"sallyport/spa/fleet"
+	"sallyport/spa/lab"
+	"sallyport/spa/server/setup"
+)
+
+// A fleetSite is a gateway of a fleet, and the office of that. Both are real, except for the gateway's firewall and
+// sockets.
+type fleetSite struct {
+	*bench
+	seal fleet.Seal
+	to   *age.HybridRecipient
+	gate keys.GateKey // of the fleet
+	said *lines
+}
+
+func newFleetSite(t testing.TB, more string) *fleetSite {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	lab.Must(t, err)
+	p := &fleetSite{bench: newSite(t, func(string) {}), gate: keys.NewGateKey(), said: &lines{}}
+	p.seal = fleet.Seal{Fleet: keys.NewFleetID(), Key: private}
+	p.s.log = slog.New(witness{slog.DiscardHandler, p.said.add})
+	p.rewrite("# [fleet]", fmt.Sprintf("[fleet]\nid = %q\noffice = %q\n%s\n#", p.seal.Fleet,
+		base64.StdEncoding.EncodeToString(public), more))
+	p.s.config = lab.Value(config.Load(p.s.dir))(t)
+	request, _, err := setup.InitFleet(p.s.config)
+	lab.Must(t, err)
+	p.to = request.Recipient
+	p.restart()
+	return p
+}
+
+// restart begins again with the files that there are.
+func (p *fleetSite) restart() {
+	p.Helper()
+	lab.Must(p, p.s.Close())
+	p.s.fleet, p.s.fleetGates, p.s.identity = nil, nil, spa.Identity{}
+	lab.Must(p, errors.Join(p.s.openFleet(), p.s.openKeys()))
+}
+
+// fleetClient returns a client of the fleet as its office has it.
+func fleetClient(name string) *keys.Client {
+	return &keys.Client{Name: name, Key: keys.NewKey(), Allow: []string{"ssh"}}
+}
+
+// bundle returns a bundle of this place with these clients.
+func (p *fleetSite) bundle(serial int64, clients ...*keys.Client) []byte {
+	p.Helper()
+	return p.sealed(p.seal, "gw", p.to, serial, p.contents(clients))
+}
+
+func (p *fleetSite) sealed(by fleet.Seal, gateway string, to *age.HybridRecipient, serial int64,
+	c *fleet.Contents) []byte {
+	p.Helper()
+	return lab.Value(by.Seal(gateway, to, serial, time.Now(), c))(p).Bytes()
+}
+
+func (p *fleetSite) contents(clients []*keys.Client) *fleet.Contents {
+	server := p.seal.Fleet.Server("gw")
+	c := &fleet.Contents{Site: "gw", Gates: keys.Gates{Current: p.gate}.At(server)}
+	for _, client := range clients {
+		at := *client
+		at.Key, at.ID = client.Key.At(server), client.Key.IDAt(server)
+		c.Clients = append(c.Clients, &at)
+	}
+	return c
+}
+
+// sender is what a client of the fleet knocks with here.
+func (p *fleetSite) sender(c *keys.Client) spa.Sender {
+	p.Helper()
+	profile := &keys.Profile{Name: "prod", Fleet: p.seal.Fleet, Address: "example.net", Gate: p.gate, Client: c.Name,
+		Key: c.Key, KnockPorts: []uint16{62201}}
+	at := lab.Value(profile.Gateway("gw"))(p)
+	return spa.Sender{Server: at.ServerID, Gate: at.Gate, ID: at.ID, Key: at.Key}
+}
+
+func (p *fleetSite) path() string { return p.s.config.Fleet.Bundle }
+
+// offer puts a file there as rsync does.
+func (p *fleetSite) offer(text []byte) {
+	p.Helper()
+	tmp := p.path() + ".tmp"
+	lab.Must(p, errors.Join(os.RemoveAll(p.path()), os.WriteFile(tmp, text, 0o644), os.Rename(tmp, p.path())))
+}
+
+// wantInForce checks that exactly these clients of the fleet are known, and that no other can knock.
+func (p *fleetSite) wantInForce(when string, serial int64, in, out []*keys.Client) {
+	p.Helper()
+	if st := p.s.fleetStatus(time.Now()); st.Serial != serial || st.Clients != len(in) || p.s.clients.Len() != len(in) {
+		p.Errorf("%s: bundle %d with %d clients is in force, and the server has %d; want %d with %d", when, st.Serial,
+			st.Clients, p.s.clients.Len(), serial, len(in))
+	}
+	for _, c := range in {
+		if v := p.verdict(c); v == audit.Unopened { // one that was away may be denied for a window
+			p.Errorf("%s: %s: %v", when, c.Name, v)
+		}
+	}
+	for _, c := range out {
+		if v := p.verdict(c); v != audit.Unopened {
+			p.Errorf("%s: %s: %v", when, c.Name, v)
+		}
+	}
+}
+
+func (p *fleetSite) verdict(c *keys.Client) audit.Verdict {
+	return p.s.handle(context.Background(), arriving(sealed(p, p.sender(c)))).Verdict
+}
+
+// offers are files that a program may put in the place of a bundle with serial 7, and why each is refused.
+var offers = map[string]struct {
+	reason string
+	put    func(p *fleetSite, good []byte, clients []*keys.Client)
+}{
+	"good": {"", func(p *fleetSite, good []byte, _ []*keys.Client) { p.offer(good) }},
+	"of another office": {"signature", func(p *fleetSite, _ []byte, cs []*keys.Client) {
+		_, key, _ := ed25519.GenerateKey(nil)
+		p.offer(p.sealed(fleet.Seal{Fleet: p.seal.Fleet, Key: key}, "gw", p.to, 7, p.contents(cs)))
+	}},
+	"of another fleet": {"fleet", func(p *fleetSite, _ []byte, cs []*keys.Client) {
+		p.offer(p.sealed(fleet.Seal{Fleet: keys.NewFleetID(), Key: p.seal.Key}, "gw", p.to, 7, p.contents(cs)))
+	}},
+	"for another gateway": {"gateway", func(p *fleetSite, _ []byte, cs []*keys.Client) {
+		p.offer(p.sealed(p.seal, "web8", p.to, 7, p.contents(cs)))
+	}},
+	"to another key": {"sealed", func(p *fleetSite, _ []byte, cs []*keys.Client) {
+		other := lab.Value(age.GenerateHybridIdentity())(p)
+		p.offer(p.sealed(p.seal, "gw", other.Recipient(), 7, p.contents(cs)))
+	}},
+	"two clients with one key": {"contents", func(p *fleetSite, _ []byte, cs []*keys.Client) {
+		twin := *cs[0]
+		twin.Name = "twin"
+		p.offer(p.bundle(7, append(cs, &twin)...))
+	}},
+	"a recovery key": {"contents", func(p *fleetSite, _ []byte, cs []*keys.Client) {
+		c := *cs[0]
+		c.Recovery = 3
+		p.offer(p.bundle(7, &c))
+	}},
+	"cut":     {"format", func(p *fleetSite, good []byte, _ []*keys.Client) { p.offer(good[:len(good)-1]) }},
+	"half":    {"format", func(p *fleetSite, good []byte, _ []*keys.Client) { p.offer(good[:len(good)/2]) }},
+	"longer":  {"format", func(p *fleetSite, good []byte, _ []*keys.Client) { p.offer(append(bytes.Clone(good), 0)) }},
+	"empty":   {"format", func(p *fleetSite, _ []byte, _ []*keys.Client) { p.offer(nil) }},
+	"garbage": {"format", func(p *fleetSite, good []byte, _ []*keys.Client) { p.offer(make([]byte, len(good))) }},
+	"a higher serial by hand": {"signature", func(p *fleetSite, good []byte, _ []*keys.Client) {
+		p.offer(bytes.Replace(good, []byte("serial 7\n"), []byte("serial 8\n"), 1))
+	}},
+	"a directory": {"unreadable", func(p *fleetSite, _ []byte, _ []*keys.Client) {
+		lab.Must(p, errors.Join(os.RemoveAll(p.path()), os.MkdirAll(filepath.Join(p.path(), "in"), 0o755)))
+	}},
+	"a FIFO": {"unreadable", func(p *fleetSite, _ []byte, _ []*keys.Client) {
+		lab.Must(p, errors.Join(os.RemoveAll(p.path()), syscall.Mkfifo(p.path(), 0o644)))
+	}},
+	"a link": {"unreadable", func(p *fleetSite, good []byte, _ []*keys.Client) {
+		p.offer(good)
+		lab.Must(p, errors.Join(os.Rename(p.path(), p.path()+".real"), os.Symlink(p.path()+".real", p.path())))
+	}},
+	"huge": {"unreadable", func(p *fleetSite, good []byte, _ []*keys.Client) {
+		p.offer(good)
+		lab.Must(p, os.Truncate(p.path(), fleet.MaxFile+1))
+	}},
+	"none": {"", func(p *fleetSite, _ []byte, _ []*keys.Client) { lab.Must(p, os.RemoveAll(p.path())) }},
+}
+
+// TestOffers: whatever is offered in whatever state, the clients that can knock are those of the bundle with the
+// highest serial that was good; what is refused is counted by its reason and logged once.
+func TestOffers(t *testing.T) {
+	before := []*keys.Client{fleetClient("ann"), fleetClient("bob")}
+	after := []*keys.Client{fleetClient("bob"), fleetClient("carl"), fleetClient("dora")}
+	for state, start := range map[string]func(p *fleetSite){
+		"nothing yet": func(*fleetSite) {},
+		"in force":    func(p *fleetSite) { p.offer(p.bundle(5, before...)); p.take(t) },
+		"restarted":   func(p *fleetSite) { p.offer(p.bundle(5, before...)); p.take(t); p.restart() },
+		"kept only": func(p *fleetSite) {
+			p.offer(p.bundle(5, before...))
+			p.take(t)
+			lab.Must(t, os.Remove(p.path()))
+			p.restart()
+		},
+	} {
+		for what, offer := range offers {
+			t.Run(state+"/"+what, func(t *testing.T) {
+				p := newFleetSite(t, "")
+				start(p)
+				serial, in, out := int64(5), before, after
+				if state == "nothing yet" {
+					serial, in, out = 0, nil, append(slices.Clone(before), after...)
+				}
+				p.wantInForce("before", serial, in, out)
+				offer.put(p, p.bundle(7, after...), after)
+				for range 2 { // the second time it is known
+					_, err := p.s.takeBundle(t.Context(), true)
+					if (err != nil) != (offer.reason != "") {
+						t.Errorf("got %v", err)
+					}
+				}
+				if what == "good" {
+					serial, in, out = 7, after, before
+				}
+				p.wantRefused(offer.reason)
+				p.wantInForce("then", serial, in, out)
+				p.restart()
+				p.wantInForce("after a restart", serial, in, out)
+			})
+		}
+	}
+}
+
+// take takes over the bundle that is offered, which is good.
+func (p *fleetSite) take(t *testing.T) {
+	t.Helper()
+	if r, err := p.s.takeBundle(t.Context(), true); err != nil || r == nil {
+		t.Fatalf("a good bundle: got %v, %v", r, err)
+	}
+}
+
+// wantRefused checks that one file was refused for this reason, and logged; none if it is empty.
+func (p *fleetSite) wantRefused(reason string) {
+	p.Helper()
+	want := 0
+	if reason != "" {
+		want = 1
+	}
+	var total uint64
+	st := p.s.fleetStatus(time.Now())
+	for _, n := range st.Refused {
+		total += n
+	}
+	if total != uint64(want) || reason != "" && (st.Refused[reason] != 1 || st.LastRefused.Reason != reason) {
+		p.Errorf("refused: %v, and the last: %+v; want one for %q", st.Refused, st.LastRefused, reason)
+	}
+	if n := p.said.count("refused"); n != want {
+		p.Errorf("the log has %d lines of refusals", n)
+	}
+}
+
+// TestSerials offers bundles in any order, with restarts and crashes in between: the highest serial stays in force, and
+// of two with one serial the first.
+func TestSerials(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 20 {
+		p := newFleetSite(t, "")
+		var highest int64
+		var force []byte
+		for step := range 12 {
+			serial := 1 + r.Int64N(6)
+			text := p.bundle(serial, fleetClient(fmt.Sprintf("c%d", step)))
+			p.offer(text)
+			switch r.IntN(3) {
+			case 0:
+				p.restart()
+			default:
+				p.s.takeBundle(t.Context(), true)
+			}
+			if serial > highest {
+				highest, force = serial, text
+			}
+			st := p.s.fleetStatus(time.Now())
+			if _, ok := p.s.clients.Client(nameIn(p, force)); !ok || st.Serial != highest || p.s.clients.Len() != 1 {
+				t.Fatalf("step %d: serial %d is in force, want %d", step, st.Serial, highest)
+			}
+		}
+	}
+}
+
+// nameIn returns the name of the only client in a bundle.
+func nameIn(p *fleetSite, text []byte) string {
+	p.Helper()
+	b := lab.Value(fleet.Parse(text))(p)
+	key := lab.Value(setup.ReadFleetKey(place.Folder{Path: p.s.dir}))(p)
+	return lab.Value(fleet.Open(b, key))(p).Clients[0].Name
+}
+
+// TestTornKeep: a crash at any byte of the writing of a bundle leaves the one before, or the new one.
+func TestTornKeep(t *testing.T) {
+	p := newFleetSite(t, "")
+	ann, bob := fleetClient("ann"), fleetClient("bob")
+	p.offer(p.bundle(5, ann))
+	p.take(t)
+	next := p.bundle(6, bob)
+	p.offer(next)
+	p.take(t)
+	lab.Must(t, os.Remove(p.path()))
+	for _, name := range []string{config.BundlesFile, config.BundlesFile2} {
+		path := p.s.inState(name)
+		whole := lab.Value(os.ReadFile(path))(t)
+		if !bytes.Contains(whole, []byte("serial 6")) {
+			continue
+		}
+		for at := range 40 {
+			cut := at * len(whole) / 40
+			torn := append(bytes.Clone(whole[:cut]), bytes.Repeat([]byte{'x'}, len(whole)-cut)...)
+			for _, text := range [][]byte{torn, whole[:cut]} {
+				lab.Must(t, os.WriteFile(path, text, 0o600))
+				p.restart()
+				p.wantInForce(fmt.Sprintf("torn at %d", cut), 5, []*keys.Client{ann}, []*keys.Client{bob})
+			}
+		}
+		lab.Must(t, os.WriteFile(path, append(whole, "what was there before"...), 0o600))
+		p.restart()
+		p.wantInForce("whole", 6, []*keys.Client{bob}, []*keys.Client{ann})
+		return
+	}
+	t.Fatal("the bundle in force is in neither file")
+}
+
+// TestFullDisk: a bundle that cannot be kept is in force all the same, and status reports it.
+func TestFullDisk(t *testing.T) {
+	p := newFleetSite(t, "")
+	ann, bob := fleetClient("ann"), fleetClient("bob")
+	p.offer(p.bundle(5, ann))
+	p.take(t)
+	lab.Must(t, p.s.fleet.kept.Close()) // neither file can be written
+	p.offer(p.bundle(6, bob))
+	p.take(t)
+	p.wantInForce("not kept", 6, []*keys.Client{bob}, []*keys.Client{ann})
+	if st := p.s.fleetStatus(time.Now()); st.Unkept == "" || !p.said.has("a restart may bring") {
+		t.Errorf("it is not reported: %+v", st)
+	}
+	lab.Must(t, os.Remove(p.path()))
+	p.s.opened = nil // it is closed already
+	p.restart()
+	p.wantInForce("restarted", 5, []*keys.Client{ann}, []*keys.Client{bob})
+}
+
+// TestRollback: neither an older bundle nor another with the same serial replaces the one in force, and the same bytes
+// again are no news.
+func TestRollback(t *testing.T) {
+	p := newFleetSite(t, "")
+	ann, bob := fleetClient("ann"), fleetClient("bob")
+	force := p.bundle(5, ann)
+	for what, text := range map[string][]byte{"": force, "older": p.bundle(4, bob), "twin": p.bundle(5, bob)} {
+		p.offer(force)
+		p.s.takeBundle(t.Context(), true)
+		was := p.s.fleetStatus(time.Now()).Refused[what]
+		p.offer(text)
+		r, err := p.s.takeBundle(t.Context(), true)
+		if is := p.s.fleetStatus(time.Now()).Refused[what]; r != nil || (err != nil) != (what != "") ||
+			what != "" && is != was+1 {
+			t.Errorf("%q: got %v, %v, and %d refusals", what, r, err, is-was)
+		}
+		p.wantInForce(what, 5, []*keys.Client{ann}, []*keys.Client{bob})
+	}
+}
+
+// TestLeavesTheFleet: a client that is not in the next bundle, or may do less there, loses its grants, and a packet that
+// was made before opens nothing, even if a later bundle has the client again.
+func TestLeavesTheFleet(t *testing.T) {
+	for name, change := range map[string]func(c *keys.Client) *keys.Client{
+		"revoked":  func(*keys.Client) *keys.Client { return nil },
+		"narrowed": func(c *keys.Client) *keys.Client { c.Allow = []string{"web"}; return c },
+		"rotated":  func(c *keys.Client) *keys.Client { c.Key = keys.NewKey(); return c },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newFleetSite(t, "")
+			ann, bob := fleetClient("ann"), fleetClient("bob")
+			p.offer(p.bundle(5, ann, bob))
+			p.take(t)
+			held := sealed(t, p.sender(ann))
+			p.wantInForce("before", 5, []*keys.Client{ann, bob}, nil)
+			changed := *ann
+			next := []*keys.Client{bob}
+			if c := change(&changed); c != nil {
+				next = append(next, c)
+			}
+			p.offer(p.bundle(6, next...))
+			r, err := p.s.takeBundle(t.Context(), true)
+			lab.Must(t, err)
+			if len(r.Ended) != 1 || r.Ended[0].Client != "ann" || len(p.s.firewall.GrantsOf("ann", time.Now())) != 0 ||
+				len(p.s.firewall.GrantsOf("bob", time.Now())) != 1 {
+				t.Errorf("ended: %v", r.Ended)
+			}
+			p.offer(p.bundle(7, ann, bob))
+			p.take(t)
+			if v := p.s.handle(t.Context(), arriving(held)).Verdict; v == audit.Granted {
+				t.Error("a packet from before opens it again")
+			}
+		})
+	}
+}
+
+// TestLocalClients: files count beside the fleet only if the settings say so, and never against it.
+func TestLocalClients(t *testing.T) {
+	for _, local := range []bool{false, true} {
+		p := newFleetSite(t, fmt.Sprintf("local_clients = %v", local))
+		gates := lab.Value(keys.ReadGate(filepath.Join(p.s.dir, config.GateFile)))(t)
+		own := spa.Sender{Server: p.s.config.ServerID, Gate: gates.Current, ID: p.client.ID, Key: p.client.Key}
+		knocks := func(when string, want bool) {
+			t.Helper()
+			if v := p.s.handle(t.Context(), arriving(sealed(t, own))).Verdict; (v == audit.Granted) != want {
+				t.Errorf("local_clients = %v: %s: %v", local, when, v)
+			}
+		}
+		shadowed := func() bool { return slices.Equal(p.s.fleetStatus(time.Now()).Shadowed, []string{"alice"}) }
+		knocks("without a bundle", local)
+		ann, alice := fleetClient("ann"), fleetClient("alice")
+		p.offer(p.bundle(1, ann))
+		p.take(t)
+		knocks("beside others", local)
+		if shadowed() == local || p.verdict(ann) != audit.Granted {
+			t.Errorf("local_clients = %v: the files that do not count: %v", local, p.s.clients.Shadowed())
+		}
+		p.offer(p.bundle(2, ann, alice))
+		p.take(t)
+		knocks("beside a client of that name", false)
+		if !shadowed() || p.verdict(alice) != audit.Granted {
+			t.Errorf("local_clients = %v: the fleet's alice cannot knock", local)
+		}
+		if len(p.s.firewall.GrantsOf("alice", time.Now())) != 1 {
+			t.Errorf("grants: %v", p.s.firewall.GrantsOf("alice", time.Now()))
+		}
+		p.offer(p.bundle(3, ann))
+		p.take(t)
+		knocks("alone again, but its window is not over", false)
+		if v := p.verdict(alice); v == audit.Granted {
+			t.Error("a client that left the fleet is let in")
+		}
+	}
+}
+
+// TestOldBundle: a bundle that is older than the settings allow is reported once.
+func TestOldBundle(t *testing.T) {
+	p := newFleetSite(t, `max_age = "1h"`)
+	p.offer(p.bundle(1, fleetClient("ann")))
+	p.take(t)
+	now := time.Now()
+	p.s.noteAge(now)
+	if p.s.fleetStatus(now).Old || p.said.has("is old") {
+		t.Error("a new bundle is old")
+	}
+	for range 2 {
+		p.s.noteAge(now.Add(2 * time.Hour))
+	}
+	if !p.s.fleetStatus(now.Add(2*time.Hour)).Old || p.said.count("is old") != 1 {
+		t.Errorf("the log has %d lines of it", p.said.count("is old"))
+	}
+}
+
+// TestWatchBundle: a bundle is taken over as soon as it is there, also if it comes in pieces, and a reload does so too.
+func TestWatchBundle(t *testing.T) {
+	p := newFleetSite(t, "")
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.s.watchBundle(ctx) }()
+	serial := func(want int64) func() bool {
+		return func() bool { return p.s.fleetStatus(time.Now()).Serial == want }
+	}
+	p.offer(p.bundle(1, fleetClient("ann")))
+	lab.Eventually(t, "the bundle to be in force", serial(1))
+	text := p.bundle(2, fleetClient("ann"))
+	file := lab.Value(os.Create(p.path()))(t)
+	for part := range slices.Chunk(text, len(text)/3) {
+		lab.Value(file.Write(part))(t)
+	}
+	lab.Must(t, file.Close())
+	lab.Eventually(t, "the bundle in pieces to be in force", serial(2))
+	p.offer([]byte("x"))
+	lab.Eventually(t, "the file to be refused", func() bool { return p.said.has("refused") })
+	p.offer(p.bundle(3, fleetClient("ann")))
+	lab.Eventually(t, "the bundle after it to be in force", serial(3))
+	stop()
+	lab.Must(t, <-done)
+
+	p.offer(p.bundle(4, fleetClient("bob")))
+	r, err := p.s.reload(t.Context())
+	if err != nil || !serial(4)() || !slices.Equal(r.Added, []string{"bob"}) || !slices.Equal(r.Removed, []string{"ann"}) {
+		t.Errorf("reload: %+v, %v", r, err)
+	}
+	p.offer([]byte("y"))
+	if r, err := p.s.reload(t.Context()); r == nil || err == nil || !strings.Contains(err.Error(), "not a whole bundle") {
+		t.Errorf("reload with a bad one: %+v, %v", r, err)
+	}
+}
