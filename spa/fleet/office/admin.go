@@ -95,7 +95,7 @@ func Create(dir string, s Settings, admin string, recipient *age.HybridRecipient
 		return nil, err
 	}
 	// office.toml comes last: before it, the directory is no office, and init can run again.
-	if _, err := Load(dir); !errors.Is(err, ErrNone) {
+	if _, err := load(dir); !errors.Is(err, ErrNone) {
 		if err == nil {
 			err = fmt.Errorf("%s %w", o.path(officeFile), place.ErrExists)
 		}

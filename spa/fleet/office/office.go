@@ -47,8 +47,18 @@ var ErrNone = errors.New("no fleet's office here")
 // patience is how long a command waits for another.
 const patience = time.Minute
 
-// Load reads an office. It refuses one whose files contradict each other: its error names the files.
-func Load(dir string) (*Office, error) {
+// Load reads an office, between the changes of other commands. It refuses one whose files contradict each other: its
+// error names the files.
+func Load(dir string) (o *Office, err error) {
+	err = Change(dir, func(loaded *Office) error {
+		o = loaded
+		return nil
+	})
+	return o, err
+}
+
+// load is Load for a caller that holds the lock.
+func load(dir string) (*Office, error) {
 	o := &Office{Dir: dir}
 	text, err := read(o.path(officeFile), maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -82,7 +92,7 @@ func Change(dir string, change func(*Office) error) error {
 		return err
 	}
 	defer unlock()
-	o, err := Load(dir)
+	o, err := load(dir)
 	if err != nil {
 		return err
 	}

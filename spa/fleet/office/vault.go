@@ -20,7 +20,7 @@ import (
 
 // A Vault has the secrets of an office: what opening vault.age yields. It prints as office.Vault(secret).
 type Vault struct {
-	signing  *ed25519.PrivateKey   // behind a pointer, as the others are: see keys.Key
+	signing  *ed25519.PrivateKey // behind a pointer, as the others are: see keys.Key
 	gate     keys.GateKey
 	own      *age.HybridIdentity   // clients' keys are sealed to it
 	earlier  []*age.HybridIdentity // to which they were sealed before an administrator left
