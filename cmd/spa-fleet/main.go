@@ -40,7 +40,7 @@ A single gateway needs none of this: see spa-keygen(8).`,
 		"~/.config/spa/fleet.identity)")
 	root.MarkPersistentFlagDirname("office")
 	root.AddCommand(a.initCommand(), a.gatewayCommand(), a.clientCommand(), a.adminCommand(), a.publishCommand(),
-		a.statusCommand(), a.rotateKeyCommand())
+		a.statusCommand(), a.rotateKeyCommand(), newAgent())
 	return root
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,7 +15,7 @@ import (
 
 // publishing is where to publish to.
 type publishing struct {
-	to     string
+	target
 	over   bool
 	asJSON bool
 }
@@ -27,7 +26,8 @@ func (a *app) publishCommand() *cobra.Command {
 		Use:   "publish [--to DIR]",
 		Short: "Make a bundle for each gateway",
 		Long: `Makes NAME.bundle for each gateway in the directory --to (default: that of the last
-publish), with the next serial. Any tool may carry the bundles to the gateways (rsync, git,
+publish), with the next serial, or puts the bundles into etcd, where spa-fleet agent on each
+gateway gets its own within a second. Any tool may carry the bundles to the gateways (rsync, git,
 a web server, spa-fleet agent): they are signed, and sealed to their gateways. All are made
 before one is written. Interrupted, run it again.
 
@@ -35,51 +35,27 @@ If another administrator has published since your copy of the office was made, p
 refuses: get their changes first (git pull). --over publishes anyway, with a higher serial,
 if their changes are lost.`,
 		Example: `  spa-fleet publish --to /srv/bundles
-  spa-fleet publish && git commit -am publish && rsync -a bundles/ web7:/var/lib/bundles/`,
+  spa-fleet publish && git commit -am publish && rsync -a bundles/ web7:/var/lib/bundles/
+  spa-fleet publish --to etcd://192.0.2.10:2379,192.0.2.11:2379 --ca ca.pem --cert me.pem --key me.key`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withVault(cmd, func(o *office.Office, v *office.Vault) error { return a.publish(cmd, o, v, p) })
 		},
 	}
-	cmd.Flags().StringVar(&p.to, "to", "", "`DIR` for the bundles")
-	cmd.MarkFlagDirname("to")
+	p.flags(cmd, "for the bundles")
 	cmd.Flags().BoolVar(&p.over, "over", false, "publish although this office lacks a later publish")
 	cli.JSONFlag(cmd, &p.asJSON)
 	return cmd
 }
 
-// destination returns the directory of the bundles, and how the office names it.
-func (a *app) destination(o *office.Office, to string) (dir, name string, err error) {
-	if to == "" {
-		if o.Published.To == "" {
-			return "", "", cli.Misuse(errors.New("nothing was published yet, so --to is needed"), "spa-fleet publish --to DIR")
-		}
-		return o.Destination(), o.Published.To, nil
-	}
-	if filepath.IsAbs(to) {
-		return to, to, nil
-	}
-	base, err := filepath.Abs(a.dir)
-	if err != nil {
-		return "", "", err
-	}
-	full, err := filepath.Abs(to)
-	if err != nil {
-		return "", "", err
-	}
-	if name, err = filepath.Rel(base, full); err != nil {
-		return full, full, nil // on another drive
-	}
-	return to, filepath.ToSlash(name), nil
-}
-
 func (a *app) publish(cmd *cobra.Command, o *office.Office, v *office.Vault, p publishing) error {
-	dir, name, err := a.destination(o, p.to)
+	d, err := a.open(o, p.target)
 	if err != nil {
 		return err
 	}
+	defer d.close()
 	done := cli.Progress(cmd, "sealing bundles")
-	report, err := o.Publish(v, dir, name, p.over, time.Now())
+	report, err := o.Publish(cmd.Context(), v, d, d.name, p.over, time.Now())
 	done()
 	switch {
 	case errors.Is(err, office.ErrNewer):
@@ -87,7 +63,7 @@ func (a *app) publish(cmd *cobra.Command, o *office.Office, v *office.Vault, p p
 	case errors.Is(err, office.ErrSameID):
 		return cli.Fail(err, "give one of them a new key: spa-fleet client rotate NAME")
 	case errors.Is(err, fs.ErrNotExist):
-		return cli.Fail(err, "make the directory first: mkdir "+quote.Shell(dir))
+		return cli.Fail(err, "make the directory first: mkdir "+quote.Shell(d.path))
 	case err != nil:
 		return err
 	}
@@ -102,7 +78,7 @@ func (a *app) publish(cmd *cobra.Command, o *office.Office, v *office.Vault, p p
 	for _, name := range report.Removed {
 		cli.Note(cmd, "removed the bundle of %s, which is retired", name)
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "published serial %d in %s: %d gateways, %d clients, %d bytes\n", report.Serial, dir,
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "published serial %d in %s: %d gateways, %d clients, %d bytes\n", report.Serial, d.path,
 		len(report.Gateways), report.Clients, report.Bytes)
 	return err
 }

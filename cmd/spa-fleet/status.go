@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) statusCommand() *cobra.Command {
-	var to string
+	var p target
 	var asJSON bool
 	maxAge := enrol.Overlap(7 * 24 * time.Hour)
 	cmd := &cobra.Command{
@@ -33,26 +33,26 @@ It exits with 1 if a gateway lacks a current bundle.`,
 			if err != nil {
 				return err
 			}
-			return a.status(cmd, o, to, time.Duration(maxAge), asJSON)
+			return a.status(cmd, o, p, time.Duration(maxAge), asJSON)
 		},
 	}
-	cmd.Flags().StringVar(&to, "to", "", "`DIR` with the bundles")
-	cmd.MarkFlagDirname("to")
+	p.flags(cmd, "with the bundles")
 	cmd.Flags().Var(&maxAge, "max-age", "how old a bundle may be")
 	cli.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
-func (a *app) status(cmd *cobra.Command, o *office.Office, to string, maxAge time.Duration, asJSON bool) error {
+func (a *app) status(cmd *cobra.Command, o *office.Office, p target, maxAge time.Duration, asJSON bool) error {
 	now := time.Now()
 	changes := o.Changes()
 	var states []office.State
-	if to != "" || o.Published.To != "" {
-		dir, _, err := a.destination(o, to)
+	if p.to != "" || o.Published.To != "" {
+		d, err := a.open(o, p)
 		if err != nil {
 			return err
 		}
-		states, err = o.States(dir, now, maxAge)
+		defer d.close()
+		states, err = o.States(cmd.Context(), d, now, maxAge)
 		if errors.Is(err, fs.ErrNotExist) {
 			return cli.Fail(err, "name the directory with the bundles: --to DIR")
 		}

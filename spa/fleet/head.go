@@ -23,7 +23,7 @@ const MaxBundle = 64 << 20
 const MaxHead = 1024
 
 // MaxFile is the most bytes that the file of a bundle has.
-const MaxFile = MaxBundle + maxHead
+const MaxFile = MaxBundle + MaxHead
 
 // Errors of Parse, Office.Verify and Open. A gateway keeps the bundle that it has.
 var (
@@ -81,7 +81,7 @@ func Parse(text []byte) (*Bundle, error) {
 	if !ok {
 		return nil, ErrFormat
 	}
-	b, err := parseHead(text[:len(head)+2])
+	b, err := ParseReadable(text[:len(head)+2])
 	if err != nil {
 		return nil, err
 	}
@@ -92,17 +92,9 @@ func Parse(text []byte) (*Bundle, error) {
 	return b, nil
 }
 
-// ParseHead parses what Bundle.Readable returns. Its error is ErrFormat.
-func ParseHead(text []byte) (Head, error) {
-	b, err := parseHead(text)
-	if err != nil {
-		return Head{}, err
-	}
-	return b.Head, nil
-}
-
-// parseHead parses the readable part, with its empty line.
-func parseHead(text []byte) (*Bundle, error) {
+// ParseReadable parses what Bundle.Readable returns. The bundle can be verified and lacks the rest. Its error is
+// ErrFormat.
+func ParseReadable(text []byte) (*Bundle, error) {
 	b := new(Bundle)
 	lines := strings.Split(string(text), "\n")
 	if len(lines) != 10 || b.parse(lines[1:8]) != nil ||

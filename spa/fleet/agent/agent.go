@@ -64,7 +64,7 @@ func (a *Agent) take(text []byte) error {
 	if b.Gateway != a.Gateway {
 		return fmt.Errorf("the source has the bundle of %s, and this is %s", b.Gateway, a.Gateway)
 	}
-	was, err := place.ReadFile(a.To, fleet.MaxBundle+fleet.MaxHead)
+	was, err := place.ReadFile(a.To, fleet.MaxFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

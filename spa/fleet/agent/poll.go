@@ -59,7 +59,7 @@ func (f File) Follow(ctx context.Context, take func([]byte), trouble func(error)
 		if seen != nil && os.SameFile(seen, fi) && seen.ModTime().Equal(fi.ModTime()) && seen.Size() == fi.Size() {
 			return nil, errSame
 		}
-		text, err := place.ReadFile(f.Path, fleet.MaxBundle+fleet.MaxHead)
+		text, err := place.ReadFile(f.Path, fleet.MaxFile)
 		if err == nil {
 			seen = fi
 		}
@@ -105,7 +105,7 @@ func (w Web) get(ctx context.Context, tag string) (text []byte, now string, err 
 	if r.StatusCode != http.StatusOK {
 		return nil, "", fmt.Errorf("%s answers %s", w.URL, r.Status)
 	}
-	text, err = io.ReadAll(io.LimitReader(r.Body, fleet.MaxBundle+fleet.MaxHead+1))
+	text, err = io.ReadAll(io.LimitReader(r.Body, fleet.MaxFile+1))
 	if err != nil {
 		return nil, "", fmt.Errorf("reading %s: %w", w.URL, err)
 	}

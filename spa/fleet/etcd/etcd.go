@@ -196,22 +196,19 @@ func (s *Store) commit(ctx context.Context, conditions []clientv3.Cmp, changes [
 	return r.Succeeded, nil
 }
 
-// Heads returns the readable parts of all gateways' bundles, by gateway. What is none is left out.
-func (s *Store) Heads(ctx context.Context) (map[string]fleet.Head, error) {
+// Found returns the readable parts of all gateways' bundles, by gateway. They may be anything.
+func (s *Store) Found(ctx context.Context) (map[string][]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	r, err := s.client.Get(ctx, s.headKey(""), clientv3.WithPrefix())
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
-	heads := make(map[string]fleet.Head, len(r.Kvs))
+	found := make(map[string][]byte, len(r.Kvs))
 	for _, kv := range r.Kvs {
-		gateway := strings.TrimPrefix(string(kv.Key), s.headKey(""))
-		if h, err := fleet.ParseHead(kv.Value); err == nil && h.Gateway == gateway {
-			heads[gateway] = h
-		}
+		found[strings.TrimPrefix(string(kv.Key), s.headKey(""))] = kv.Value
 	}
-	return heads, nil
+	return found, nil
 }
 
 // Follow calls take with the bytes of a gateway's bundle, with the one that is there and with each that follows, until
@@ -283,7 +280,7 @@ func (s *Store) read(ctx context.Context, gateway string, take func([]byte)) (in
 	if len(r.Kvs) == 0 {
 		return r.Header.Revision, nil
 	}
-	head, err := fleet.ParseHead(r.Kvs[0].Value)
+	head, err := fleet.ParseReadable(r.Kvs[0].Value)
 	if err != nil || head.Gateway != gateway || head.Size > fleet.MaxBundle {
 		take(r.Kvs[0].Value) // the gateway says what is wrong with it
 		return r.Header.Revision, nil
@@ -291,7 +288,7 @@ func (s *Store) read(ctx context.Context, gateway string, take func([]byte)) (in
 	revision := r.Header.Revision
 	text := bytes.NewBuffer(bytes.Clone(r.Kvs[0].Value))
 	for i := int64(0); i*partSize < head.Size; i++ {
-		r, err := s.client.Get(ctx, s.partKey(head, i), clientv3.WithRev(revision))
+		r, err := s.client.Get(ctx, s.partKey(head.Head, i), clientv3.WithRev(revision))
 		if err != nil {
 			return 0, fmt.Errorf("etcd: %w", err)
 		}

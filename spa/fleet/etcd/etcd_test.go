@@ -101,9 +101,9 @@ func TestFollow(t *testing.T) {
 		bundles := o.bundles(t, int64(serial+1), clients, "web", "db")
 		lab.Must(t, s.Publish(t.Context(), bundles, int64(serial)))
 		lab.Eventually(t, "both gateways get their bundle", func() bool { return web.has(bundles[0]) && db.has(bundles[1]) })
-		heads := lab.Value(s.Heads(t.Context()))(t)
-		if heads["web"] != bundles[0].Head || heads["db"] != bundles[1].Head || len(heads) != 2 {
-			t.Errorf("heads: %v", heads)
+		there := heads(t, s)
+		if there["web"] != bundles[0].Head || there["db"] != bundles[1].Head || len(there) != 2 {
+			t.Errorf("heads: %v", there)
 		}
 	}
 	r := lab.Value(s.client.Get(t.Context(), s.prefix, clientv3.WithPrefix(), clientv3.WithCountOnly()))(t)
@@ -113,9 +113,19 @@ func TestFollow(t *testing.T) {
 	late := follow(t, s, "web")
 	lab.Eventually(t, "who comes late gets the last one", func() bool { return late.last != nil && late.has(mustBundle(t, web)) })
 	lab.Must(t, s.Remove(t.Context(), "db"))
-	if heads := lab.Value(s.Heads(t.Context()))(t); len(heads) != 1 {
-		t.Errorf("after a gateway was removed: %v", heads)
+	if left := heads(t, s); len(left) != 1 {
+		t.Errorf("after a gateway was removed: %v", left)
 	}
+}
+
+// heads returns the heads of all bundles.
+func heads(t testing.TB, s *Store) map[string]fleet.Head {
+	t.Helper()
+	list := make(map[string]fleet.Head)
+	for gateway, text := range lab.Value(s.Found(t.Context()))(t) {
+		list[gateway] = lab.Value(fleet.ParseReadable(text))(t).Head
+	}
+	return list
 }
 
 func mustBundle(t testing.TB, f *follower) *fleet.Bundle {
@@ -150,7 +160,7 @@ func TestPublishAtOnce(t *testing.T) {
 		if won < 0 {
 			t.Fatal("nobody won")
 		}
-		for gateway, head := range lab.Value(s.Heads(t.Context()))(t) {
+		for gateway, head := range heads(t, s) {
 			if !sameHead(all[won], gateway, head) {
 				t.Errorf("serial %d: %s has another's bundle", serial+1, gateway)
 			}
@@ -242,7 +252,7 @@ func TestLeastRights(t *testing.T) {
 		"publish":      func(s *Store) error { return s.Publish(ctx, o.bundles(t, 3, 1, "web"), 2) },
 		"write":        func(s *Store) error { return s.putHeads(ctx, second[:1]) },
 		"remove":       func(s *Store) error { return s.Remove(ctx, "web") },
-		"list":         func(s *Store) error { _, err := s.Heads(ctx); return err },
+		"list":         func(s *Store) error { _, err := s.Found(ctx); return err },
 		"change users": func(s *Store) error { _, err := s.client.UserAdd(ctx, "x", "x"); return err },
 	} {
 		if err := do(agent); !errors.Is(err, rpctypes.ErrPermissionDenied) {

@@ -1,6 +1,7 @@
 package office
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -88,7 +89,7 @@ func BenchmarkPublish(b *testing.B) {
 				lab.Must(b, Change(h.dir, func(o *Office) error {
 					read += time.Since(began).Seconds()
 					v := lab.Value(o.Unlock(h.me))(b)
-					report, err := o.Publish(v, to, to, false, time.Now())
+					report, err := o.Publish(context.Background(), v, Directory(to), to, false, time.Now())
 					if err == nil {
 						bytes = float64(report.Bytes)
 					}

@@ -1,6 +1,7 @@
 package office
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -22,7 +23,7 @@ import (
 // acts are changes that take several writes.
 var acts = map[string]func(o *Office, v *Vault, to string) error{
 	"publish": func(o *Office, v *Vault, to string) error {
-		_, err := o.Publish(v, to, to, false, time.Now())
+		_, err := o.Publish(context.Background(), v, Directory(to), to, false, time.Now())
 		return err
 	},
 	"rotate": func(o *Office, v *Vault, to string) error {

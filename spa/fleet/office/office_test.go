@@ -2,6 +2,7 @@ package office
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -102,7 +103,7 @@ func TestDamaged(t *testing.T) {
 }
 
 func publishing(o *Office, v *Vault, to string) error {
-	_, err := o.Publish(v, to, to, false, time.Now())
+	_, err := o.Publish(context.Background(), v, Directory(to), to, false, time.Now())
 	return err
 }
 
@@ -154,7 +155,7 @@ func TestSealedEarlier(t *testing.T) {
 	lab.Must(t, h.act(acts["remove"], ""))
 	lab.Must(t, os.WriteFile(file, early, 0o600))
 	lab.Must(t, h.act(func(o *Office, v *Vault, to string) error {
-		r, err := o.Publish(v, to, to, false, time.Now())
+		r, err := o.Publish(context.Background(), v, Directory(to), to, false, time.Now())
 		if err == nil && (len(r.Earlier) != 1 || r.Earlier[0] != "client-000001") {
 			t.Errorf("got %v", r.Earlier)
 		}

@@ -1,6 +1,7 @@
 package office
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -144,35 +145,40 @@ type Report struct {
 // ErrNewer means that the destination has a bundle of a later publish than this office knows.
 var ErrNewer = errors.New("another administrator has published since")
 
-// Publish makes a bundle for each gateway and writes them into a directory. It seals all of them before it writes one. to
-// is what published.toml says about the directory. over lets it continue after a publish that this office does not know.
-func (o *Office) Publish(v *Vault, dir, to string, over bool, now time.Time) (*Report, error) {
+// A Destination holds the bundles that were published.
+type Destination interface {
+	// Lock keeps others from publishing until unlock is called, as far as it can.
+	Lock() (unlock func(), err error)
+	// Found returns what there is, by gateway: whole bundles, or their readable parts. It may be anything.
+	Found(context.Context) (map[string][]byte, error)
+	// Put replaces bundles, all of one serial, unless there is one with a serial above known. Then the error wraps
+	// ErrNewer.
+	Put(ctx context.Context, bundles []*fleet.Bundle, known int64) error
+	// Remove removes the bundle of a gateway.
+	Remove(ctx context.Context, gateway string) error
+	// Where names the bundle of a gateway for messages.
+	Where(gateway string) string
+}
+
+// Publish makes a bundle for each gateway and puts them into a destination. It seals all of them before it puts one. to
+// is what published.toml says about the destination. over lets it continue after a publish that this office does not
+// know.
+func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string, over bool, now time.Time) (*Report, error) {
 	if !v.public().Equal(o.Key) {
 		return nil, problem(o.path(officeFile), "its key is an earlier one: spa-fleet rotate-key was interrupted")
 	}
-	unlock, err := place.LockAlone(dir, patience)
+	unlock, err := d.Lock()
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	found, err := o.bundles(dir, v.replaced)
+	found, err := o.found(ctx, d, v.replaced)
 	if err != nil {
 		return nil, err
 	}
-	last := o.Published.Serial
-	for _, name := range slices.Sorted(maps.Keys(found)) {
-		b := found[name]
-		if b.Head == nil || b.Head.Serial <= o.Published.Serial {
-			continue
-		}
-		if !over {
-			return nil, fmt.Errorf("%s has serial %d, and the last publish of this office was %d: %w", bundlePath(dir, name),
-				b.Head.Serial, o.Published.Serial, ErrNewer)
-		}
-		last = max(last, b.Head.Serial)
-	}
-	if last >= math.MaxInt64-1 {
-		return nil, problem(o.path(publishedFile), "there is no higher serial")
+	last, err := o.last(d, found, over)
+	if err != nil {
+		return nil, err
 	}
 	bundles, report, err := o.seal(v, last+1, now)
 	if err != nil {
@@ -185,14 +191,12 @@ func (o *Office) Publish(v *Vault, dir, to string, over bool, now time.Time) (*R
 	if err := write(o.path(publishedFile), next.text(), place.EitherWay); err != nil {
 		return nil, err
 	}
-	for i, name := range report.Gateways {
-		if err := place.WriteLocked(bundlePath(dir, name), bundles[i], place.EitherWay, place.ForReaders); err != nil {
-			return nil, err
-		}
+	if err := d.Put(ctx, bundles, last); err != nil {
+		return nil, err
 	}
 	for _, g := range o.Gateways {
 		if _, there := found[g.Name]; there && !g.Retired.IsZero() {
-			if err := remove(bundlePath(dir, g.Name)); err != nil {
+			if err := d.Remove(ctx, g.Name); err != nil {
 				return nil, err
 			}
 			report.Removed = append(report.Removed, g.Name)
@@ -201,8 +205,29 @@ func (o *Office) Publish(v *Vault, dir, to string, over bool, now time.Time) (*R
 	return report, nil
 }
 
+// last returns the highest serial in the destination or in the office. If the former is higher, that is the error, unless
+// over is set.
+func (o *Office) last(d Destination, found map[string]Found, over bool) (int64, error) {
+	last := o.Published.Serial
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		b := found[name]
+		if b.Head == nil || b.Head.Serial <= o.Published.Serial {
+			continue
+		}
+		if !over {
+			return 0, fmt.Errorf("%s has serial %d, and the last publish of this office was %d: %w", d.Where(name),
+				b.Head.Serial, o.Published.Serial, ErrNewer)
+		}
+		last = max(last, b.Head.Serial)
+	}
+	if last >= math.MaxInt64-1 {
+		return 0, problem(o.path(publishedFile), "there is no higher serial")
+	}
+	return last, nil
+}
+
 // seal makes the bundles of all gateways.
-func (o *Office) seal(v *Vault, serial int64, now time.Time) ([][]byte, *Report, error) {
+func (o *Office) seal(v *Vault, serial int64, now time.Time) ([]*fleet.Bundle, *Report, error) {
 	gateways := o.Active()
 	if len(gateways) == 0 {
 		return nil, nil, errors.New("the office has no gateway")
@@ -221,24 +246,21 @@ func (o *Office) seal(v *Vault, serial int64, now time.Time) ([][]byte, *Report,
 		}
 	}
 	sealer := fleet.Seal{Fleet: o.Fleet, Key: *v.signing}
-	bundles, errs := make([][]byte, len(gateways)), make([]error, len(gateways))
+	bundles, errs := make([]*fleet.Bundle, len(gateways)), make([]error, len(gateways))
 	parallel(len(gateways), func(i int) {
 		c, err := o.contents(v, gateways[i].Site, ks, now)
 		if err != nil {
 			errs[i] = err
 			return
 		}
-		b, err := sealer.Seal(gateways[i].Name, gateways[i].Recipient, serial, now, c)
-		if errs[i] = err; err == nil {
-			bundles[i] = b.Bytes()
-		}
+		bundles[i], errs[i] = sealer.Seal(gateways[i].Name, gateways[i].Recipient, serial, now, c)
 	})
 	if err := errors.Join(errs...); err != nil {
 		return nil, nil, err
 	}
 	for i, b := range bundles {
 		report.Gateways = append(report.Gateways, gateways[i].Name)
-		report.Bytes += int64(len(b))
+		report.Bytes += b.Size + int64(len(b.Readable()))
 	}
 	return bundles, report, nil
 }
@@ -277,25 +299,24 @@ type Found struct {
 	Problem string      // why; or empty
 }
 
-// bundles reads the bundles in a directory. Earlier are public keys of this office that were replaced.
-func (o *Office) bundles(dir string, earlier []string) (map[string]Found, error) {
-	list, err := names(dir, bundleSuffix)
+// found says what is in a destination. Earlier are public keys of this office that were replaced.
+func (o *Office) found(ctx context.Context, d Destination, earlier []string) (map[string]Found, error) {
+	there, err := d.Found(ctx)
 	if err != nil {
 		return nil, err
 	}
-	found := make(map[string]Found, len(list))
-	for _, name := range list {
-		text, err := place.ReadFile(bundlePath(dir, name), fleet.MaxBundle+1<<12)
+	found := make(map[string]Found, len(there))
+	for name, text := range there {
+		b, err := fleet.ParseReadable(text)
 		if err != nil {
-			return nil, err
+			b, err = fleet.Parse(text)
 		}
-		b, err := fleet.Parse(text)
 		if err != nil {
 			found[name] = Found{Problem: err.Error()}
 			continue
 		}
 		if b.Fleet != o.Fleet {
-			return nil, problem(bundlePath(dir, name), "a bundle of another fleet: publish into a directory of its own")
+			return nil, problem(d.Where(name), "a bundle of another fleet: publish into a directory of its own")
 		}
 		for _, key := range append([]string{base64Key(o.Key)}, earlier...) {
 			public, keyErr := fleet.ParseOfficeKey(key)
@@ -315,9 +336,9 @@ func (o *Office) bundles(dir string, earlier []string) (map[string]Found, error)
 	return found, nil
 }
 
-// Destination returns the directory of the last publish; empty if there was none.
+// Destination returns the directory of the last publish, or what else --to named; empty if there was none.
 func (o *Office) Destination() string {
-	if o.Published.To == "" || filepath.IsAbs(o.Published.To) {
+	if o.Published.To == "" || filepath.IsAbs(o.Published.To) || strings.Contains(o.Published.To, "://") {
 		return o.Published.To
 	}
 	return filepath.Join(o.Dir, o.Published.To)

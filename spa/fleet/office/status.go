@@ -1,8 +1,8 @@
 package office
 
 import (
+	"context"
 	"maps"
-	"os"
 	"slices"
 	"time"
 )
@@ -28,12 +28,9 @@ type State struct {
 	Problem string     `json:"problem,omitempty"`
 }
 
-// States returns the state of each gateway's bundle in a directory, and of bundles of other gateways there.
-func (o *Office) States(dir string, now time.Time, maxAge time.Duration) ([]State, error) {
-	if _, err := os.Stat(dir); err != nil {
-		return nil, err
-	}
-	found, err := o.bundles(dir, nil)
+// States returns the state of each gateway's bundle in a destination, and of bundles of other gateways there.
+func (o *Office) States(ctx context.Context, d Destination, now time.Time, maxAge time.Duration) ([]State, error) {
+	found, err := o.found(ctx, d, nil)
 	if err != nil {
 		return nil, err
 	}

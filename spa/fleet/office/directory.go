@@ -1,0 +1,51 @@
+package office
+
+import (
+	"context"
+	"os"
+
+	"sallyport/keys/place"
+	"sallyport/spa/fleet"
+)
+
+// A Directory is a destination in the file system: NAME.bundle for each gateway. Others may read them: they are sealed.
+type Directory string
+
+var _ Destination = Directory("")
+
+// Lock implements Destination.
+func (d Directory) Lock() (unlock func(), err error) { return place.LockAlone(string(d), patience) }
+
+// Found implements Destination.
+func (d Directory) Found(context.Context) (map[string][]byte, error) {
+	if _, err := os.Stat(string(d)); err != nil {
+		return nil, err
+	}
+	list, err := names(string(d), bundleSuffix)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string][]byte, len(list))
+	for _, name := range list {
+		if found[name], err = place.ReadFile(d.Where(name), fleet.MaxFile); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// Put implements Destination. The lock keeps others out.
+func (d Directory) Put(_ context.Context, bundles []*fleet.Bundle, _ int64) error {
+	for _, b := range bundles {
+		if err := place.WriteLocked(d.Where(b.Gateway), b.Bytes(), place.EitherWay, place.ForAll); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Remove implements Destination.
+func (d Directory) Remove(_ context.Context, gateway string) error { return remove(d.Where(gateway)) }
+
+// Where returns the path of a bundle.
+func (d Directory) Where(gateway string) string { return bundlePath(string(d), gateway) }
