@@ -82,9 +82,11 @@ func (f fleetToken) profile() *keys.Profile {
 
 func goodFleets() map[string]func(f *fleetToken) {
 	return map[string]func(f *fleetToken){
-		"token":           func(*fleetToken) {},
-		"token-unlisted":  func(f *fleetToken) { f.gateways, f.source = nil, "" },
-		"token-no-domain": func(f *fleetToken) { f.domain, f.gateways = "", []string{"0 192.0.2.1", "db1 [2001:db8::1]:443"} },
+		"token":          func(*fleetToken) {},
+		"token-unlisted": func(f *fleetToken) { f.gateways, f.source = nil, "" },
+		"token-no-domain": func(f *fleetToken) {
+			f.domain, f.gateways = "", []string{"0 192.0.2.1", "db1 [2001:db8::1]:443"}
+		},
 	}
 }
 
@@ -102,7 +104,7 @@ func badFleets() map[string]func(f *fleetToken) {
 		"order":       gateways("web7 ", "db1 "), "twice": gateways("web7 ", "web7 "), "name": gateways("Web7 "),
 		"name-domain": gateways("web7.example.net "), "address": gateways("web7 192.0.2"),
 		"address-port-0": gateways("web7 192.0.2.1:0"),
-		"too-many":       gateways(slices.Sorted(maps.Keys(manyGateways(keys.MaxGateways+1)))...),
+		"too-many":       gateways(slices.Sorted(maps.Keys(manyGateways(keys.MaxGateways + 1)))...),
 		"label":          func(f *fleetToken) { f.label = "sallyport 1 token" },
 		"prefix":         func(f *fleetToken) { f.prefix = "spa1" },
 		"prefix-upper":   func(f *fleetToken) { f.prefix = "SPA2" },

@@ -28,8 +28,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// aFleet is a fleet whose gateways listen on loopback addresses of their own, at one knock port. Each keeps what arrives
-// and answers what it can open.
+// aFleet is a fleet whose gateways listen on loopback addresses of their own, at one knock port. Each keeps what
+// arrives and answers what it can open.
 type aFleet struct {
 	profile  *keys.Profile
 	gateways map[string]*member

@@ -33,8 +33,8 @@ func TestSSHFleet(t *testing.T) {
 	}
 }
 
-// joinFleet makes the gateway web7 of a fleet, and gives the user's machine the token for the fleet. On the wire, such a
-// gateway is one with the server id, the gate key and the client keys that are derived for its name.
+// joinFleet makes the gateway web7 of a fleet, and gives the user's machine the token for the fleet. On the wire, such
+// a gateway is one with the server id, the gate key and the client keys that are derived for its name.
 func (s *session) joinFleet() {
 	s.t.Helper()
 	fleet := &keys.Profile{Name: "prod", Address: "example.net", KnockPorts: []uint16{62201}, Gate: keys.NewGateKey(),
