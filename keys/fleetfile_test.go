@@ -96,13 +96,15 @@ func TestFleetFileMixed(t *testing.T) {
 func TestFleetLockBinds(t *testing.T) {
 	good := cheaply(t, fleetProfile())
 	for name, change := range map[string]func(*StoredProfile){
-		"domain":        func(s *StoredProfile) { s.Address = "evil.example.org" },
-		"no domain":     func(s *StoredProfile) { s.Address, s.Gateways = "", map[string]string{"db1": s.Gateways["db1"]} },
-		"fleet id":      func(s *StoredProfile) { s.Fleet[0] ^= 1 },
-		"address":       func(s *StoredProfile) { s.Gateways = map[string]string{"web7": "", "db1": "198.51.100.8"} },
-		"another name":  func(s *StoredProfile) { s.Gateways = map[string]string{"web8": "", "db1": s.Gateways["db1"]} },
-		"more gateways": func(s *StoredProfile) { s.Gateways = map[string]string{"web7": "", "db1": s.Gateways["db1"], "x": ""} },
-		"no gateways":   func(s *StoredProfile) { s.Gateways = map[string]string{} },
+		"domain":       func(s *StoredProfile) { s.Address = "evil.example.org" },
+		"no domain":    func(s *StoredProfile) { s.Address, s.Gateways = "", map[string]string{"db1": s.Gateways["db1"]} },
+		"fleet id":     func(s *StoredProfile) { s.Fleet[0] ^= 1 },
+		"address":      func(s *StoredProfile) { s.Gateways = map[string]string{"web7": "", "db1": "198.51.100.8"} },
+		"another name": func(s *StoredProfile) { s.Gateways = map[string]string{"web8": "", "db1": s.Gateways["db1"]} },
+		"more gateways": func(s *StoredProfile) {
+			s.Gateways = map[string]string{"web7": "", "db1": s.Gateways["db1"], "x": ""}
+		},
+		"no gateways": func(s *StoredProfile) { s.Gateways = map[string]string{} },
 		"a host": func(s *StoredProfile) {
 			s.ServerID, s.Fleet, s.Gateways = ServerID(s.Fleet), FleetID{}, nil
 		},

@@ -82,9 +82,11 @@ func (f fleetToken) profile() *keys.Profile {
 
 func goodFleets() map[string]func(f *fleetToken) {
 	return map[string]func(f *fleetToken){
-		"token":           func(*fleetToken) {},
-		"token-unlisted":  func(f *fleetToken) { f.gateways, f.source = nil, "" },
-		"token-no-domain": func(f *fleetToken) { f.domain, f.gateways = "", []string{"0 192.0.2.1", "db1 [2001:db8::1]:443"} },
+		"token":          func(*fleetToken) {},
+		"token-unlisted": func(f *fleetToken) { f.gateways, f.source = nil, "" },
+		"token-no-domain": func(f *fleetToken) {
+			f.domain, f.gateways = "", []string{"0 192.0.2.1", "db1 [2001:db8::1]:443"}
+		},
 	}
 }
 

@@ -28,8 +28,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// aFleet is a fleet whose gateways listen on loopback addresses of their own, at one knock port. Each keeps what arrives
-// and answers what it can open.
+// aFleet is a fleet whose gateways listen on loopback addresses of their own, at one knock port. Each keeps what
+// arrives and answers what it can open.
 type aFleet struct {
 	profile  *keys.Profile
 	gateways map[string]*member
@@ -62,10 +62,10 @@ func newFleet(t *testing.T) *aFleet {
 	f.profile.KnockPorts = []uint16{knock}
 	f.profile.Services = map[string][]string{"ssh": {fmt.Sprintf("tcp/%d", ssh)}}
 	for _, name := range fleetNames {
-		m := f.gateways[name]
-		p := lab.Value(f.profile.Gateway(name))(t)
-		m.client = &keys.Client{Name: "alice", ID: p.ID, Key: p.Key}
-		m.identity = &spa.Identity{Server: p.ServerID, Gates: []spa.Gate{{Key: p.Gate}}, Window: 30 * time.Second}
+		m, server := f.gateways[name], f.profile.Fleet.Server(name)
+		m.client = &keys.Client{Name: "alice", ID: f.profile.Key.IDAt(server), Key: f.profile.Key.At(server)}
+		m.identity = &spa.Identity{Server: server, Gates: []spa.Gate{{Key: f.profile.Gate.At(server)}},
+			Window: 30 * time.Second}
 		go f.serve(name, service.Ports{Proto: service.TCP, Low: ssh, High: ssh})
 	}
 	usual := net.DefaultResolver

@@ -70,8 +70,8 @@ func (a *app) names() ([]string, error) {
 	return names, nil
 }
 
-// profile reads a host's profile with its keys, and asks for the passphrase if it is locked. The name is that of a host,
-// or FLEET/GATEWAY; an empty one means the only host.
+// profile reads a host's profile with its keys, and asks for the passphrase if it is locked. The name is that of a
+// host, or FLEET/GATEWAY; an empty one means the only host.
 func (a *app) profile(ctx context.Context, name string) (*keys.Profile, error) {
 	s, gateway, err := a.target(name)
 	if err != nil {

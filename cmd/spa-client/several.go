@@ -23,8 +23,8 @@ var errSpent = errors.New("the grant was for one connection")
 
 // severalPath returns the file that lists the services of a host that admit several connections, by its last receipts:
 // the gateway's id, then a service on each line. The profile does not say so, and exec and open --wait must not try any
-// other service beside the knock: that would use up the grant. For a gateway of a fleet it is FLEET.GATEWAY: no name has
-// a dot.
+// other service beside the knock: that would use up the grant. For a gateway of a fleet it is FLEET.GATEWAY: no name
+// has a dot.
 func (a *app) severalPath(p *keys.Profile) string {
 	return filepath.Join(a.config, "several", strings.ReplaceAll(p.Name, "/", "."))
 }

@@ -16,7 +16,7 @@ func TestOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSession(t, bin, "service.ssh.once=true")
 			s.dark()
-			s.configure(flags...)
+			s.configure(append([]string{"--host", "gw"}, flags...)...)
 			t.Run("ssh", s.ssh)
 			s.dark()
 			t.Run("scp", s.scp)

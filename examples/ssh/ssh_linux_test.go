@@ -22,6 +22,7 @@ func TestMain(m *testing.M) { lab.Main(m) }
 type session struct {
 	t       *testing.T
 	gateway *lab.Gateway
+	name    string // that ssh calls it by
 	dir     string // keys and configuration
 	remote  string // the sshd's view of root's home
 }
@@ -34,7 +35,7 @@ func TestSSH(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSession(t, bin)
 			s.dark()
-			s.configure(flags...)
+			s.configure(append([]string{"--host", "gw"}, flags...)...)
 			t.Run("ssh", s.ssh)
 			t.Run("status", s.status)
 			t.Run("scp", s.scp)
@@ -47,7 +48,7 @@ func TestSSH(t *testing.T) {
 
 func newSession(t *testing.T, bin string, settings ...string) *session {
 	t.Helper()
-	s := &session{t: t, dir: t.TempDir(), remote: t.TempDir()}
+	s := &session{t: t, name: "gw", dir: t.TempDir(), remote: t.TempDir()}
 	s.gateway = lab.NewGateway(t, bin, "ssh=tcp/22")
 	s.remember(4096)
 	for _, change := range settings {
@@ -124,10 +125,10 @@ func (s *session) dark() {
 }
 
 // configure writes ssh's configuration: the printed block, and where the test keeps its keys. The gateway's key is
-// known by its address, as before Sallyport.
+// known by its address or its name, as before Sallyport.
 func (s *session) configure(flags ...string) {
 	s.t.Helper()
-	cmd := s.gateway.Command("spa-client", append([]string{"ssh-config", "--host", "gw"}, flags...)...)
+	cmd := s.gateway.Command("spa-client", append([]string{"ssh-config"}, flags...)...)
 	cmd.Env = s.env()
 	block, err := cmd.Output()
 	if err != nil {
@@ -144,11 +145,11 @@ Host *
 	BatchMode yes
 `)
 	key := lab.Value(os.ReadFile(s.file("host.pub")))(s.t)
-	s.write("known_hosts", "192.0.2.1 "+string(key))
+	s.write("known_hosts", "192.0.2.1,web7.example.net "+string(key))
 }
 
 func (s *session) ssh(t *testing.T) {
-	cmd := s.command("ssh", "-F", s.file("config"), "gw", "cat; echo $SSH_CONNECTION")
+	cmd := s.command("ssh", "-F", s.file("config"), s.name, "cat; echo $SSH_CONNECTION")
 	cmd.Stdin = strings.NewReader("hello\n")
 	out, code := lab.Run(t, s.gateway.Client, cmd)
 	if code != 0 || !strings.HasPrefix(out, "hello\n192.0.2.2 ") {
@@ -158,7 +159,7 @@ func (s *session) ssh(t *testing.T) {
 
 // status checks that the remote command's exit status arrives.
 func (s *session) status(t *testing.T) {
-	out, code := lab.Run(t, s.gateway.Client, s.command("ssh", "-F", s.file("config"), "gw", "exit 42"))
+	out, code := lab.Run(t, s.gateway.Client, s.command("ssh", "-F", s.file("config"), s.name, "exit 42"))
 	if code != 42 || out != "" {
 		t.Errorf("exit %d, want 42: %q", code, out)
 	}
@@ -166,8 +167,8 @@ func (s *session) status(t *testing.T) {
 
 func (s *session) scp(t *testing.T) {
 	big := s.random("big", 10<<20)
-	s.run(t, "scp", "-F", s.file("config"), s.file("big"), "gw:big")
-	s.run(t, "scp", "-F", s.file("config"), "gw:big", s.file("back"))
+	s.run(t, "scp", "-F", s.file("config"), s.file("big"), s.name+":big")
+	s.run(t, "scp", "-F", s.file("config"), s.name+":big", s.file("back"))
 	for _, path := range []string{filepath.Join(s.remote, "big"), s.file("back")} {
 		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, big) {
 			t.Errorf("%s: %d bytes, %v; want the %d that were sent", path, len(got), err, len(big))
@@ -182,7 +183,7 @@ func (s *session) rsync(t *testing.T) {
 	for i := range 20 {
 		s.random(fmt.Sprintf("tree/%d", i), 10<<10)
 	}
-	s.run(t, "rsync", "-a", "-e", "ssh -F "+s.file("config"), tree+"/", "gw:tree/")
+	s.run(t, "rsync", "-a", "-e", "ssh -F "+s.file("config"), tree+"/", s.name+":tree/")
 	s.run(t, "diff", "-r", tree, filepath.Join(s.remote, "tree"))
 }
 
@@ -193,7 +194,7 @@ func (s *session) git(t *testing.T) {
 	s.run(t, "git", "-C", repo, "-c", "user.name=a", "-c", "user.email=a@example.net", "commit", "-q",
 		"--allow-empty", "-m", "first")
 	clone := filepath.Join(s.dir, "clone")
-	s.run(t, "git", "clone", "-q", "ssh://gw/root/repo", clone)
+	s.run(t, "git", "clone", "-q", "ssh://"+s.name+"/root/repo", clone)
 	if out := s.run(t, "git", "-C", clone, "log", "--format=%s"); out != "first\n" {
 		t.Errorf("the clone has %q", out)
 	}
@@ -207,7 +208,7 @@ func (s *session) parallel(t *testing.T) {
 	for i := range sessions {
 		all.Go(func() {
 			want := fmt.Sprintf("session %d\n", i)
-			out, code := lab.Run(t, s.gateway.Client, s.command("ssh", "-F", s.file("config"), "gw",
+			out, code := lab.Run(t, s.gateway.Client, s.command("ssh", "-F", s.file("config"), s.name,
 				strings.TrimSpace("echo "+want)))
 			if code != 0 || out != want {
 				failed <- fmt.Sprintf("exit %d: %q", code, out)

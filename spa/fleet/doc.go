@@ -18,8 +18,8 @@
 //	gate.key         the fleet's gate keys at that server id, as in a gateway's gate.key
 //	clients/NAME.toml  a client at that server id, as in a gateway's directory; sorted
 //
-// Each bundle has exactly one form; nothing may follow it. The place that hands a bundle out is trusted with nothing: it
-// can withhold one, which shows in its age, and offer an older one, which its serial shows.
+// Each bundle has exactly one form; nothing may follow it. The place that hands a bundle out is trusted with nothing:
+// it can withhold one, which shows in its age, and offer an older one, which its serial shows.
 package fleet
 
 //go:generate env SPA_WRITE_VECTORS=1 go test -count=1 -run VectorsAreGenerated$ .
