@@ -43,7 +43,7 @@ race: needed-go
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
 	GOOS=linux $(GO) vet ./...
-	for os in darwin windows freebsd; do GOOS=$$os $(GO) vet ./cmd/spa-client ./cmd/spa-keygen ./cmd/internal/... ./spa/client/... ./examples/embed ./keys/... ./spa || exit 1; done
+	for os in darwin windows freebsd; do GOOS=$$os $(GO) vet ./cmd/spa-client ./cmd/spa-keygen ./cmd/spa-fleet ./cmd/internal/... ./spa/client/... ./spa/fleet/... ./examples/embed ./keys/... ./spa || exit 1; done
 	$(GO) tool -modfile=.ci/go.mod staticcheck ./...
 	$(GO) mod tidy -diff
 

@@ -34,6 +34,7 @@ var pages = []struct{ path, of string }{
 	{"cmd/spa-keygen/spa-client.toml.5", "spa-server"},
 	{"cmd/spa-client/spa-client.1", "spa-client"},
 	{"cmd/spa-client/spa-host.toml.5", "spa-client"},
+	{"cmd/spa-fleet/spa-fleet.8", "spa-fleet"},
 }
 
 // copied are files that are taken as they are. The units name the programs where "make install" puts them.

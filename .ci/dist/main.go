@@ -1,4 +1,4 @@
-// Dist makes what users download: archives of the programs, packages of the server and the client, a list of what is
+// Dist makes what users download: archives of the programs, packages of the server, the client and the office of a fleet, a list of what is
 // inside (CycloneDX), and SHA256SUMS. From the same commit it makes the same bytes, in any directory.
 //
 //	go run -C .ci/dist . [--only linux/amd64] [--version 1.2.3] DIRECTORY
@@ -45,7 +45,7 @@ func (t target) String() string { return t.os + "/" + t.arch }
 
 func (t target) programs() []string {
 	if t.os == "linux" {
-		return []string{"spa-server", "spa-keygen", "spa-client"}
+		return []string{"spa-server", "spa-keygen", "spa-client", "spa-fleet"}
 	}
 	return []string{"spa-client"}
 }

@@ -36,6 +36,12 @@ var (
 			"One encrypted UDP packet opens one port, for one address, for a short while.\n" +
 			"This package has the client, spa-client.",
 	}
+	fleet = pack{
+		name: "sallyport-fleet", of: "spa-fleet", programs: []string{"spa-fleet"},
+		about: "Say who may use which of many gateways\n" +
+			"Signed bundles, sealed to each gateway, tell it who may knock there.\n" +
+			"This package has spa-fleet, for whoever has more than one gateway.",
+	}
 )
 
 // pack writes one package.

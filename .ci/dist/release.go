@@ -129,7 +129,7 @@ func (r *release) make(t target) error {
 		return err
 	}
 	for _, format := range t.formats {
-		for _, p := range []pack{server, client} {
+		for _, p := range []pack{server, client, fleet} {
 			if err := r.pack(t, p, format); err != nil {
 				return fmt.Errorf("%s of %s: %w", format, p.name, err)
 			}

@@ -139,12 +139,13 @@ func testArch(t *testing.T, dir, copied string) {
 	cmd := exec.Command("bash", "-ec", `source aur/PKGBUILD
 srcdir=$1; mkdir "$srcdir"; ln -s "$2" "$srcdir/sallyport-$pkgver"
 cd "$srcdir"; build
-for pkgname in sallyport-server sallyport-client; do pkgdir=$1/root; cd "$srcdir"; package_$pkgname; done`,
+for pkgname in sallyport-server sallyport-client sallyport-fleet; do pkgdir=$1/root; cd "$srcdir"; package_$pkgname; done`,
 		"bash", filepath.Join(root, "src"), copied)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, name := range slices.Concat(needed, []string{"usr/bin/spa-client", "usr/share/man/man1/spa-client.1"}) {
+	for _, name := range slices.Concat(needed, []string{"usr/bin/spa-client", "usr/share/man/man1/spa-client.1",
+		"usr/bin/spa-fleet", "usr/share/man/man8/spa-fleet.8"}) {
 		name = strings.TrimSuffix(strings.Replace(name, "doc/sallyport-server/copyright", "licenses/sallyport-server/LICENSE",
 			1), ".gz") // makepkg compresses
 		if _, err := os.Stat(filepath.Join(root, "src", "root", name)); err != nil {

@@ -1,6 +1,7 @@
 package place
 
 import (
+	"errors"
 	"os"
 	"syscall"
 	"testing"
@@ -31,4 +32,18 @@ func TestHeldDirectory(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Error("it waits for who holds the lock")
 	}
+}
+
+// TestLockAlone: a program that needs the lock does not go on without it.
+func TestLockAlone(t *testing.T) {
+	dir := t.TempDir()
+	unlock, err := LockAlone(dir, time.Minute)
+	lab.Must(t, err)
+	if _, err := LockAlone(dir, 0); !errors.Is(err, ErrHeld) {
+		t.Errorf("held: got %v", err)
+	}
+	unlock()
+	unlock, err = LockAlone(dir, 0)
+	lab.Must(t, err)
+	unlock()
 }

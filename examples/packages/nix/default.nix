@@ -7,7 +7,7 @@ pkgs.buildGoModule {
   src = ../../..;
   vendorHash = pkgs.lib.fakeHash;
 
-  subPackages = [ "cmd/spa-client" ]
+  subPackages = [ "cmd/spa-client" "cmd/spa-fleet" ]
     ++ pkgs.lib.optionals pkgs.stdenv.hostPlatform.isLinux [ "cmd/spa-server" "cmd/spa-keygen" ];
   env.CGO_ENABLED = 0;
   ldflags = [ "-s" ];

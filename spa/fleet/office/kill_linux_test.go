@@ -1,7 +1,6 @@
 package office
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,35 +10,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"filippo.io/age"
 
-	"sallyport/keys"
 	"sallyport/spa/fleet"
 	"sallyport/spa/lab"
 )
-
-// acts are changes that take several writes.
-var acts = map[string]func(o *Office, v *Vault, to string) error{
-	"publish": func(o *Office, v *Vault, to string) error {
-		_, err := o.Publish(context.Background(), v, Directory(to), to, false, time.Now())
-		return err
-	},
-	"rotate": func(o *Office, v *Vault, to string) error {
-		_, err := o.RotateClient(v, "client-000001", Rotation{Until: time.Now().Add(time.Hour), Force: true}, time.Now(),
-			func(*keys.Profile) error { return nil })
-		return err
-	},
-	"remove": func(o *Office, v *Vault, to string) error {
-		_, err := o.RemoveAdmin(v, "carol")
-		if errors.Is(err, ErrUnknown) {
-			return nil // done before
-		}
-		return err
-	},
-	"rotate-key": func(o *Office, v *Vault, to string) error { return o.RotateKey(v) },
-}
 
 // TestKilledAct is not a test: it is the other process of TestKilled.
 func TestKilledAct(t *testing.T) {
@@ -50,16 +26,6 @@ func TestKilledAct(t *testing.T) {
 	runtime.LockOSThread() // strace counts the system calls of each thread
 	h := house{os.Getenv("OFFICE_DIR"), lab.Value(age.ParseHybridIdentity(os.Getenv("OFFICE_ME")))(t)}
 	lab.Must(t, h.act(act, os.Getenv("OFFICE_TO")))
-}
-
-func (h house) act(act func(*Office, *Vault, string) error, to string) error {
-	return Change(h.dir, func(o *Office) error {
-		v, err := o.Unlock(h.me)
-		if err != nil {
-			return err
-		}
-		return act(o, v, to)
-	})
 }
 
 // TestKilled: whenever a command is killed between its writes, the office opens with the keys of all clients, the command

@@ -20,6 +20,37 @@ import (
 	"sallyport/spa/lab"
 )
 
+// acts are changes that take several writes.
+var acts = map[string]func(o *Office, v *Vault, to string) error{
+	"publish": func(o *Office, v *Vault, to string) error {
+		_, err := o.Publish(context.Background(), v, Directory(to), to, false, time.Now())
+		return err
+	},
+	"rotate": func(o *Office, v *Vault, to string) error {
+		_, err := o.RotateClient(v, "client-000001", Rotation{Until: time.Now().Add(time.Hour), Force: true}, time.Now(),
+			func(*keys.Profile) error { return nil })
+		return err
+	},
+	"remove": func(o *Office, v *Vault, to string) error {
+		_, err := o.RemoveAdmin(v, "carol")
+		if errors.Is(err, ErrUnknown) {
+			return nil // done before
+		}
+		return err
+	},
+	"rotate-key": func(o *Office, v *Vault, to string) error { return o.RotateKey(v) },
+}
+
+func (h house) act(act func(*Office, *Vault, string) error, to string) error {
+	return Change(h.dir, func(o *Office) error {
+		v, err := o.Unlock(h.me)
+		if err != nil {
+			return err
+		}
+		return act(o, v, to)
+	})
+}
+
 // snapshot returns all files below directories.
 func snapshot(t *testing.T, dirs ...string) string {
 	t.Helper()
