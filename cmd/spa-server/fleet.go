@@ -31,7 +31,7 @@ func initFleet(cmd *cobra.Command, c *config.Config) error {
 		return err
 	}
 	if !c.Fleet.On() {
-		cli.Note(cmd, "give this line to the office: spa-fleet gateway add. Then paste the command that it prints, "+
+		cli.Note(cmd, "give this line to the office: spa-fleet gateway add NAME. Then run here the command that it prints, "+
 			"spa-server set fleet.id=... fleet.office=..., and: %s", setup.Restart)
 	}
 	return nil

@@ -134,6 +134,10 @@ func TestFleet(t *testing.T) {
 	}
 	o.knocks(ann, false)
 	o.knocks(bob, true)
+	if out, _ := g.run(g.host, "spa-server", "revoke", "bob", "--config", g.dir); !strings.Contains(out,
+		"spa-fleet client revoke bob") {
+		t.Errorf("revoke prints\n%s", out)
+	}
 	out, code := g.run(g.host, "spa-server", "status", "--config", g.dir)
 	if code != 0 || !strings.Contains(out, "gw by bundle 2, issued at ") {
 		t.Errorf("status: %d\n%s", code, out)

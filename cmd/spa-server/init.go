@@ -42,7 +42,7 @@ a gateway that there is already, and changes nothing else; it prints the line ag
 		Example: `  spa-server init --address gw.example.net --service ssh=tcp/22
   spa-server init --address gw.example.net --service ssh=tcp/22 --state /var/lib/spa
   spa-server init --address 192.0.2.1:443 --service ssh=tcp/22 --service web=tcp/80,tcp/443
-  spa-server init --fleet | ssh office spa-fleet gateway add -`,
+  spa-server init --fleet > web7.line         for the office: spa-fleet gateway add web7 web7.line`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if resetClock {

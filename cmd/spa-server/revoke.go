@@ -94,6 +94,9 @@ func printRevoked(cmd *cobra.Command, r control.Request, revoked control.Revoked
 		cli.Note(cmd, "%s has no client file: its key opens nothing", r.Client)
 	case r.Client != "" && revoked.Key != "good":
 		cli.Note(cmd, "the key of %s is %s: it no longer opens anything", r.Client, revoked.Key)
+	case revoked.Fleet:
+		cli.Note(cmd, "the key of %s still works; to revoke it permanently, at the office: spa-fleet client revoke %[1]s",
+			r.Client)
 	case r.Client != "":
 		cli.Note(cmd, "the key of %s still works; to revoke it permanently: spa-keygen revoke %[1]s", r.Client)
 	case len(clients) > 0:

@@ -126,7 +126,7 @@ func leftover(path string, e fs.DirEntry) string {
 		return "a token: anyone who has it can knock"
 	}
 	name := strings.TrimPrefix(strings.TrimPrefix(e.Name(), "."), "#")
-	for _, secret := range []string{config.GateFile, keys.Suffix} {
+	for _, secret := range []string{config.GateFile, config.FleetKeyFile, keys.Suffix} {
 		before, rest, ok := strings.Cut(name, secret)
 		if ok && rest != "" && !strings.HasPrefix(before, "server") {
 			return "a copy of a file with keys"

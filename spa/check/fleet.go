@@ -26,7 +26,7 @@ func checkFleet(c *config.Config, registry *keys.Registry, now time.Time) []Find
 	if bundles.Key != nil {
 		advice := "# fix the file"
 		if errors.Is(bundles.Key, fs.ErrNotExist) {
-			advice = "spa-server init --fleet\n# prints what the office must learn of the gateway: spa-fleet gateway add"
+			advice = "spa-server init --fleet\n# prints what the office must learn of the gateway: spa-fleet gateway add NAME"
 		}
 		found = append(found, Finding{Severity: Problem, Subject: config.FleetKeyFile, Text: bundles.Key.Error(),
 			Advice: advice})

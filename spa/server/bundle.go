@@ -23,6 +23,7 @@ import (
 	"sallyport/keys/place"
 	"sallyport/spa"
 	"sallyport/spa/audit"
+	"sallyport/spa/config"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/setup"
 )
@@ -33,6 +34,7 @@ import (
 
 // member is what the server has as part of a fleet.
 type member struct {
+	config  *config.Config    // as it was at the start: what counts here needs a restart
 	folder  place.Folder      // where bundles are offered; without a Root: it could not be opened
 	watcher *fsnotify.Watcher // of that directory; nil: it could not be opened
 	kept    *setup.Kept
@@ -63,7 +65,7 @@ func (s *Server) openFleet() error {
 	if !s.config.Fleet.On() {
 		return nil
 	}
-	m := newMember(filepath.Dir(s.config.Fleet.Bundle))
+	m := newMember(s.config)
 	s.fleet = m
 	var err error
 	if m.kept, err = setup.OpenKept(s.config.State); err != nil {
@@ -76,8 +78,9 @@ func (s *Server) openFleet() error {
 	return nil
 }
 
-func newMember(dir string) *member {
-	m := &member{folder: place.Folder{Path: dir}, refused: make(map[string]uint64), logged: make(map[string]time.Time)}
+func newMember(c *config.Config) *member {
+	m := &member{config: c, folder: place.Folder{Path: filepath.Dir(c.Fleet.Bundle)}, refused: make(map[string]uint64),
+		logged: make(map[string]time.Time)}
 	for _, reason := range setup.Reasons { // what was never seen cannot be seen rising
 		m.refused[reason] = 0
 	}
@@ -110,7 +113,7 @@ func (s *Server) joinFleet() {
 		return
 	}
 	if s.fleet == nil { // for captured packets
-		s.fleet = newMember("")
+		s.fleet = newMember(s.config)
 	}
 	m, now := s.fleet, s.now()
 	best := found.Best()
@@ -221,7 +224,7 @@ func (s *Server) concernsBundle(event fsnotify.Event) bool {
 			"restart the server", "directory", s.fleet.folder.Path)
 		return false
 	}
-	return filepath.Base(event.Name) == filepath.Base(s.config.Fleet.Bundle)
+	return filepath.Base(event.Name) == filepath.Base(s.fleet.config.Fleet.Bundle)
 }
 
 // takeBundle takes over the bundle that is offered, if there is a new one that is good. It returns what changed; nil if
@@ -269,7 +272,7 @@ func (s *Server) readBundle() (*setup.Bundle, error) {
 	if err := place.InPlace(m.folder.Root, m.folder.Path); err != nil {
 		return nil, err
 	}
-	text, err := setup.ReadOffered(m.folder, filepath.Base(s.config.Fleet.Bundle))
+	text, err := setup.ReadOffered(m.folder, filepath.Base(m.config.Fleet.Bundle))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -283,7 +286,7 @@ func (s *Server) readBundle() (*setup.Bundle, error) {
 	if inForce != nil && inForce.Whole == what {
 		return nil, nil
 	}
-	next, err := setup.TakeBundle(s.config, text, inForce, func() (*age.HybridIdentity, error) {
+	next, err := setup.TakeBundle(m.config, text, inForce, func() (*age.HybridIdentity, error) {
 		return setup.ReadFleetKey(place.Folder{Path: s.dir, Root: s.root})
 	})
 	if err != nil {
@@ -314,7 +317,7 @@ func (s *Server) refuseBundle(r refused) {
 	if m.inForce != nil {
 		serial = slog.Int64("in_force", m.inForce.Serial)
 	}
-	s.log.Error("bundle of the fleet refused: the one before stays in force", "file", s.config.Fleet.Bundle, "reason",
+	s.log.Error("bundle of the fleet refused: the one before stays in force", "file", m.config.Fleet.Bundle, "reason",
 		reason, "error", r.err, serial)
 }
 

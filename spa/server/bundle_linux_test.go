@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -28,110 +26,6 @@ import (
 	"sallyport/spa/lab"
 	"sallyport/spa/server/setup"
 )
-
-// A fleetSite is a gateway of a fleet, and the office of that. Both are real, except for the gateway's firewall and
-// sockets.
-type fleetSite struct {
-	*bench
-	seal fleet.Seal
-	to   *age.HybridRecipient
-	gate keys.GateKey // of the fleet
-	said *lines
-}
-
-func newFleetSite(t testing.TB, more string) *fleetSite {
-	t.Helper()
-	public, private, err := ed25519.GenerateKey(nil)
-	lab.Must(t, err)
-	p := &fleetSite{bench: newSite(t, func(string) {}), gate: keys.NewGateKey(), said: &lines{}}
-	p.seal = fleet.Seal{Fleet: keys.NewFleetID(), Key: private}
-	p.s.log = slog.New(witness{slog.DiscardHandler, p.said.add})
-	p.rewrite("# [fleet]", fmt.Sprintf("[fleet]\nid = %q\noffice = %q\n%s\n#", p.seal.Fleet,
-		base64.StdEncoding.EncodeToString(public), more))
-	p.s.config = lab.Value(config.Load(p.s.dir))(t)
-	request, _, err := setup.InitFleet(p.s.config)
-	lab.Must(t, err)
-	p.to = request.Recipient
-	p.restart()
-	return p
-}
-
-// restart begins again with the files that there are.
-func (p *fleetSite) restart() {
-	p.Helper()
-	lab.Must(p, p.s.Close())
-	p.s.fleet, p.s.fleetGates, p.s.identity = nil, nil, spa.Identity{}
-	lab.Must(p, errors.Join(p.s.openFleet(), p.s.openKeys()))
-}
-
-// fleetClient returns a client of the fleet as its office has it.
-func fleetClient(name string) *keys.Client {
-	return &keys.Client{Name: name, Key: keys.NewKey(), Allow: []string{"ssh"}}
-}
-
-// bundle returns a bundle of this place with these clients.
-func (p *fleetSite) bundle(serial int64, clients ...*keys.Client) []byte {
-	p.Helper()
-	return p.sealed(p.seal, "gw", p.to, serial, p.contents(clients))
-}
-
-func (p *fleetSite) sealed(by fleet.Seal, gateway string, to *age.HybridRecipient, serial int64,
-	c *fleet.Contents) []byte {
-	p.Helper()
-	return lab.Value(by.Seal(gateway, to, serial, time.Now(), c))(p).Bytes()
-}
-
-func (p *fleetSite) contents(clients []*keys.Client) *fleet.Contents {
-	server := p.seal.Fleet.Server("gw")
-	c := &fleet.Contents{Site: "gw", Gates: keys.Gates{Current: p.gate}.At(server)}
-	for _, client := range clients {
-		at := *client
-		at.Key, at.ID = client.Key.At(server), client.Key.IDAt(server)
-		c.Clients = append(c.Clients, &at)
-	}
-	return c
-}
-
-// sender is what a client of the fleet knocks with here.
-func (p *fleetSite) sender(c *keys.Client) spa.Sender {
-	p.Helper()
-	profile := &keys.Profile{Name: "prod", Fleet: p.seal.Fleet, Address: "example.net", Gate: p.gate, Client: c.Name,
-		Key: c.Key, KnockPorts: []uint16{62201}}
-	at := lab.Value(profile.Gateway("gw"))(p)
-	return spa.Sender{Server: at.ServerID, Gate: at.Gate, ID: at.ID, Key: at.Key}
-}
-
-func (p *fleetSite) path() string { return p.s.config.Fleet.Bundle }
-
-// offer puts a file there as rsync does.
-func (p *fleetSite) offer(text []byte) {
-	p.Helper()
-	tmp := p.path() + ".tmp"
-	lab.Must(p, errors.Join(os.RemoveAll(p.path()), os.WriteFile(tmp, text, 0o644), os.Rename(tmp, p.path())))
-}
-
-// wantInForce checks that exactly these clients of the fleet are known, and that no other can knock.
-func (p *fleetSite) wantInForce(when string, serial int64, in, out []*keys.Client) {
-	p.Helper()
-	if st := p.s.fleetStatus(time.Now()); st.Serial != serial || st.Clients != len(in) || p.s.clients.Len() != len(in) {
-		p.Errorf("%s: bundle %d with %d clients is in force, and the server has %d; want %d with %d", when, st.Serial,
-			st.Clients, p.s.clients.Len(), serial, len(in))
-	}
-	for _, c := range in {
-		if v := p.verdict(c); v == audit.Unopened { // one that was away may be denied for a window
-			p.Errorf("%s: %s: %v", when, c.Name, v)
-		}
-	}
-	for _, c := range out {
-		if v := p.verdict(c); v != audit.Unopened {
-			p.Errorf("%s: %s: %v", when, c.Name, v)
-		}
-	}
-}
-
-func (p *fleetSite) verdict(c *keys.Client) audit.Verdict {
-	return p.s.handle(context.Background(), arriving(sealed(p, p.sender(c)))).Verdict
-}
 
 // offers are files that a program may put in the place of a bundle with serial 7, and why each is refused.
 var offers = map[string]struct {
@@ -229,14 +123,6 @@ func TestOffers(t *testing.T) {
 				p.wantInForce("after a restart", serial, in, out)
 			})
 		}
-	}
-}
-
-// take takes over the bundle that is offered, which is good.
-func (p *fleetSite) take(t *testing.T) {
-	t.Helper()
-	if r, err := p.s.takeBundle(t.Context(), true); err != nil || r == nil {
-		t.Fatalf("a good bundle: got %v, %v", r, err)
 	}
 }
 
@@ -441,6 +327,26 @@ func TestLocalClients(t *testing.T) {
 		if v := p.verdict(alice); v == audit.Granted {
 			t.Error("a client that left the fleet is let in")
 		}
+	}
+}
+
+// TestNoDirectoryOfBundles: without the directory in which bundles are offered, the server starts with the one that it
+// has kept, and reports that it sees no other.
+func TestNoDirectoryOfBundles(t *testing.T) {
+	away := filepath.Join(t.TempDir(), "away")
+	lab.Must(t, os.Mkdir(away, 0o755))
+	p := newFleetSite(t, fmt.Sprintf("bundle = %q", filepath.Join(away, "bundle")))
+	ann := fleetClient("ann")
+	p.offer(p.bundle(1, ann))
+	p.take(t)
+	lab.Must(t, os.RemoveAll(away))
+	if _, err := p.s.takeBundle(t.Context(), true); err == nil {
+		t.Error("a directory that is gone is not reported")
+	}
+	p.restart()
+	p.wantInForce("without a directory", 1, []*keys.Client{ann}, nil)
+	if st := p.s.fleetStatus(time.Now()); !st.Unwatched || !p.said.has("go unnoticed") {
+		t.Errorf("got %+v", st)
 	}
 }
 

@@ -31,6 +31,8 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 	revoked := &control.Revoked{Ended: shown(ended)}
 	if r.Client != "" {
 		revoked.Key, revoked.Since = s.keyOf(r.Client), s.since
+		client, ok := s.clients.Client(r.Client)
+		revoked.Fleet = ok && client.Fleet
 	}
 	if r.Cut {
 		if revoked.Sessions, err = s.firewall.Cut(ctx, cuttable); err != nil {

@@ -1,9 +1,9 @@
 // Package server is the gateway: it takes packets from the sniffer to the firewall.
 //
 // The path of a packet is one function, [Server.handle]. Around it are: what is opened before privileges are dropped
-// (open.go), the loop and what runs beside it (run.go), client files that change (clients.go), and the control socket
-// (control.go): what the server knows (status.go), decides (package feed), revokes (revoke.go) and reloads
-// (reload.go). For captured packets inspect.go reports what it would have decided.
+// (open.go), the loop and what runs beside it (run.go), client files that change (clients.go), the bundles of a fleet
+// (bundle.go), and the control socket (control.go): what the server knows (status.go), decides (package feed), revokes
+// (revoke.go) and reloads (reload.go). For captured packets inspect.go reports what it would have decided.
 package server
 
 import (

@@ -265,6 +265,7 @@ type Revoked struct {
 	Sessions int     `json:"sessions"` // that were ended
 
 	Key   string    `json:"key,omitzero"`   // of a client: "good", "revoked", "expired", or "none" if it has no file
+	Fleet bool      `json:"fleet,omitzero"` // the client is of the fleet: its office revokes it
 	Since time.Time `json:"since,omitzero"` // a client's sessions from before are known only by address
 }
 
