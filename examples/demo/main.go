@@ -8,19 +8,6 @@
 //	go run ./examples/demo
 package main
 
-import (
-	"context"
-	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
-)
+import "sallyport/examples/internal/stage"
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, newTeller(os.Stdout)); err != nil {
-		fmt.Fprintln(os.Stderr, "demo: error:", err)
-		os.Exit(1)
-	}
-}
+func main() { stage.Main("demo", run) }

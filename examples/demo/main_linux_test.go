@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/examples/internal/stage"
 	"sallyport/spa/lab"
 )
 
@@ -32,27 +33,9 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// demoCommand returns a command that runs the demo, with its files in an empty directory.
-func demoCommand(t *testing.T) (cmd *exec.Cmd, files string) {
-	t.Helper()
-	lab.NeedNamespaces(t)
-	cmd = exec.Command("/proc/self/exe")
-	cmd.Args = []string{"demo"}
-	files = t.TempDir()
-	for _, dir := range []string{files, filepath.Dir(files)} {
-		lab.Must(t, os.Chmod(dir, 0o755))
-	}
-	cmd.Env = append(os.Environ(), "TMPDIR="+files)
-	return cmd, files
-}
-
 func TestDemo(t *testing.T) {
-	cmd, files := demoCommand(t)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	for _, want := range []string{
+	cmd, files := stage.Rehearsal(t, "demo")
+	stage.Told(t, cmd, files,
 		"9. The server stops",
 		"ok   stranger scans tcp/1 to tcp/1024       open: 22;",
 		"ok   stranger scans tcp/1 to tcp/1024       open: none; no answer: 22",
@@ -64,26 +47,12 @@ func TestDemo(t *testing.T) {
 		"ok   alice    in her session",
 		"spa-client open ssh --host gw --for 5s",
 		"ssh (tcp/22) is open on gw for 192.0.2.2 until ",
-		"Every step was as promised.",
-	} {
-		if !strings.Contains(string(out), want) {
-			t.Errorf("no %q", want)
-		}
-	}
-	for _, never := range []string{"BAD", "\x1b"} {
-		if strings.Contains(string(out), never) {
-			t.Errorf("there is %q", never)
-		}
-	}
-	if t.Failed() {
-		t.Logf("%s", out)
-	}
-	nothingLeft(t, files)
+	)
 }
 
 // TestInterrupted is Ctrl-C while the server runs.
 func TestInterrupted(t *testing.T) {
-	cmd, files := demoCommand(t)
+	cmd, files := stage.Rehearsal(t, "demo")
 	r, w := narrowPipe(t)
 	cmd.Stdout = w
 	stderr := new(bytes.Buffer)
@@ -108,7 +77,7 @@ func TestInterrupted(t *testing.T) {
 	if !strings.Contains(stderr.String(), "step 4 (Alice's packet opens it, to her only): interrupted") {
 		t.Errorf("got %q, want the step that was interrupted", stderr)
 	}
-	nothingLeft(t, files)
+	stage.NothingLeft(t, files)
 }
 
 // narrowPipe is a pipe with room for one write: the writer is never more than two ahead of the reader.
@@ -154,7 +123,7 @@ func TestOldGo(t *testing.T) {
 
 // TestImpostors makes the demo build programs that print the right things but guard nothing.
 func TestImpostors(t *testing.T) {
-	cmd, files := demoCommand(t)
+	cmd, files := stage.Rehearsal(t, "demo")
 	self := lab.Value(os.Executable())(t)
 	path := t.TempDir()
 	lab.Must(t, os.Symlink(self, filepath.Join(path, "go")))
@@ -169,13 +138,13 @@ func TestImpostors(t *testing.T) {
 		"demo: error: step 3 (The server starts, and the port goes dark): alice at 192.0.2.1:22: connected to a " +
 			"port that must be dark",
 		"stranger at 192.0.2.1:22: connected to a port that must be dark",
-		"the server said:\nall is well",
+		"the server on gateway said:\nall is well",
 	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
-	nothingLeft(t, files)
+	stage.NothingLeft(t, files)
 }
 
 // impostors replaces the go command: it puts copies of this program in place of the programs.
@@ -204,22 +173,6 @@ func impersonate() {
 		panic(err)
 	}
 	_, _ = conn.Read(make([]byte, 1)) // until it is killed
-}
-
-// nothingLeft checks that no file of the demo is left, and no process that has one open.
-func nothingLeft(t *testing.T, files string) {
-	t.Helper()
-	left, err := os.ReadDir(files)
-	if err != nil || len(left) != 0 {
-		t.Errorf("files left: %v, %v", left, err)
-	}
-	processes := lab.Value(filepath.Glob("/proc/[0-9]*/exe"))(t)
-	for _, link := range processes {
-		program, err := os.Readlink(link)
-		if err == nil && strings.HasPrefix(program, files) {
-			t.Errorf("process left: %s %s", filepath.Dir(link), program)
-		}
-	}
 }
 
 func TestUDP4(t *testing.T) {
@@ -253,43 +206,6 @@ func TestPlain(t *testing.T) {
 	} {
 		if got := withoutTime(log); got != want {
 			t.Errorf("%q: got %q, want %q", log, got, want)
-		}
-	}
-}
-
-func TestServerThatDoesNotStart(t *testing.T) {
-	dir := t.TempDir()
-	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: filepath.Join(dir, "ready")})
-	lab.Must(t, err)
-	ready.Close() // as when the process ends
-	if err := new(server).awaitReady(ready); err == nil {
-		t.Error("a server that has ended counts as ready")
-	}
-}
-
-func TestServerThatStopsBadly(t *testing.T) {
-	for _, test := range []struct{ script, want string }{
-		{"trap 'exit 3' TERM; echo up; while :; do read x; done", "stopped badly: exit status 3"},
-		{"trap 'exit 0' TERM; echo up; while :; do read x; done", ""},
-	} {
-		cmd := exec.Command("sh", "-c", test.script)
-		up := lab.Value(cmd.StdoutPipe())(t)
-		hold := lab.Value(cmd.StdinPipe())(t)
-		defer hold.Close()
-		lab.Must(t, cmd.Start())
-		_, err := bufio.NewReader(up).ReadString('\n')
-		lab.Must(t, err)
-		s := &server{cmd: cmd, ended: make(chan struct{})}
-		go func() {
-			s.err = cmd.Wait()
-			close(s.ended)
-		}()
-		got := ""
-		if err := s.stop(t.Context()); err != nil {
-			got = err.Error()
-		}
-		if test.want == "" && got != "" || !strings.HasSuffix(got, test.want) {
-			t.Errorf("got %q, want %q", got, test.want)
 		}
 	}
 }

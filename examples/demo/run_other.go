@@ -4,10 +4,8 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
+
+	"sallyport/examples/internal/stage"
 )
 
-func run(context.Context, *teller) error {
-	return fmt.Errorf("network namespaces need Linux: %w", errors.ErrUnsupported)
-}
+func run(context.Context, *stage.Teller) error { return stage.ErrPlatform }

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"sallyport/examples/internal/stage"
 	"sallyport/spa/lab"
 )
 
@@ -92,7 +93,7 @@ func closedUDP(from *lab.Host, port int) error {
 		return err
 	}
 	defer conn.Close()
-	for end := time.Now().Add(answerWithin); time.Now().Before(end); {
+	for end := time.Now().Add(stage.AnswerWithin); time.Now().Before(end); {
 		if _, err = conn.Write([]byte("?")); err == nil {
 			_ = conn.SetReadDeadline(time.Now().Add(askAgain))
 			_, err = conn.Read(make([]byte, 1))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,46 +11,40 @@ import (
 	"strings"
 	"time"
 
+	"sallyport/examples/internal/stage"
 	"sallyport/spa/lab"
 )
 
 const (
-	// patience is how long a connection attempt may go without an answer until the port counts as dark. Linux resends
-	// the first packet of a connection after a second: twice is enough.
-	patience = 1300 * time.Millisecond
-
 	grantFor = 5 * time.Second
 	againFor = 30 * time.Second // of the second grant; no step waits for its end
 	// overtime is how late a grant may end on a busy machine.
 	overtime = 3 * time.Second
-
-	// answerWithin is for answers that come at once, unless the machine is very busy.
-	answerWithin = time.Minute
 
 	door4 = gateway4 + ":22"
 	door6 = "[" + gateway6 + "]:22"
 )
 
 func (d *demo) introduce() {
-	d.heading("Sallyport: one packet opens one port, to one address, for a short time")
-	d.say(`Three machines on one network, made of namespaces that are removed at the end:
+	d.Heading("Sallyport: one packet opens one port, to one address, for a short time")
+	d.Say(`Three machines on one network, made of namespaces that are removed at the end:
   gateway   192.0.2.1  runs a service on tcp/22 (it echoes, in place of ssh)
   alice     192.0.2.2  will be given a key
   stranger  192.0.2.3  has none
 Whether a port is open is shown by connecting to it, nothing else.`)
 }
 
-func (d *demo) steps() []step {
-	return []step{
-		{"Before: the port answers everyone", d.before},
-		{"The gateway's files, and a key for alice", d.enrol},
-		{"The server starts, and the port goes dark", d.guard},
-		{"Alice's packet opens it, to her only", d.knock},
-		{"It closes on its own, and her session continues", d.expire},
-		{"Her packet, copied on the path, opens nothing", d.replay},
-		{"A new packet opens it again" + over6(" (this time over IPv6)"), d.knockAgain},
-		{"What the gateway's administrator sees", d.administer},
-		{"The server stops: nothing opens", d.stop},
+func (d *demo) steps() []stage.Step {
+	return []stage.Step{
+		{Title: "Before: the port answers everyone", Do: d.before},
+		{Title: "The gateway's files, and a key for alice", Do: d.enrol},
+		{Title: "The server starts, and the port goes dark", Do: d.guard},
+		{Title: "Alice's packet opens it, to her only", Do: d.knock},
+		{Title: "It closes on its own, and her session continues", Do: d.expire},
+		{Title: "Her packet, copied on the path, opens nothing", Do: d.replay},
+		{Title: "A new packet opens it again" + over6(" (this time over IPv6)"), Do: d.knockAgain},
+		{Title: "What the gateway's administrator sees", Do: d.administer},
+		{Title: "The server stops: nothing opens", Do: d.stop},
 	}
 }
 
@@ -64,13 +57,13 @@ func over6(text string) string {
 }
 
 func (d *demo) before(context.Context) error {
-	if _, err := lab.EchoServer(d.gateway, ":22"); err != nil {
+	if _, err := lab.EchoServer(d.gateway.Host, ":22"); err != nil {
 		return err
 	}
-	if err := d.bothMeet(open, open, door4); err != nil {
+	if err := d.BothMeet(d.alice, stage.Open, d.stranger, stage.Open, door4); err != nil {
 		return err
 	}
-	return d.scan(sight{open: []int{22}}, answerWithin)
+	return d.scan(sight{open: []int{22}}, stage.AnswerWithin)
 }
 
 // scan lets the stranger look for open ports.
@@ -79,7 +72,7 @@ func (d *demo) scan(want sight, wait time.Duration) error {
 	if err == nil && !(slices.Equal(seen.open, want.open) && subset(want.silent, seen.silent)) {
 		err = fmt.Errorf("the stranger's scan: got %v, want %v", seen, want)
 	}
-	return d.verdict(fmt.Sprintf("stranger scans tcp/1 to tcp/%d", scanTo), seen.String(), err)
+	return d.Verdict(fmt.Sprintf("stranger scans tcp/1 to tcp/%d", scanTo), seen.String(), err)
 }
 
 // subset reports whether all contains each of some. A very busy machine may leave others silent.
@@ -88,42 +81,42 @@ func subset(some, all []int) bool {
 }
 
 func (d *demo) enrol(ctx context.Context) error {
-	out, err := d.command(ctx, d.gateway, "gateway#", "",
+	out, err := d.Command(ctx, d.gateway, "#", "",
 		"spa-server", "init", "--config", "gateway", "--address", gateway4, "--service", "ssh=tcp/22")
 	if err != nil {
 		return err
 	}
-	d.output(out)
-	token, err := d.command(ctx, d.gateway, "gateway#", "", "spa-keygen", "new", "alice", "--allow",
+	d.Output(out)
+	token, err := d.Command(ctx, d.gateway, "#", "", "spa-keygen", "new", "alice", "--allow",
 		"ssh", "--config", "gateway")
 	if err != nil {
 		return err
 	}
 	token = strings.TrimSpace(token)
-	d.output(fmt.Sprintf("%.16s... (%d characters: all that alice needs, and secret)", token, len(token)))
-	out, err = d.command(ctx, d.alice.Host, "alice$", token, "spa-client", "import", "--config", "alice", "-")
-	d.output(out)
+	d.Output(fmt.Sprintf("%.16s... (%d characters: all that alice needs, and secret)", token, len(token)))
+	out, err = d.Command(ctx, d.alice, "$", token, "spa-client", "import", "--config", "alice", "-")
+	d.Output(out)
 	return err
 }
 
 func (d *demo) guard(ctx context.Context) error {
-	d.teller.command("gateway#", "spa-server run --config gateway &")
-	if err := d.start(ctx); err != nil {
+	var err error
+	if d.server, err = d.Start(ctx, d.gateway, "gateway"); err != nil {
 		return err
 	}
-	if err := d.bothMeet(dark, dark, door4); err != nil {
+	if err := d.BothMeet(d.alice, stage.Dark, d.stranger, stage.Dark, door4); err != nil {
 		return err
 	}
-	if err := d.scan(sight{silent: []int{22}}, patience); err != nil {
+	if err := d.scan(sight{silent: []int{22}}, stage.Patience); err != nil {
 		return err
 	}
-	err := errors.Join(closedUDP(d.stranger.Host, knockPort), closedUDP(d.stranger.Host, knockPort+1))
+	err = errors.Join(closedUDP(d.stranger.Host, knockPort), closedUDP(d.stranger.Host, knockPort+1))
 	how := "both closed, and knocks go to the first"
 	if err != nil {
 		how = "they differ"
 	}
-	d.say(`Where closed ports answer, as here, closed = "reject" in server.toml has port 22 answer like them.`)
-	return d.verdict(fmt.Sprintf("stranger tries udp/%d and udp/%d", knockPort, knockPort+1), how, err)
+	d.Say(`Where closed ports answer, as here, closed = "reject" in server.toml has port 22 answer like them.`)
+	return d.Verdict(fmt.Sprintf("stranger tries udp/%d and udp/%d", knockPort, knockPort+1), how, err)
 }
 
 // withoutTime removes the time from log lines, and the quotes around their messages.
@@ -144,7 +137,7 @@ func withoutTime(log string) string {
 }
 
 func (d *demo) knock(ctx context.Context) (err error) {
-	d.say("Someone on the path copies what she sends, for later.")
+	d.Say("Someone on the path copies what she sends, for later.")
 	if d.sniffer, err = sniff(d.alice.Host); err != nil {
 		return err
 	}
@@ -158,30 +151,30 @@ func (d *demo) knock(ctx context.Context) (err error) {
 	if len(d.knocks) == 0 {
 		return errors.New("no packet of alice's was seen")
 	}
-	if d.session, err = d.meet(d.alice, open, door4); err != nil {
+	if d.session, err = d.Meet(d.alice, stage.Open, door4); err != nil {
 		return err
 	}
 	if err := d.chat("hello"); err != nil {
 		return err
 	}
-	_, err = d.meet(d.stranger, dark, door4)
+	_, err = d.Meet(d.stranger, stage.Dark, door4)
 	return err
 }
 
 // ask lets alice open ssh on a host for a while.
 func (d *demo) ask(ctx context.Context, host string, long time.Duration) error {
-	out, err := d.command(ctx, d.alice.Host, "alice$", "", "spa-client", "open", "ssh",
+	out, err := d.Command(ctx, d.alice, "$", "", "spa-client", "open", "ssh",
 		"--host", host, "--for", long.String(), "--config", "alice")
-	d.output(out)
+	d.Output(out)
 	return err
 }
 
 func (d *demo) expire(ctx context.Context) error {
-	d.say(fmt.Sprintf("Waiting until the %.0f seconds are over ...", grantFor.Seconds()))
+	d.Say(fmt.Sprintf("Waiting until the %.0f seconds are over ...", grantFor.Seconds()))
 	if err := d.untilDark(ctx); err != nil {
 		return err
 	}
-	if err := d.bothMeet(dark, dark, door4); err != nil {
+	if err := d.BothMeet(d.alice, stage.Dark, d.stranger, stage.Dark, door4); err != nil {
 		return err
 	}
 	return d.chat("still here")
@@ -195,7 +188,7 @@ func (d *demo) untilDark(ctx context.Context) error {
 		return ctx.Err()
 	}
 	for ctx.Err() == nil {
-		conn, err := lab.Dial(d.alice.Host, "", door4, patience)
+		conn, err := lab.Dial(d.alice.Host, "", door4, stage.Patience)
 		if err != nil {
 			return nil // bothMeet reports what it is
 		}
@@ -208,12 +201,12 @@ func (d *demo) untilDark(ctx context.Context) error {
 }
 
 func (d *demo) replay(context.Context) error {
-	for _, sender := range []*person{d.alice, d.stranger} {
+	for _, sender := range []*stage.Host{d.alice, d.stranger} {
 		if err := resend(sender.Host, d.knocks); err != nil {
 			return err
 		}
-		d.say(fmt.Sprintf("The copy is sent again, from %s (%s).", sender.addr4, sender.Name()))
-		if err := d.bothMeet(dark, dark, door4); err != nil {
+		d.Say(fmt.Sprintf("The copy is sent again, from %s (%s).", sender.Addr4, sender.Name()))
+		if err := d.BothMeet(d.alice, stage.Dark, d.stranger, stage.Dark, door4); err != nil {
 			return err
 		}
 	}
@@ -231,12 +224,12 @@ func (d *demo) knockAgain(ctx context.Context) error {
 	if err := d.ask(ctx, host, againFor); err != nil {
 		return err
 	}
-	return d.bothMeet(open, dark, door)
+	return d.BothMeet(d.alice, stage.Open, d.stranger, stage.Dark, door)
 }
 
 // copyProfile gives alice a second host profile: the same gateway at another address.
 func (d *demo) copyProfile(name, address string) error {
-	hosts := filepath.Join(d.dir, "alice", "hosts")
+	hosts := filepath.Join(d.Dir, "alice", "hosts")
 	text, err := os.ReadFile(filepath.Join(hosts, "gw.toml"))
 	if err != nil {
 		return err
@@ -245,104 +238,37 @@ func (d *demo) copyProfile(name, address string) error {
 		`name = "gw"`, fmt.Sprintf("name = %q", name),
 		fmt.Sprintf("address = %q", gateway4), fmt.Sprintf("address = %q", address),
 	).Replace(string(text))
-	d.say(fmt.Sprintf("Alice has hosts/%s.toml too: the same, with the gateway's address %s.", name, address))
+	d.Say(fmt.Sprintf("Alice has hosts/%s.toml too: the same, with the gateway's address %s.", name, address))
 	return os.WriteFile(filepath.Join(hosts, name+".toml"), []byte(changed), 0o600)
 }
 
 func (d *demo) administer(ctx context.Context) error {
-	if err := d.server.hasSaid(ctx, "from another address"); err != nil {
+	if err := d.server.HasSaid(ctx, "from another address"); err != nil {
 		return err
 	}
-	d.say("In the server's log:")
-	d.output(withoutTime(d.server.said.String()))
-	out, err := d.command(ctx, d.gateway, "gateway#", "", "spa-server", "status", "--config", "gateway")
-	d.output(lines(out, "guards", "guard", "grants", "packets", "heard"))
+	d.Say("In the server's log:")
+	d.Output(withoutTime(d.server.Log()))
+	out, err := d.Command(ctx, d.gateway, "#", "", "spa-server", "status", "--config", "gateway")
+	d.Output(stage.Lines(out, "guards", "guard", "grants", "packets", "heard"))
 	return err
-}
-
-// lines returns the lines of a table that begin with one of the words, each with the indented lines after it.
-func lines(table string, words ...string) string {
-	var out strings.Builder
-	with := false
-	for line := range strings.Lines(table) {
-		word, _, _ := strings.Cut(line, " ")
-		if word != "" {
-			with = slices.Contains(words, word)
-		}
-		if with {
-			out.WriteString(line)
-		}
-	}
-	return out.String()
 }
 
 func (d *demo) stop(ctx context.Context) error {
-	d.teller.command("gateway#", "kill %1")
-	if err := d.server.stop(ctx); err != nil {
+	d.Prompt("gateway#", "kill %1")
+	if err := d.server.Stop(ctx); err != nil {
 		return err
 	}
-	d.say("Without a server no one gets in: the guard is in the kernel and stays.")
-	_, err := d.meet(d.stranger, dark, door4)
+	d.Say("Without a server no one gets in: the guard is in the kernel and stays.")
+	_, err := d.Meet(d.stranger, stage.Dark, door4)
 	return err
-}
-
-// bothMeet lets alice and the stranger try the port at the same time.
-func (d *demo) bothMeet(alice, stranger promise, door string) error {
-	type attempt struct {
-		conn net.Conn
-		err  error
-	}
-	second := make(chan attempt, 1)
-	go func() {
-		conn, err := lab.Dial(d.stranger.Host, "", door, waitFor(stranger))
-		second <- attempt{conn, err}
-	}()
-	conn, err := d.meet(d.alice, alice, door)
-	other := <-second
-	otherErr := d.tell(d.stranger, stranger, door, other.err)
-	for _, c := range []net.Conn{conn, other.conn} {
-		if c != nil {
-			c.Close()
-		}
-	}
-	return errors.Join(err, otherErr)
-}
-
-// meet lets a person try the port. The connection is nil unless an open port was promised and found.
-func (d *demo) meet(who *person, want promise, door string) (net.Conn, error) {
-	conn, err := lab.Dial(who.Host, "", door, waitFor(want))
-	if broken := d.tell(who, want, door, err); broken != nil || want == dark {
-		if conn != nil {
-			conn.Close()
-		}
-		return nil, broken
-	}
-	return conn, nil
-}
-
-// waitFor returns how long to wait for what is promised.
-func waitFor(want promise) time.Duration {
-	if want == open {
-		return answerWithin
-	}
-	return patience
-}
-
-// tell prints the outcome of an attempt, and returns an error unless it was as promised.
-func (d *demo) tell(who *person, want promise, door string, err error) error {
-	how, broken := judge(want, err)
-	if broken != nil {
-		broken = fmt.Errorf("%s at %s: %w", who.Name(), door, broken)
-	}
-	return d.verdict(fmt.Sprintf("%-8s connects to %s", who.Name(), door), how, broken)
 }
 
 // chat lets alice send something in her session and receive it back.
 func (d *demo) chat(words string) error {
-	err := lab.Echoes(d.session, words, answerWithin)
+	err := lab.Echoes(d.session, words, stage.AnswerWithin)
 	how := fmt.Sprintf("says %q and hears it back", words)
 	if err != nil {
 		how, err = err.Error(), fmt.Errorf("alice's session: %w", err)
 	}
-	return d.verdict("alice    in her session", how, err)
+	return d.Verdict("alice    in her session", how, err)
 }

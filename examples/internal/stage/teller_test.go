@@ -1,4 +1,4 @@
-package main
+package stage
 
 import (
 	"context"
@@ -16,16 +16,16 @@ func TestJudge(t *testing.T) {
 	refused := os.NewSyscallError("connect", syscall.ECONNREFUSED)
 	for _, test := range []struct {
 		name string
-		want promise
+		want Promise
 		err  error
 		good bool
 	}{
-		{"open and connected", open, nil, true},
-		{"dark and no answer", dark, late, true},
-		{"dark but connected", dark, nil, false},
-		{"open but no answer", open, late, false},
-		{"dark but refused", dark, refused, false},
-		{"open but refused", open, refused, false},
+		{"open and connected", Open, nil, true},
+		{"dark and no answer", Dark, late, true},
+		{"dark but connected", Dark, nil, false},
+		{"open but no answer", Open, late, false},
+		{"dark but refused", Dark, refused, false},
+		{"open but refused", Open, refused, false},
 	} {
 		how, broken := judge(test.want, test.err)
 		if how == "" || (broken == nil) != test.good {
@@ -37,22 +37,22 @@ func TestJudge(t *testing.T) {
 func TestFollowStopsAtWhatWasNotPromised(t *testing.T) {
 	var out strings.Builder
 	var done []string
-	tell := &teller{w: &out}
-	do := func(name string, err error) step {
-		return step{name, func(context.Context) error {
+	tell := &Teller{w: &out}
+	do := func(name string, err error) Step {
+		return Step{name, func(context.Context) error {
 			done = append(done, name)
 			return err
 		}}
 	}
 	broken := errors.New("it is open")
-	err := tell.follow(t.Context(), []step{do("one", nil), do("two", broken), do("three", nil)})
+	err := tell.Follow(t.Context(), []Step{do("one", nil), do("two", broken), do("three", nil)})
 	if !errors.Is(err, broken) || err.Error() != "step 2 (two): it is open" {
 		t.Errorf("got %v, want step 2 to be named", err)
 	}
 	if got := strings.Join(done, " "); got != "one two" {
 		t.Errorf("did %s, want one two", got)
 	}
-	if err := tell.follow(t.Context(), []step{do("one", nil)}); err != nil {
+	if err := tell.Follow(t.Context(), []Step{do("one", nil)}); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
 }
@@ -60,7 +60,7 @@ func TestFollowStopsAtWhatWasNotPromised(t *testing.T) {
 func TestFollowStopsWhenInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var out strings.Builder
-	err := (&teller{w: &out}).follow(ctx, []step{
+	err := (&Teller{w: &out}).Follow(ctx, []Step{
 		{"one", func(context.Context) error { cancel(); return nil }},
 		{"two", func(context.Context) error { t.Error("it continues"); return nil }},
 	})
@@ -71,12 +71,12 @@ func TestFollowStopsWhenInterrupted(t *testing.T) {
 
 func TestVerdict(t *testing.T) {
 	var out strings.Builder
-	tell := &teller{w: &out}
+	tell := &Teller{w: &out}
 	broken := errors.New("broken")
-	if err := tell.verdict("that", "is broken", broken); err != broken {
+	if err := tell.Verdict("that", "is broken", broken); err != broken {
 		t.Errorf("got %v, want the error passed on", err)
 	}
-	if err := tell.verdict("this", "holds", nil); err != nil {
+	if err := tell.Verdict("this", "holds", nil); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
 	if got := out.String(); !strings.HasPrefix(got, "   BAD  that") || !strings.Contains(got, "\n   ok   this") {
@@ -86,14 +86,14 @@ func TestVerdict(t *testing.T) {
 
 func TestColour(t *testing.T) {
 	var out strings.Builder
-	tell := &teller{w: &out, colour: true}
-	tell.heading("one")
+	tell := &Teller{w: &out, colour: true}
+	tell.Heading("one")
 	if got, want := out.String(), "\n\x1b[1mone\x1b[0m\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	file := lab.Value(os.Create(t.TempDir() + "/file"))(t)
 	defer file.Close()
-	if newTeller(file).colour {
+	if NewTeller(file).colour {
 		t.Error("colour in a file")
 	}
 }

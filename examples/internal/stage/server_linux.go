@@ -1,7 +1,6 @@
-package main
+package stage
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,15 +9,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
-// server is a running spa-server.
-type server struct {
+// A Server is a running spa-server.
+type Server struct {
+	host  *Host
 	cmd   *exec.Cmd
-	said  *transcript
+	said  lab.Buffer
 	ended chan struct{} // closed when it has ended
 	err   error         // why, once ended is closed
 }
@@ -28,38 +29,39 @@ const (
 	lookEvery   = 10 * time.Millisecond
 )
 
-// start runs spa-server on the gateway and returns when it reports that it is ready, as it would to systemd: with a
-// datagram READY=1, see sd_notify(3).
-func (d *demo) start(ctx context.Context) error {
-	path := filepath.Join(d.dir, "ready")
+// Start runs spa-server on a host with the files in a directory of the stage, and returns when it reports that it is
+// ready, as it would to systemd: with a datagram READY=1, see sd_notify(3).
+func (s *Stage) Start(ctx context.Context, on *Host, config string) (*Server, error) {
+	s.Prompt(on.Name()+"#", "spa-server run --config "+config+" &")
+	path := filepath.Join(s.Dir, config+".ready")
 	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer ready.Close()
 	if err := os.Chmod(path, 0o666); err != nil { // the server may have changed its user by then
-		return err
+		return nil, err
 	}
-	// Not under ctx: stopping the server is a step of the story.
-	cmd := d.program(context.Background(), "spa-server", "run", "--config", "gateway")
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
-	s := &server{cmd: cmd, said: new(transcript), ended: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = s.said, s.said
-	if err := d.gateway.Start(cmd); err != nil {
-		return err
+	// Not under ctx: stopping the server may be a step of the story.
+	cmd := s.program(context.Background(), "spa-server", "run", "--config", config)
+	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+path)
+	server := &Server{host: on, cmd: cmd, ended: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &server.said, &server.said
+	if err := on.Start(cmd); err != nil {
+		return nil, err
 	}
-	d.server = s
+	s.servers = append(s.servers, server)
 	go func() {
-		s.err = cmd.Wait()
-		close(s.ended)
+		server.err = cmd.Wait()
+		close(server.ended)
 		ready.Close()
 	}()
 	stop := context.AfterFunc(ctx, func() { ready.Close() })
 	defer stop()
-	return s.awaitReady(ready)
+	return server, server.awaitReady(ready)
 }
 
-func (s *server) awaitReady(ready *net.UnixConn) error {
+func (s *Server) awaitReady(ready *net.UnixConn) error {
 	if err := ready.SetReadDeadline(time.Now().Add(startWithin)); err != nil {
 		return err
 	}
@@ -78,13 +80,16 @@ func (s *server) awaitReady(ready *net.UnixConn) error {
 	}
 }
 
-// hasSaid waits until the server has printed something, and returns an error if it does not.
-func (s *server) hasSaid(ctx context.Context, words string) error {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+// Log returns what the server has printed.
+func (s *Server) Log() string { return s.said.String() }
+
+// HasSaid waits until the server has printed something, and returns an error if it does not.
+func (s *Server) HasSaid(ctx context.Context, words string) error {
+	ctx, cancel := context.WithTimeout(ctx, AnswerWithin)
 	defer cancel()
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	for !strings.Contains(s.said.String(), words) {
+	for !strings.Contains(s.Log(), words) {
 		select {
 		case <-look.C:
 		case <-ctx.Done():
@@ -94,8 +99,8 @@ func (s *server) hasSaid(ctx context.Context, words string) error {
 	return nil
 }
 
-// stop asks the server to exit, and returns an error if it does not, or fails.
-func (s *server) stop(ctx context.Context) error {
+// Stop asks the server to exit, and returns an error if it does not, or fails.
+func (s *Server) Stop(ctx context.Context) error {
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return fmt.Errorf("stopping the server: %w", err)
 	}
@@ -112,22 +117,4 @@ func (s *server) stop(ctx context.Context) error {
 		return fmt.Errorf("the server stopped badly: %w", s.err)
 	}
 	return nil
-}
-
-// transcript is a process's output so far.
-type transcript struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (t *transcript) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.text.Write(p)
-}
-
-func (t *transcript) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.text.String()
 }

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"sallyport/examples/internal/stage"
+)
+
+const domain = "example.net"
+
+func (f *fleet) introduce() {
+	f.Heading("A fleet: many gateways, one office, one token for each client")
+	f.Say(`Machines on one network, made of namespaces that are removed at the end:
+  web, db, mail, backup  192.0.2.1 to .4  gateways, with a service on tcp/22 (it echoes, in place of ssh)
+  alice, bob             192.0.2.5, .6    will be given tokens
+  stranger               192.0.2.7        has none, and becomes a thief
+  office                                  a directory; here it needs no network
+The office publishes into a directory. Any tool may carry the bundles from there: rsync, git, a web server, etcd.`)
+}
+
+func (f *fleet) steps() []stage.Step {
+	return []stage.Step{
+		{Title: "An office, and three gateways that join it", Do: f.found},
+		{Title: "Tokens for alice and bob, and the first bundles", Do: f.enrol},
+		{Title: "The gateways start, and are dark", Do: f.guard},
+		{Title: "Alice's one token opens each gateway; bob's opens web only", Do: f.use},
+		{Title: "A fourth gateway: alice's token opens it as it is", Do: f.grow},
+		{Title: "Bob is revoked: he is out at once", Do: f.revoke},
+		{Title: "An older bundle is put back, and refused", Do: f.rollBack},
+		{Title: "A thief has the files of web: they open nothing at db", Do: f.steal},
+	}
+}
+
+func (f *fleet) found(ctx context.Context) error {
+	out, err := f.manage(ctx, "", "init", "--name", "prod", "--domain", domain, "--service", "ssh=tcp/22", "--admin", "anna")
+	f.Output(out)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(f.Dir, "bundles"), 0o755); err != nil {
+		return err
+	}
+	for _, gateway := range []string{"web", "db", "mail"} {
+		if err := f.join(ctx, gateway); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// join makes a gateway and lets it join the fleet: it prints a line, with which the office prints a command.
+func (f *fleet) join(ctx context.Context, gateway string) error {
+	host := f.gateways[gateway]
+	line, err := f.Command(ctx, host, "#", "", "spa-server", "init", "--fleet", "--name", gateway, "--address",
+		address(gateway), "--service", "ssh=tcp/22", "--config", gateway)
+	f.Output(short(line))
+	if err != nil {
+		return err
+	}
+	out, err := f.manage(ctx, requestIn(line), "gateway", "add", gateway)
+	f.Output(short(out))
+	if err != nil {
+		return err
+	}
+	set, err := settingsIn(out)
+	if err != nil {
+		return err
+	}
+	return f.run(ctx, host, "#", "", "spa-server", slices.Concat([]string{"set"}, set, []string{"--config", gateway})...)
+}
+
+// requestIn returns the line for the office in what init printed.
+func requestIn(text string) string {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "spagw1 ") {
+			return line
+		}
+	}
+	return ""
+}
+
+// settingsIn returns the settings in the command that the office printed for a gateway.
+func settingsIn(text string) ([]string, error) {
+	for line := range strings.Lines(text) {
+		if _, settings, ok := strings.Cut(line, "spa-server set "); ok {
+			return slices.DeleteFunc(strings.Fields(settings), func(word string) bool {
+				return !strings.HasPrefix(word, "fleet.")
+			}), nil
+		}
+	}
+	return nil, errors.New("the office printed no command for the gateway")
+}
+
+func (f *fleet) enrol(ctx context.Context) error {
+	for _, who := range []struct {
+		host *stage.Host
+		may  []string
+	}{{f.alice, nil}, {f.bob, []string{"--on", "web"}}} {
+		args := append([]string{"client", "new", who.host.Name(), "--allow", "ssh"}, who.may...)
+		out, err := f.manage(ctx, "", args...)
+		if err != nil {
+			return err
+		}
+		token := tokenIn(out)
+		f.Output(fmt.Sprintf("%.16s... (%d characters: all that %s needs, and secret)", token, len(token), who.host.Name()))
+		if err := f.run(ctx, who.host, "$", token, "spa-client", "import", "--config", who.host.Name(), "-"); err != nil {
+			return err
+		}
+	}
+	return f.publish(ctx)
+}
+
+// tokenIn returns the token in what a command printed.
+func tokenIn(text string) string {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "spa2") {
+			return strings.TrimSpace(line)
+		}
+	}
+	return ""
+}
+
+func (f *fleet) guard(ctx context.Context) error {
+	if err := f.meets(f.stranger, stage.Open, "db"); err != nil {
+		return err
+	}
+	for _, gateway := range []string{"web", "db", "mail"} {
+		if err := f.start(ctx, gateway); err != nil {
+			return err
+		}
+	}
+	return f.BothMeet(f.alice, stage.Dark, f.stranger, stage.Dark, f.door("db"))
+}
+
+func (f *fleet) start(ctx context.Context, gateway string) (err error) {
+	f.servers[gateway], err = f.Start(ctx, f.gateways[gateway], gateway)
+	return err
+}
+
+func (f *fleet) use(ctx context.Context) error {
+	for _, gateway := range []string{"web", "db", "mail"} {
+		if err := f.opens(ctx, f.alice, gateway); err != nil {
+			return err
+		}
+	}
+	if err := f.opens(ctx, f.bob, "web"); err != nil {
+		return err
+	}
+	f.Say("The bundle of db does not have bob: to db, his knock is noise.")
+	if err := f.silence(ctx, f.bob, "db"); err != nil {
+		return err
+	}
+	return f.meets(f.stranger, stage.Dark, "web")
+}
+
+func (f *fleet) grow(ctx context.Context) error {
+	if err := f.join(ctx, "backup"); err != nil {
+		return err
+	}
+	if err := f.publish(ctx); err != nil {
+		return err
+	}
+	if err := f.start(ctx, "backup"); err != nil {
+		return err
+	}
+	if err := f.meets(f.alice, stage.Dark, "backup"); err != nil {
+		return err
+	}
+	return f.opens(ctx, f.alice, "backup")
+}
+
+func (f *fleet) revoke(ctx context.Context) error {
+	if err := f.meets(f.bob, stage.Open, "web"); err != nil {
+		return err
+	}
+	f.Say("For a later step, somebody keeps the bundle of web that is in force now.")
+	if err := os.Link(f.bundle("web"), f.old()); err != nil {
+		return err
+	}
+	out, err := f.manage(ctx, "", "client", "revoke", "bob", "--yes")
+	f.Output(out)
+	if err != nil {
+		return err
+	}
+	if err := f.publish(ctx); err != nil {
+		return err
+	}
+	if err := f.BothMeet(f.bob, stage.Dark, f.alice, stage.Open, f.door("web")); err != nil {
+		return err
+	}
+	return f.silence(ctx, f.bob, "web")
+}
+
+// old returns where the bundle is that somebody keeps.
+func (f *fleet) old() string { return filepath.Join(f.Dir, "old.bundle") }
+
+func (f *fleet) rollBack(ctx context.Context) error {
+	f.Say("The old bundle would let bob in again. Its signature is good.")
+	f.Prompt("web#", "cp old.bundle web/fleet.bundle")
+	if err := f.bring(f.old(), "web"); err != nil {
+		return err
+	}
+	if err := f.servers["web"].HasSaid(ctx, "bundle of the fleet refused"); err != nil {
+		return err
+	}
+	out, err := f.Command(ctx, f.gateways["web"], "#", "", "spa-server", "status", "--config", "web")
+	if err != nil {
+		return err
+	}
+	said := stage.Lines(out, "fleet")
+	f.Output(said)
+	if !strings.Contains(said, "REFUSED") {
+		return errors.New("spa-server status does not say that a bundle was refused")
+	}
+	if err := f.silence(ctx, f.bob, "web"); err != nil {
+		return err
+	}
+	f.Say("The next publish brings web a good one.")
+	return f.publish(ctx)
+}
