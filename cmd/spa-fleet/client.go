@@ -135,7 +135,7 @@ func (a *app) completeOn(_ *cobra.Command, _ []string, part string) ([]string, c
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return completeList(part, sorted(o.Sites()))
+	return completeList(part, sorted(o.Addresses()))
 }
 
 func completeList(part string, names []string) ([]string, cobra.ShellCompDirective) {

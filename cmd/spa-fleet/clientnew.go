@@ -34,8 +34,8 @@ added later. Anyone who has the token can open what the client may open, so hand
 you would a password, and let "spa-client import" read it. --qr and --png draw it as a QR
 code instead.
 
---on names the gateways that let the client in; without it, all do. Gateways that share
-one address are named by their site. "spa-fleet publish" makes the client known to them.`,
+--on names the gateways that let the client in; without it, all do. "spa-fleet publish"
+makes the client known to them.`,
 		Example: `  spa-fleet client new alice --allow ssh
   spa-fleet client new bob --allow ssh,web --on web7,db1 --expires 90d --out bob.token`,
 		Args: cobra.ExactArgs(1),
@@ -52,7 +52,7 @@ one address are named by their site. "spa-fleet publish" makes the client known 
 	}
 	cmd.Flags().StringSliceVar(&m.allow, "allow", nil, "`SERVICE`s that the client may open: names, "+
 		"or ports such as tcp/8443")
-	cmd.Flags().StringSliceVar(&m.on, "on", nil, "`GATEWAY`s or sites that let it in (default all)")
+	cmd.Flags().StringSliceVar(&m.on, "on", nil, "`GATEWAY`s that let it in (default all)")
 	m.terms.Flags(cmd)
 	m.handing.Flags(cmd)
 	cmd.MarkFlagRequired("allow")

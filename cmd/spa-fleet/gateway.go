@@ -12,7 +12,6 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys/place"
-	"sallyport/keys/service"
 	"sallyport/spa/fleet"
 	"sallyport/spa/fleet/office"
 )
@@ -22,33 +21,24 @@ func (a *app) gatewayCommand() *cobra.Command {
 }
 
 func (a *app) gatewayAdd() *cobra.Command {
-	var site string
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "add NAME [FILE]",
 		Short: "Add a gateway by the line that it printed",
 		Long: `Adds a gateway by the line that "spa-server init --fleet" prints on it, read from FILE or
 from standard input. It prints the command to run on the gateway, which then trusts this
-office. A gateway that is known gets the address and the key of its new line.
-
-Gateways that share one address (VRRP, anycast) are members of one site: give each of
-them the same --site. Clients name the site, and each member is told the same.`,
+office. A gateway that is known gets the address and the key of its new line.`,
 		Example: `  spa-fleet gateway add web7 web7.line
-  ssh web7 sudo spa-server init --fleet | spa-fleet gateway add web7
-  spa-fleet gateway add lb1 lb1.line --site lb`,
+  ssh web7 sudo spa-server init --fleet | spa-fleet gateway add web7`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := readRequest(cmd, args)
 			if err != nil {
 				return err
 			}
-			if site != "" && service.ValidName(site) != nil {
-				return cli.Misuse(fmt.Errorf("--site %q: %w", site, service.ValidName(site)), "")
-			}
-			return a.addGateway(cmd, r, site, yes)
+			return a.addGateway(cmd, r, yes)
 		},
 	}
-	cmd.Flags().StringVar(&site, "site", "", "`NAME` that it shares with other gateways of its address")
 	yesFlag(cmd, &yes)
 	return cmd
 }
@@ -85,10 +75,10 @@ func readText(cmd *cobra.Command, files []string) (string, error) {
 	return string(text), err
 }
 
-func (a *app) addGateway(cmd *cobra.Command, r fleet.Request, site string, yes bool) error {
+func (a *app) addGateway(cmd *cobra.Command, r fleet.Request, yes bool) error {
 	add := func(replace bool) error {
 		return a.change(func(o *office.Office) error {
-			g, err := o.AddGateway(r, site, replace)
+			g, err := o.AddGateway(r, replace)
 			if err != nil {
 				return err
 			}
@@ -136,7 +126,6 @@ func (a *app) gatewayList() *cobra.Command {
 // gateway is a gateway as JSON has it.
 type gateway struct {
 	Name    string     `json:"name"`
-	Site    string     `json:"site"`
 	Address string     `json:"address"`
 	Server  string     `json:"server_id"`
 	Retired *time.Time `json:"retired,omitempty"`
@@ -144,20 +133,20 @@ type gateway struct {
 
 func printGateways(cmd *cobra.Command, o *office.Office, asJSON bool) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tSITE\tADDRESS\tSTATE")
+	fmt.Fprintln(w, "NAME\tADDRESS\tSTATE")
 	for _, g := range o.Gateways {
 		state := "active"
 		if !g.Retired.IsZero() {
 			state = "retired since " + moment(g.Retired)
 		}
 		if asJSON {
-			d := gateway{g.Name, g.Site, g.Address, o.Fleet.Server(g.Site).String(), known(g.Retired)}
+			d := gateway{g.Name, g.Address, o.Fleet.Server(g.Name).String(), known(g.Retired)}
 			if err := cli.JSON(cmd, d); err != nil {
 				return err
 			}
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", g.Name, g.Site, g.Address, state)
+		fmt.Fprintf(w, "%s\t%s\t%s\n", g.Name, g.Address, state)
 	}
 	if asJSON {
 		return nil
@@ -203,9 +192,6 @@ Tokens that were handed out keep its name.`,
 				fmt.Fprintf(cmd.OutOrStdout(), "%s is retired\n", g.Name)
 				cli.Note(cmd, "still to do: switch %s off, or run there: spa-server teardown; until then its clients get in",
 					g.Name)
-				if _, shared := o.Sites()[g.Site]; shared && g.Site != g.Name {
-					cli.Note(cmd, "other members of the site %s have the same clients' keys", g.Site)
-				}
 				a.publishNext(cmd, o)
 				return nil
 			})

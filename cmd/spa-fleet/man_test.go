@@ -31,10 +31,10 @@ admins/NAME.toml
 	An administrator's recipient.
 
 gateways/NAME.toml
-	A gateway's address and recipient, and the site that it shares with others.
+	A gateway's address and recipient.
 
 clients/NAME.toml
-	A client's terms, as in spa-client.toml(5) without keys, and gateways, a list of gateways and sites that let it in.
+	A client's terms, as in spa-client.toml(5) without keys, and gateways, a list of gateways that let it in.
 
 clients/NAME.age
 	The client's key, sealed to the vault.

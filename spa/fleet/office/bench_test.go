@@ -39,7 +39,7 @@ func (h house) addGateways(t testing.TB, n int) (id *age.HybridIdentity) {
 		for i := range n {
 			id = lab.Value(age.GenerateHybridIdentity())(t)
 			name := fmt.Sprintf("gw%d", i)
-			g := &Gateway{Name: name, Site: name, Address: name + ".example.net", Recipient: id.Recipient()}
+			g := &Gateway{Name: name, Address: name + ".example.net", Recipient: id.Recipient()}
 			lab.Must(t, g.write(o, place.OnlyNew))
 		}
 		return nil

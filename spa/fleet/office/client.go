@@ -76,18 +76,18 @@ func (o *Office) readClient(name string, parse func(path, name string, text []by
 
 // checkClients checks what clients' terms say about the fleet.
 func (o *Office) checkClients() error {
-	sites, members := make(map[string]bool), make(map[string]string)
+	known := make(map[string]bool, len(o.Gateways))
 	for _, g := range o.Gateways {
-		sites[g.Site], members[g.Name] = true, g.Site
+		known[g.Name] = true
 	}
 	var problems []error
 	for _, c := range o.Clients {
-		problems = append(problems, o.checkTerms(c.Terms, sites, members))
+		problems = append(problems, o.checkTerms(c.Terms, known))
 	}
 	return errors.Join(problems...)
 }
 
-func (o *Office) checkTerms(t *keys.Terms, sites map[string]bool, members map[string]string) error {
+func (o *Office) checkTerms(t *keys.Terms, known map[string]bool) error {
 	var problems []error
 	for _, entry := range t.Allow {
 		if err := o.CheckAllow(entry); err != nil {
@@ -96,16 +96,10 @@ func (o *Office) checkTerms(t *keys.Terms, sites map[string]bool, members map[st
 		}
 	}
 	for _, name := range t.Gateways {
-		text := ""
-		switch {
-		case sites[name]:
-			continue
-		case members[name] != "":
-			text = fmt.Sprintf("%s shares its address with others: name %s, which is all of them", name, members[name])
-		default:
-			text = fmt.Sprintf("there is no gateway %s", name)
+		if !known[name] {
+			problems = append(problems, &place.FileError{File: o.termsPath(t.Name), Key: "gateways",
+				Text: "there is no gateway " + name})
 		}
-		problems = append(problems, &place.FileError{File: o.termsPath(t.Name), Key: "gateways", Text: text})
 	}
 	return errors.Join(problems...)
 }
@@ -183,22 +177,22 @@ func (o *Office) writeKey(v *Vault, name string, k *keys.FleetKey, how place.Pla
 
 // Profile returns what a client must know.
 func (o *Office) Profile(v *Vault, t *keys.Terms, k *keys.FleetKey) *keys.Profile {
-	sites := o.Sites()
+	addresses := o.Addresses()
 	if len(t.Gateways) > 0 {
-		for site := range sites {
-			if !slices.Contains(t.Gateways, site) {
-				delete(sites, site)
+		for name := range addresses {
+			if !slices.Contains(t.Gateways, name) {
+				delete(addresses, name)
 			}
 		}
 	}
-	if len(sites) > keys.MaxGateways && o.Domain != "" { // the domain has those
-		for site, address := range sites {
-			if address == site+"."+o.Domain {
-				delete(sites, site)
+	if len(addresses) > keys.MaxGateways && o.Domain != "" { // the domain has those
+		for name, address := range addresses {
+			if address == name+"."+o.Domain {
+				delete(addresses, name)
 			}
 		}
 	}
-	return o.profile(k, v.gate, t.Allow, sites)
+	return o.profile(k, v.gate, t.Allow, addresses)
 }
 
 // NewClient makes a client. give hands out its token: if it fails, no client was made.

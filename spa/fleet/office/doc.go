@@ -3,7 +3,7 @@
 //
 //	office.toml         the fleet: name, domain, id, the key that gateways trust, knock ports, services
 //	admins/NAME.toml    an administrator's recipient, in the format of age (C2SP.org/age)
-//	gateways/NAME.toml  a gateway: its address, its recipient, the site that it shares with others
+//	gateways/NAME.toml  a gateway: its address and its recipient
 //	clients/NAME.toml   a client's terms: see keys.Terms
 //	clients/NAME.age    the client's key, sealed to the vault
 //	vault.age           the office's secrets, sealed to all administrators

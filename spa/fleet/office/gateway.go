@@ -21,7 +21,6 @@ import (
 type Gateway struct {
 	Name      string
 	Address   string
-	Site      string // what clients call it: its name, or that of the gateways that share its address
 	Retired   time.Time
 	Recipient *age.HybridRecipient
 	text      []byte
@@ -36,7 +35,6 @@ var ErrReplaces = errors.New("has another key in this office")
 type rawGateway struct {
 	Version   int64      `toml:"version"`
 	Address   string     `toml:"address"`
-	Site      string     `toml:"site"`
 	Recipient string     `toml:"recipient"`
 	Retired   *time.Time `toml:"retired"`
 }
@@ -64,7 +62,7 @@ func readGateway(path, name string) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{Name: name, Address: raw.Address, Site: name, text: text}
+	g := &Gateway{Name: name, Address: raw.Address, text: text}
 	var problems []error
 	must := func(key string, err error) {
 		if err != nil {
@@ -73,10 +71,6 @@ func readGateway(path, name string) (*Gateway, error) {
 	}
 	_, _, err = service.SplitAddress(raw.Address)
 	must("address", err)
-	if doc.Has("site") {
-		g.Site = raw.Site
-		must("site", service.ValidName(raw.Site))
-	}
 	g.Recipient, err = fleet.ParseRecipient(raw.Recipient)
 	must("recipient", err)
 	if raw.Retired != nil {
@@ -88,9 +82,6 @@ func readGateway(path, name string) (*Gateway, error) {
 func (g *Gateway) write(o *Office, how place.Placing) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "version = %d\naddress = %q\n", strict.Version, g.Address)
-	if g.Site != g.Name {
-		fmt.Fprintf(&b, "site = %q\n", g.Site)
-	}
 	fmt.Fprintf(&b, "recipient = %q\n", g.Recipient)
 	if !g.Retired.IsZero() {
 		fmt.Fprintf(&b, "retired = %s\n", g.Retired.UTC().Format(time.RFC3339))
@@ -112,48 +103,36 @@ func (o *Office) Active() []*Gateway {
 	return slices.DeleteFunc(slices.Clone(o.Gateways), func(g *Gateway) bool { return !g.Retired.IsZero() })
 }
 
-// Sites returns the addresses of the sites that have gateways, by name.
-func (o *Office) Sites() map[string]string {
-	sites := make(map[string]string)
+// Addresses returns the addresses of the gateways that are not retired, by name.
+func (o *Office) Addresses() map[string]string {
+	addresses := make(map[string]string)
 	for _, g := range o.Active() {
-		sites[g.Site] = g.Address
+		addresses[g.Name] = g.Address
 	}
-	return sites
+	return addresses
 }
 
-// checkSites refuses gateways of which clients or gateways could take one for another.
-func (o *Office) checkSites() error {
+// checkGateways refuses gateways that could be taken for one another.
+func (o *Office) checkGateways() error {
 	var problems []error
-	bySite, byAddress, byRecipient := make(map[string]*Gateway), make(map[string]*Gateway), make(map[string]*Gateway)
+	byAddress, byRecipient := make(map[string]*Gateway), make(map[string]*Gateway)
 	for _, g := range o.Active() {
 		path := o.gatewayPath(g.Name)
-		if other := o.Gateway(g.Site); other != nil && other.Site != g.Site && other.Retired.IsZero() {
-			problems = append(problems, problem(path, "its site %s is the name of a gateway that is not a member of it", g.Site))
-		}
-		if other := bySite[g.Site]; other != nil && other.Address != g.Address {
-			problems = append(problems, problem(path, "members of a site share one address, and %s of the same site has another",
-				other.Name))
-		}
-		if other := byAddress[g.Address]; other != nil && other.Site != g.Site {
-			problems = append(problems, problem(path, "gateway %s has the same address: gateways that share one are members of "+
-				"a site", other.Name))
+		if other := byAddress[g.Address]; other != nil {
+			problems = append(problems, problem(path, "gateway %s has the same address", other.Name))
 		}
 		if other := byRecipient[g.Recipient.String()]; other != nil {
 			problems = append(problems, problem(path, "gateway %s has the same key: each gateway makes its own", other.Name))
 		}
-		bySite[g.Site], byAddress[g.Address], byRecipient[g.Recipient.String()] = g, g, g
+		byAddress[g.Address], byRecipient[g.Recipient.String()] = g, g
 	}
 	return errors.Join(problems...)
 }
 
-// AddGateway adds a gateway, or gives one that is known the address and key of its new request. site is empty, or the
-// name that it shares with others. If the gateway is known with another key it returns ErrReplaces, unless replace is
-// set.
-func (o *Office) AddGateway(r fleet.Request, site string, replace bool) (*Gateway, error) {
-	g := &Gateway{Name: r.Name, Address: r.Address, Site: r.Name, Recipient: r.Recipient}
-	if site != "" {
-		g.Site = site
-	}
+// AddGateway adds a gateway, or gives one that is known the address and key of its new request. If the gateway is known
+// with another key it returns ErrReplaces, unless replace is set.
+func (o *Office) AddGateway(r fleet.Request, replace bool) (*Gateway, error) {
+	g := &Gateway{Name: r.Name, Address: r.Address, Recipient: r.Recipient}
 	for _, port := range o.KnockPorts {
 		if !slices.Contains(r.KnockPorts, port) {
 			return nil, fmt.Errorf("%s does not listen on port %d, on which the fleet knocks (knock_ports in %s)", r.Name, port,
@@ -167,7 +146,7 @@ func (o *Office) AddGateway(r fleet.Request, site string, replace bool) (*Gatewa
 	next := *o
 	next.Gateways = slices.DeleteFunc(slices.Clone(o.Gateways), func(other *Gateway) bool { return other == known })
 	next.Gateways = append(next.Gateways, g)
-	if err := errors.Join(next.checkSites(), next.checkClients()); err != nil {
+	if err := errors.Join(next.checkGateways(), next.checkClients()); err != nil {
 		return nil, err
 	}
 	how := place.OnlyNew

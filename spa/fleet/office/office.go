@@ -76,7 +76,7 @@ func load(dir string) (*Office, error) {
 	if err := errors.Join(o.readAdmins(), o.readGateways(), o.readClients(), o.readPublished()); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(o.checkSites(), o.checkClients()); err != nil {
+	if err := errors.Join(o.checkGateways(), o.checkClients()); err != nil {
 		return nil, err
 	}
 	return o, nil
@@ -177,8 +177,9 @@ func quotedList(texts []string) string {
 	return strings.Join(quoted, ", ")
 }
 
-// profile returns a client's profile. allow are its services, sites the addresses where it may knock.
-func (s Settings) profile(k *keys.FleetKey, gate keys.GateKey, allow []string, sites map[string]string) *keys.Profile {
+// profile returns a client's profile. allow are its services, addresses those of the gateways by name.
+func (s Settings) profile(k *keys.FleetKey, gate keys.GateKey, allow []string,
+	addresses map[string]string) *keys.Profile {
 	p := &keys.Profile{Name: s.Name, Address: s.Domain, KnockPorts: s.KnockPorts, Gate: gate, Client: k.Client, Key: k.Key,
 		Services: make(map[string][]string), Receipts: s.Receipts, Fleet: s.Fleet, Gateways: make(map[string]string)}
 	if allow == nil {
@@ -189,11 +190,11 @@ func (s Settings) profile(k *keys.FleetKey, gate keys.GateKey, allow []string, s
 			p.Services[name] = ports
 		}
 	}
-	for site, address := range sites {
-		if s.Domain != "" && address == site+"."+s.Domain {
+	for name, address := range addresses {
+		if s.Domain != "" && address == name+"."+s.Domain {
 			address = ""
 		}
-		p.Gateways[site] = address
+		p.Gateways[name] = address
 	}
 	return p
 }

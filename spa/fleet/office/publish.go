@@ -248,7 +248,7 @@ func (o *Office) seal(v *Vault, serial int64, now time.Time) ([]*fleet.Bundle, *
 	sealer := fleet.Seal{Fleet: o.Fleet, Key: *v.signing}
 	bundles, errs := make([]*fleet.Bundle, len(gateways)), make([]error, len(gateways))
 	parallel(len(gateways), func(i int) {
-		c, err := o.contents(v, gateways[i].Site, ks, now)
+		c, err := o.contents(v, gateways[i].Name, ks, now)
 		if err != nil {
 			errs[i] = err
 			return
@@ -265,14 +265,14 @@ func (o *Office) seal(v *Vault, serial int64, now time.Time) ([]*fleet.Bundle, *
 	return bundles, report, nil
 }
 
-// contents returns what the gateways of a site are told.
-func (o *Office) contents(v *Vault, site string, ks []opened, now time.Time) (*fleet.Contents, error) {
-	server := o.Fleet.Server(site)
-	c := &fleet.Contents{Site: site, Gates: keys.Gates{Current: v.gate.At(server)}}
+// contents returns what a gateway is told.
+func (o *Office) contents(v *Vault, gateway string, ks []opened, now time.Time) (*fleet.Contents, error) {
+	server := o.Fleet.Server(gateway)
+	c := &fleet.Contents{Site: gateway, Gates: keys.Gates{Current: v.gate.At(server)}}
 	of := make(map[keys.ID]string, len(ks))
 	for i, k := range ks {
 		t := o.Clients[i].Terms
-		if !t.Revoked.IsZero() || len(t.Gateways) > 0 && !slices.Contains(t.Gateways, site) {
+		if !t.Revoked.IsZero() || len(t.Gateways) > 0 && !slices.Contains(t.Gateways, gateway) {
 			continue
 		}
 		client := t.At(server, k.FleetKey)
@@ -281,7 +281,7 @@ func (o *Office) contents(v *Vault, site string, ks []opened, now time.Time) (*f
 		}
 		for _, id := range client.IDs() {
 			if other := of[id]; other != "" {
-				return nil, fmt.Errorf("%w: clients %s and %s at %s", ErrSameID, other, client.Name, site)
+				return nil, fmt.Errorf("%w: clients %s and %s at %s", ErrSameID, other, client.Name, gateway)
 			}
 			of[id] = client.Name
 		}
