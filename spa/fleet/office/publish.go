@@ -61,8 +61,8 @@ func (o *Office) readPublished() error {
 
 func (p *Published) text() []byte {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Written by spa-fleet publish.\nversion = %d\nserial = %d\ntime = %s\nby = %q\nto = %s\n\n[gateways]\n",
-		strict.Version, p.Serial, p.Time.UTC().Format(time.RFC3339), p.By, strict.Quote(p.To))
+	fmt.Fprintf(&b, "# Written by spa-fleet publish.\nversion = %d\nserial = %d\ntime = %s\nby = %q\nto = %s\n\n"+
+		"[gateways]\n", strict.Version, p.Serial, p.Time.UTC().Format(time.RFC3339), p.By, strict.Quote(p.To))
 	for _, name := range slices.Sorted(maps.Keys(p.Gateways)) {
 		fmt.Fprintf(&b, "%s = %q\n", name, p.Gateways[name])
 	}
@@ -144,8 +144,9 @@ type Report struct {
 // ErrNewer means that the destination has a bundle of a later publish than this office knows.
 var ErrNewer = errors.New("another administrator has published since")
 
-// Publish makes a bundle for each gateway and writes them into a directory. It seals all of them before it writes one. to
-// is what published.toml says about the directory. over lets it continue after a publish that this office does not know.
+// Publish makes a bundle for each gateway and writes them into a directory. It seals all of them before it writes one.
+// to is what published.toml says about the directory. over lets it continue after a publish that this office does not
+// know.
 func (o *Office) Publish(v *Vault, dir, to string, over bool, now time.Time) (*Report, error) {
 	if !v.public().Equal(o.Key) {
 		return nil, problem(o.path(officeFile), "its key is an earlier one: spa-fleet rotate-key was interrupted")
@@ -159,20 +160,9 @@ func (o *Office) Publish(v *Vault, dir, to string, over bool, now time.Time) (*R
 	if err != nil {
 		return nil, err
 	}
-	last := o.Published.Serial
-	for _, name := range slices.Sorted(maps.Keys(found)) {
-		b := found[name]
-		if b.Head == nil || b.Head.Serial <= o.Published.Serial {
-			continue
-		}
-		if !over {
-			return nil, fmt.Errorf("%s has serial %d, and the last publish of this office was %d: %w", bundlePath(dir, name),
-				b.Head.Serial, o.Published.Serial, ErrNewer)
-		}
-		last = max(last, b.Head.Serial)
-	}
-	if last >= math.MaxInt64-1 {
-		return nil, problem(o.path(publishedFile), "there is no higher serial")
+	last, err := o.lastSerial(dir, found, over)
+	if err != nil {
+		return nil, err
 	}
 	bundles, report, err := o.seal(v, last+1, now)
 	if err != nil {
@@ -199,6 +189,26 @@ func (o *Office) Publish(v *Vault, dir, to string, over bool, now time.Time) (*R
 		}
 	}
 	return report, nil
+}
+
+// lastSerial returns the serial of the last publish. found are the bundles of dir.
+func (o *Office) lastSerial(dir string, found map[string]Found, over bool) (int64, error) {
+	last := o.Published.Serial
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		b := found[name]
+		if b.Head == nil || b.Head.Serial <= o.Published.Serial {
+			continue
+		}
+		if !over {
+			return 0, fmt.Errorf("%s has serial %d, and the last publish of this office was %d: %w", bundlePath(dir, name),
+				b.Head.Serial, o.Published.Serial, ErrNewer)
+		}
+		last = max(last, b.Head.Serial)
+	}
+	if last >= math.MaxInt64-1 {
+		return 0, problem(o.path(publishedFile), "there is no higher serial")
+	}
+	return last, nil
 }
 
 // seal makes the bundles of all gateways.
