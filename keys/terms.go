@@ -95,8 +95,8 @@ func (t *Terms) Text() []byte {
 	return []byte(b.String())
 }
 
-// SetTerms returns the terms in text with settings changed, given as [strict.ParseSettings] reads them, and the keys that
-// changed: all or none. What people wrote into the file stays.
+// SetTerms returns the terms in text with settings changed, given as [strict.ParseSettings] reads them, and the keys
+// that changed: all or none. What people wrote into the file stays.
 func SetTerms(path, name string, text []byte, args []string) (after []byte, changed []string, err error) {
 	settings, err := strict.ParseSettings(new(rawTerms), args)
 	if err != nil {

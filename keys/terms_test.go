@@ -23,7 +23,8 @@ func TestTerms(t *testing.T) {
 	k.Rotate(time.Unix(1.9e9, 0).UTC())
 	server := NewFleetID().Server("web")
 	c := terms.At(server, k)
-	if !strings.HasSuffix(string(c.Text()), "previous = "+c.Previous.text()+"\n") || !strings.Contains(string(c.Text()), rest) {
+	if !strings.HasSuffix(string(c.Text()), "previous = "+c.Previous.text()+"\n") ||
+		!strings.Contains(string(c.Text()), rest) {
 		t.Errorf("at a gateway the client is\n%s", c.Text())
 	}
 	parsed := lab.Value(ClientParser()("alice", c.Text()))(t)
@@ -55,7 +56,8 @@ func TestSetTerms(t *testing.T) {
 	text := []byte("# the build host\nversion = 1\nallow = [\"ssh\"] # not web\n")
 	after, changed, err := SetTerms("a.toml", "a", text, []string{"max_for=1h", "gateways=web7,db1", "allow=ssh"})
 	lab.Must(t, err)
-	want := "# the build host\nversion = 1\nallow = [\"ssh\"] # not web\ngateways = [\"web7\", \"db1\"]\nmax_for = \"1h\"\n"
+	want := "# the build host\nversion = 1\nallow = [\"ssh\"] # not web\n" +
+		"gateways = [\"web7\", \"db1\"]\nmax_for = \"1h\"\n"
 	if strings.Join(changed, ",") != "max_for,gateways" || len(after) != len(want) || !bytes.HasPrefix(after, text) {
 		t.Errorf("%v: got\n%s", changed, after)
 	}

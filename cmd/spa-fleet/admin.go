@@ -16,7 +16,8 @@ import (
 )
 
 func (a *app) adminCommand() *cobra.Command {
-	return group("admin", "Add, list and remove administrators", a.adminAdd(), a.adminList(), a.adminRemove(), a.adminIdentity())
+	return group("admin", "Add, list and remove administrators", a.adminAdd(), a.adminList(), a.adminRemove(),
+		a.adminIdentity())
 }
 
 func validAdmin(name string) error {
@@ -144,8 +145,8 @@ command was interrupted, run it again.`,
 
 func (a *app) tellRemoved(cmd *cobra.Command, o *office.Office, name string, n int) {
 	fmt.Fprintf(cmd.OutOrStdout(), "%s is no administrator any more; the keys of %d clients are sealed anew\n", name, n)
-	cli.Note(cmd, "%s still knows what the office knew, also from an earlier copy of it: the key that signs bundles and the "+
-		"keys of all clients", name)
+	cli.Note(cmd, "%s still knows what the office knew, also from an earlier copy of it: the key that signs bundles and "+
+		"the keys of all clients", name)
 	cli.Note(cmd, "a new key that signs bundles, for all gateways: spa-fleet rotate-key")
 	cli.Note(cmd, "a new key for each of the %d clients: spa-fleet client rotate NAME --overlap 0", len(o.Clients))
 	a.publishNext(cmd, o)

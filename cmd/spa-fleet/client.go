@@ -16,8 +16,8 @@ import (
 )
 
 func (a *app) clientCommand() *cobra.Command {
-	return group("client", "Make, change and revoke clients", a.clientNew(), a.clientSet(), a.clientRotate(), a.clientRevoke(),
-		a.clientList())
+	return group("client", "Make, change and revoke clients", a.clientNew(), a.clientSet(), a.clientRotate(),
+		a.clientRevoke(), a.clientList())
 }
 
 func validClient(name string) error {

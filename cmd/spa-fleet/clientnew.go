@@ -47,7 +47,9 @@ makes the client known to them.`,
 			if err := m.terms.Apply(&t.Client, time.Now()); err != nil {
 				return err
 			}
-			return a.withVault(cmd, func(o *office.Office, v *office.Vault) error { return a.makeClient(cmd, o, v, t, m.handing) })
+			return a.withVault(cmd, func(o *office.Office, v *office.Vault) error {
+				return a.makeClient(cmd, o, v, t, m.handing)
+			})
 		},
 	}
 	cmd.Flags().StringSliceVar(&m.allow, "allow", nil, "`SERVICE`s that the client may open: names, "+

@@ -39,7 +39,8 @@ as soon as it has that bundle. A gateway that is cut off from bundles goes on le
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s is revoked, and still gets in until the gateways have the next bundle\n", args[0])
+				fmt.Fprintf(cmd.OutOrStdout(), "%s is revoked, and still gets in until the gateways have the next bundle\n",
+					args[0])
 				a.publishNext(cmd, o)
 				return nil
 			})

@@ -51,15 +51,15 @@ At most two keys can be valid. While the previous one is, rotate refuses to make
 	return cmd
 }
 
-func (a *app) rotateClient(cmd *cobra.Command, o *office.Office, v *office.Vault, name string, r office.Rotation, now time.Time,
-	h enrol.Handing) error {
+func (a *app) rotateClient(cmd *cobra.Command, o *office.Office, v *office.Vault, name string, r office.Rotation,
+	now time.Time, h enrol.Handing) error {
 	k, err := o.RotateClient(v, name, r, now, func(p *keys.Profile) error { return give(cmd, h, p) })
 	switch {
 	case errors.Is(err, office.ErrRevoked):
 		return cli.Fail(err, "make a client of another name")
 	case errors.Is(err, office.ErrTwoKeys):
-		return cli.Fail(err, "rotate again after that, or end the previous key now with --force; if the token of the new key "+
-			"was lost: --lost")
+		return cli.Fail(err, "rotate again after that, or end the previous key now with --force; if the token of the new "+
+			"key was lost: --lost")
 	case errors.Is(err, office.ErrNoLost):
 		return cli.Fail(err, "make a new key: spa-fleet client rotate "+name)
 	case err != nil:

@@ -47,9 +47,9 @@ func makeLine(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".line"), []byte(r.String()+"\n"), 0o600))
 }
 
-// checkKnows is "knows DIR GATEWAY SERIAL TOKEN...": the gateway takes its bundle in DIR, which has this serial, and lets
-// exactly the clients with these tokens in, each with the key that the client would knock with. "TOKEN~" is a token of
-// the key before.
+// checkKnows is "knows DIR GATEWAY SERIAL TOKEN...": the gateway takes its bundle in DIR, which has this serial, and
+// lets exactly the clients with these tokens in, each with the key that the client would knock with. "TOKEN~" is a
+// token of the key before.
 func checkKnows(ts *testscript.TestScript, neg bool, args []string) {
 	o, err := office.Load(ts.MkAbs("office"))
 	ts.Check(err)

@@ -90,7 +90,8 @@ func (a *app) addGateway(cmd *cobra.Command, r fleet.Request, yes bool) error {
 	}
 	err := add(yes)
 	if errors.Is(err, office.ErrReplaces) {
-		question := fmt.Sprintf("Gateway %s has another key in this office. Was it set up anew, and is this its line?", r.Name)
+		question := fmt.Sprintf("Gateway %s has another key in this office. Was it set up anew, and is this its line?",
+			r.Name)
 		if err := sure(cmd, false, question); err != nil {
 			return err
 		}
@@ -175,8 +176,8 @@ Tokens that were handed out keep its name.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeGateway,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			question := fmt.Sprintf("Gateway %s will get no more bundles: revoked clients stay valid there until it is switched "+
-				"off. Retire it?", args[0])
+			question := fmt.Sprintf("Gateway %s will get no more bundles: revoked clients stay valid there until it is "+
+				"switched off. Retire it?", args[0])
 			o, err := a.load()
 			if err == nil && o.Gateway(args[0]) != nil {
 				err = sure(cmd, yes, question)

@@ -19,7 +19,8 @@ func TestManPages(t *testing.T) {
 	).Hold(t, *update)
 }
 
-const files = `The office is a directory. All of it can lie in git: files that end in .age are sealed, the others hold no secret. You
+const files = `The office is a directory. All of it can lie in git: files that end in .age are sealed, the others hold
+no secret. You
 may edit the terms of a client and the services in office.toml by hand; each command checks all files, and names the
 one in which it finds a mistake, half a merge or a conflict. Whoever can change the files decides who gets in after the
 next publish, which reports all changes since the one before: protect the directory, and the repository, accordingly.

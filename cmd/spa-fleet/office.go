@@ -109,7 +109,8 @@ func (a *app) unlock(cmd *cobra.Command, o *office.Office, me *age.HybridIdentit
 	}
 	found := o.Mismatches(v)
 	for _, name := range sorted(found) {
-		cli.Warn(cmd, "administrator %s %s: add or remove it again (spa-fleet admin add, spa-fleet admin remove)", name, found[name])
+		cli.Warn(cmd, "administrator %s %s: add or remove it again (spa-fleet admin add, spa-fleet admin remove)", name,
+			found[name])
 	}
 	return v, nil
 }

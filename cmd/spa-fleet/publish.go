@@ -59,7 +59,8 @@ func (a *app) publish(cmd *cobra.Command, o *office.Office, v *office.Vault, p p
 	done()
 	switch {
 	case errors.Is(err, office.ErrNewer):
-		return cli.Fail(err, "get their changes, and publish again: git -C "+quote.Shell(a.dir)+" pull; if those are lost: --over")
+		return cli.Fail(err, "get their changes, and publish again: git -C "+quote.Shell(a.dir)+
+			" pull; if those are lost: --over")
 	case errors.Is(err, office.ErrSameID):
 		return cli.Fail(err, "give one of them a new key: spa-fleet client rotate NAME")
 	case errors.Is(err, fs.ErrNotExist):
@@ -78,8 +79,8 @@ func (a *app) publish(cmd *cobra.Command, o *office.Office, v *office.Vault, p p
 	for _, name := range report.Removed {
 		cli.Note(cmd, "removed the bundle of %s, which is retired", name)
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "published serial %d in %s: %d gateways, %d clients, %d bytes\n", report.Serial, d.path,
-		len(report.Gateways), report.Clients, report.Bytes)
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "published serial %d in %s: %d gateways, %d clients, %d bytes\n",
+		report.Serial, d.path, len(report.Gateways), report.Clients, report.Bytes)
 	return err
 }
 

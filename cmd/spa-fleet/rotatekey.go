@@ -18,7 +18,8 @@ It prints the command that makes each gateway trust the new key. Until it has ru
 gateway keeps the bundle that it has and refuses newer ones.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := sure(cmd, yes, "Every gateway will refuse new bundles until it is told the new key. Replace it?"); err != nil {
+			err := sure(cmd, yes, "Every gateway will refuse new bundles until it is told the new key. Replace it?")
+			if err != nil {
 				return err
 			}
 			return a.withVault(cmd, func(o *office.Office, v *office.Vault) error {

@@ -80,7 +80,8 @@ func (a *app) status(cmd *cobra.Command, o *office.Office, p target, maxAge time
 		return err
 	}
 	if bad > 0 {
-		return cli.Fail(fmt.Errorf("%d of %d gateways have no current bundle here", bad, len(o.Active())), "spa-fleet publish")
+		return cli.Fail(fmt.Errorf("%d of %d gateways have no current bundle here", bad, len(o.Active())),
+			"spa-fleet publish")
 	}
 	if len(changes) > 0 && !asJSON {
 		a.publishNext(cmd, o)

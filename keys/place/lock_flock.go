@@ -23,8 +23,8 @@ const lockPatience = 10 * time.Second
 // Lock keeps our other programs from changing files in the directory until unlock is called or the process ends.
 func Lock(dir string) (unlock func(), err error) { return lockWithin(lockPatience, dir, false) }
 
-// LockAlone is Lock for programs that must not work without the lock. It returns ErrHeld if another program holds it for
-// longer than patience.
+// LockAlone is Lock for programs that must not work without the lock. It returns ErrHeld if another program holds it
+// for longer than patience.
 func LockAlone(dir string, patience time.Duration) (unlock func(), err error) {
 	return lockWithin(patience, dir, true)
 }

@@ -23,8 +23,9 @@ var update = flag.Bool("update", false, "rewrite testdata/messages-*.golden")
 // Messages -update, and read what has changed.
 func TestMessages(t *testing.T) {
 	for program, patterns := range map[string][]string{
-		"spa-client": {"cmd/spa-client/*.go", "cmd/internal/cli/*.go", "cmd/internal/tty/*.go", "spa/client/*.go", "spa/client/doctor/*.go",
-			"spa/receipt.go", "keys/profile*.go", "keys/token*.go", "keys/service/text.go"},
+		"spa-client": {"cmd/spa-client/*.go", "cmd/internal/cli/*.go", "cmd/internal/tty/*.go",
+			"spa/client/*.go", "spa/client/doctor/*.go", "spa/receipt.go",
+			"keys/profile*.go", "keys/token*.go", "keys/service/text.go"},
 		"spa-keygen": {"cmd/spa-keygen/*.go", "cmd/internal/enrol/*.go", "keys/*.go", "keys/*/*.go"},
 		"spa-fleet":  {"cmd/spa-fleet/*.go", "spa/fleet/*.go", "spa/fleet/office/*.go"},
 		"spa-server": {"cmd/spa-server/*.go", "spa/server/*.go", "spa/server/feed/*.go", "spa/server/setup/*.go",

@@ -58,7 +58,8 @@ func (o *Office) readClients() error {
 	return errors.Join(problems...)
 }
 
-func (o *Office) readClient(name string, parse func(path, name string, text []byte) (*keys.Terms, error)) (*Client, error) {
+func (o *Office) readClient(name string, parse func(path, name string, text []byte) (*keys.Terms, error)) (*Client,
+	error) {
 	text, err := read(o.termsPath(name), maxFile)
 	if err != nil {
 		return nil, err
@@ -226,8 +227,8 @@ func (o *Office) NewClient(v *Vault, t *keys.Terms, give func(*keys.Profile) err
 	return nil
 }
 
-// SetClient changes settings of a client as keys.SetTerms does, and returns its terms as they are then. With dry it only
-// reports what would change.
+// SetClient changes settings of a client as keys.SetTerms does, and returns its terms as they are then. With dry it
+// only reports what would change.
 func (o *Office) SetClient(name string, args []string, dry bool) (*keys.Terms, []string, error) {
 	c, err := o.known(name)
 	if err != nil {
@@ -285,8 +286,8 @@ var ErrTwoKeys = errors.New("already has a new key")
 var ErrNoLost = errors.New("has no lost token to replace: no previous key is valid")
 
 // RotateClient gives a client a new key. give hands out its token: if it fails, the key is as before.
-func (o *Office) RotateClient(v *Vault, name string, r Rotation, now time.Time, give func(*keys.Profile) error) (*keys.FleetKey,
-	error) {
+func (o *Office) RotateClient(v *Vault, name string, r Rotation, now time.Time,
+	give func(*keys.Profile) error) (*keys.FleetKey, error) {
 	c, err := o.known(name)
 	if err != nil {
 		return nil, err

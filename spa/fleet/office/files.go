@@ -58,8 +58,8 @@ func read(path string, limit int64) ([]byte, error) {
 	return text, nil
 }
 
-// names returns the names of the files in a directory that end in suffix, sorted. A missing directory has none: git does
-// not keep empty ones.
+// names returns the names of the files in a directory that end in suffix, sorted. A missing directory has none: git
+// does not keep empty ones.
 func names(dir, suffix string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

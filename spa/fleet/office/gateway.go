@@ -168,7 +168,8 @@ func (o *Office) Retire(name string, now time.Time) (*Gateway, error) {
 	g := *known
 	g.Retired = now.UTC().Truncate(time.Second)
 	next := *o
-	next.Gateways = append(slices.DeleteFunc(slices.Clone(o.Gateways), func(other *Gateway) bool { return other == known }), &g)
+	next.Gateways = slices.DeleteFunc(slices.Clone(o.Gateways), func(other *Gateway) bool { return other == known })
+	next.Gateways = append(next.Gateways, &g)
 	if err := next.checkClients(); err != nil {
 		return nil, err
 	}

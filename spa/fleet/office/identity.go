@@ -27,7 +27,8 @@ func NewIdentity(path string, passphrase []byte) (*age.HybridIdentity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making an identity: %w", err)
 	}
-	text := []byte("# An administrator of a fleet: spa-fleet(8). It is a secret: nobody else may read this file.\n" + id.String() + "\n")
+	text := []byte("# An administrator of a fleet: spa-fleet(8). It is a secret: nobody else may read this file.\n" +
+		id.String() + "\n")
 	if len(passphrase) > 0 {
 		r, err := age.NewScryptRecipient(string(passphrase))
 		if err != nil {

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -28,8 +27,8 @@ func TestKilledAct(t *testing.T) {
 	lab.Must(t, h.act(act, os.Getenv("OFFICE_TO")))
 }
 
-// TestKilled: whenever a command is killed between its writes, the office opens with the keys of all clients, the command
-// can run again, and then everything is published with a higher serial than before.
+// TestKilled: whenever a command is killed between its writes, the office opens with the keys of all clients, the
+// command can run again, and then everything is published with a higher serial than before.
 func TestKilled(t *testing.T) {
 	strace := lab.NeedProgram(t, "strace", "apt-get install strace")
 	for name := range acts {
@@ -48,7 +47,8 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// killedAt lets another process do an act, which is killed at its nth call of a kind. It returns false if there is none.
+// killedAt lets another process do an act, which is killed at its nth call of a kind. It returns false if there is
+// none.
 func killedAt(t *testing.T, strace, name, call string, n int) bool {
 	h := newHouse(t)
 	carol := lab.Value(age.GenerateHybridIdentity())(t)
@@ -57,15 +57,15 @@ func killedAt(t *testing.T, strace, name, call string, n int) bool {
 	to := t.TempDir()
 	lab.Must(t, h.act(func(o *Office, v *Vault, to string) error { return o.AddAdmin(v, "carol", carol.Recipient()) }, to))
 	lab.Must(t, h.act(acts["publish"], to))
-	cmd := exec.Command(strace, "-f", "-qq", "-o", "/dev/null", "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n),
-		os.Args[0], "-test.run", "^TestKilledAct$")
+	cmd := exec.Command(strace, "-f", "-qq", "-o", "/dev/null", "-e",
+		fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n), os.Args[0], "-test.run", "^TestKilledAct$")
 	cmd.Env = append(os.Environ(), "OFFICE_ACT="+name, "OFFICE_DIR="+h.dir, "OFFICE_TO="+to, "OFFICE_ME="+h.me.String())
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return false
 	}
 	exit, ok := errors.AsType[*exec.ExitError](err)
-	if !ok || !strings.Contains(exit.String(), "killed") && exit.Sys().(syscall.WaitStatus).ExitStatus() != 128+int(syscall.SIGKILL) {
+	if !ok || !exit.Sys().(syscall.WaitStatus).Signaled() {
 		t.Fatalf("%v: %s", err, out)
 	}
 	where := fmt.Sprintf("killed at %s %d", call, n)

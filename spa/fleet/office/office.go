@@ -116,7 +116,8 @@ func parseSettings(path string, text []byte) (Settings, error) {
 	if err != nil {
 		return Settings{}, err
 	}
-	s := Settings{Name: raw.Name, Domain: raw.Domain, Services: raw.Services, Receipts: raw.Receipts == nil || *raw.Receipts}
+	s := Settings{Name: raw.Name, Domain: raw.Domain, Services: raw.Services,
+		Receipts: raw.Receipts == nil || *raw.Receipts}
 	var problems []error
 	must := func(key string, err error) {
 		if err != nil {

@@ -152,7 +152,8 @@ func TestSwappedKeys(t *testing.T) {
 	}
 	forged := &keys.FleetKey{Client: "client-000001", Key: keys.NewKey()}
 	lab.Must(t, os.WriteFile(second, lab.Value(seal(forged.Text(), h.me.Recipient()))(t), 0o600))
-	if err := h.act(publishing, to); err == nil || !strings.Contains(err.Error(), second+": not sealed to this office's vault") {
+	if err := h.act(publishing, to); err == nil ||
+		!strings.Contains(err.Error(), second+": not sealed to this office's vault") {
 		t.Errorf("got %v", err)
 	}
 	lab.Must(t, os.WriteFile(second, own, 0o600))
@@ -168,7 +169,8 @@ func TestSameID(t *testing.T) {
 		k := lab.Value(o.key(v, o.Clients[0]))(t)
 		return o.writeKey(v, o.Clients[1].Name, &keys.FleetKey{Client: o.Clients[1].Name, Key: k.Key}, place.OnlyOver)
 	}, ""))
-	if err := h.act(publishing, t.TempDir()); !errors.Is(err, ErrSameID) || !strings.Contains(err.Error(), "client-000001") {
+	if err := h.act(publishing, t.TempDir()); !errors.Is(err, ErrSameID) ||
+		!strings.Contains(err.Error(), "client-000001") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -62,8 +62,8 @@ func (o *Office) readPublished() error {
 
 func (p *Published) text() []byte {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Written by spa-fleet publish.\nversion = %d\nserial = %d\ntime = %s\nby = %q\nto = %s\n\n[gateways]\n",
-		strict.Version, p.Serial, p.Time.UTC().Format(time.RFC3339), p.By, strict.Quote(p.To))
+	fmt.Fprintf(&b, "# Written by spa-fleet publish.\nversion = %d\nserial = %d\ntime = %s\nby = %q\nto = %s\n\n"+
+		"[gateways]\n", strict.Version, p.Serial, p.Time.UTC().Format(time.RFC3339), p.By, strict.Quote(p.To))
 	for _, name := range slices.Sorted(maps.Keys(p.Gateways)) {
 		fmt.Fprintf(&b, "%s = %q\n", name, p.Gateways[name])
 	}
@@ -163,7 +163,8 @@ type Destination interface {
 // Publish makes a bundle for each gateway and puts them into a destination. It seals all of them before it puts one. to
 // is what published.toml says about the destination. over lets it continue after a publish that this office does not
 // know.
-func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string, over bool, now time.Time) (*Report, error) {
+func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string, over bool,
+	now time.Time) (*Report, error) {
 	if !v.public().Equal(o.Key) {
 		return nil, problem(o.path(officeFile), "its key is an earlier one: spa-fleet rotate-key was interrupted")
 	}
@@ -205,8 +206,8 @@ func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string
 	return report, nil
 }
 
-// last returns the highest serial in the destination or in the office. If the former is higher, that is the error, unless
-// over is set.
+// last returns the highest serial in the destination or in the office. If the former is higher, that is the error,
+// unless over is set.
 func (o *Office) last(d Destination, found map[string]Found, over bool) (int64, error) {
 	last := o.Published.Serial
 	for _, name := range slices.Sorted(maps.Keys(found)) {

@@ -65,7 +65,8 @@ func (v *Vault) public() ed25519.PublicKey { return v.signing.Public().(ed25519.
 // text returns the vault, which must be sealed.
 func (v *Vault) text(id keys.FleetID) []byte {
 	var b strings.Builder
-	fmt.Fprintf(&b, "version = %d\nfleet = %q\nsigning = %q\nreplaced = [%s]\ngate = %q\nidentity = %q\n", strict.Version, id,
+	fmt.Fprintf(&b, "version = %d\nfleet = %q\nsigning = %q\nreplaced = [%s]\ngate = %q\nidentity = %q\n",
+		strict.Version, id,
 		base64.StdEncoding.EncodeToString(v.signing.Seed()), quotedList(v.replaced), v.gate.Reveal(), v.own)
 	earlier := make([]string, len(v.earlier))
 	for i, id := range v.earlier {
