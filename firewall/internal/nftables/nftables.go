@@ -160,9 +160,9 @@ func (n *Backend) Close() error {
 
 func (n *Backend) Permanent() error {
 	var b batch
-	b.change(n.Objects.Guarded, PortElements(n.Spec.Guarded, 0), nil)
-	b.change(n.Objects.cut, PortElements(n.Spec.Cut, 0), nil)
-	b.change(n.Objects.once.ports, PortElements(n.Spec.Once, 0), nil)
+	b.force(n.Objects.Guarded, PortElements(n.Spec.Guarded, 0), false)
+	b.force(n.Objects.cut, PortElements(n.Spec.Cut, 0), false)
+	b.force(n.Objects.once.ports, PortElements(n.Spec.Once, 0), false)
 	return explain("making the guard permanent", b.send(n.Socket))
 }
 
