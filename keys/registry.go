@@ -157,10 +157,10 @@ func (r *Registry) path(name string) string { return filepath.Join(r.folder.Path
 func (r *Registry) Names() ([]string, error) {
 	names, errs := r.files()
 	r.mu.RLock()
-	defer r.mu.RUnlock()
 	names = slices.AppendSeq(names, maps.Keys(r.byName))
 	names = slices.AppendSeq(names, maps.Keys(r.refused))
 	names = slices.AppendSeq(names, maps.Keys(r.bad))
+	r.mu.RUnlock() // see Clients
 	slices.Sort(names)
 	return slices.Compact(names), errors.Join(errs...)
 }
@@ -253,11 +253,8 @@ func (r *Registry) Len() int {
 // Clients returns all clients, sorted by name.
 func (r *Registry) Clients() []*Client {
 	r.mu.RLock()
-	defer r.mu.RUnlock()
-	names := slices.Sorted(maps.Keys(r.byName))
-	clients := make([]*Client, len(names))
-	for i, name := range names {
-		clients[i] = r.byName[name]
-	}
+	clients := slices.AppendSeq(make([]*Client, 0, len(r.byName)), maps.Values(r.byName))
+	r.mu.RUnlock() // sorting takes longer than all else: a change would wait, and Lookup for the change
+	slices.SortFunc(clients, func(a, b *Client) int { return strings.Compare(a.Name, b.Name) })
 	return clients
 }
