@@ -165,21 +165,11 @@ func (f *Firewall) unrecord(changes []ledger.Change) error {
 // enforce puts the changes into the kernel. If another tool has just removed the guard, it restores the guard first
 // rather than waiting for Watch.
 func (f *Firewall) enforce(changes []ledger.Change, now time.Time) error {
-	n := 0
-	for _, c := range changes {
-		n += c.Size()
-	}
-	ends := make(map[guard.Element]time.Time, n)
-	for _, c := range changes {
-		c.Each(func(e guard.Element) {
-			ends[e] = ledger.Later(f.held.EndOf(e), ledger.Later(c.Until, ends[e]))
-		})
-	}
 	defer func() { f.coming = nil }()
 	if err := f.widen(changes, now); err != nil {
 		return err
 	}
-	leases := f.newTurns(leasesOf(ends), changes)
+	leases := f.newTurns(f.leases(changes), changes)
 	err := f.set(leases)
 	if !errors.Is(err, guard.ErrGone) {
 		return err
@@ -188,6 +178,30 @@ func (f *Firewall) enforce(changes []ledger.Change, now time.Time) error {
 		return err
 	}
 	return f.set(leases)
+}
+
+// leases returns the elements of changed holdings, and when they end then.
+func (f *Firewall) leases(changes []ledger.Change) []guard.Lease {
+	n := 0
+	for _, c := range changes {
+		n += c.Size()
+	}
+	leases := make([]guard.Lease, 0, n)
+	at := make(map[guard.Element]int) // indexes in leases, if several holdings may have the same element
+	for _, c := range changes {
+		c.Each(func(e guard.Element) {
+			i, again := at[e]
+			if !again {
+				was := f.held.EndOf(e)
+				i, leases = len(leases), append(leases, guard.Lease{Element: e, Until: was, Was: was})
+			}
+			if len(changes) > 1 {
+				at[e] = i
+			}
+			leases[i].Until = ledger.Later(leases[i].Until, c.Until)
+		})
+	}
+	return leases
 }
 
 // set changes elements of the kernel, and reports how long that took to the observer, if there is one.

@@ -109,6 +109,15 @@ var waysIn = map[string]func(s *site, source string, asked time.Time) (end time.
 		s.asks("alice", source, asked, long/2)
 		return end
 	},
+	"refresh of what the kernel has lost": func(s *site, source string, asked time.Time) time.Time {
+		s.asks("alice", source, asked, long/2)
+		s.inKernel(source, 0)
+		return s.asks("alice", source, asked, long)
+	},
+	"grant of what the kernel has already": func(s *site, source string, asked time.Time) time.Time {
+		s.inKernel(source, 3*long)
+		return s.asks("alice", source, asked, long)
+	},
 	"two holders": func(s *site, source string, asked time.Time) time.Time {
 		end := s.asks("alice", source, asked, long)
 		s.asks("bob", source, asked, long/2)
@@ -172,6 +181,13 @@ func (s *site) asks(client, source string, asked time.Time, lasts time.Duration)
 	return g.Until
 }
 
+// inKernel gives a source tcp/22 for some time, or takes it away, in the kernel alone.
+func (s *site) inKernel(source string, lasts time.Duration) {
+	s.Helper()
+	e := guard.Element{Source: netip.MustParseAddr(source), Proto: service.TCP, Port: 22}
+	s.must(s.backend.Set([]guard.Lease{{Element: e, Until: time.Now().Add(lasts)}}))
+}
+
 // TestKernelEndsGrantsWhenSaid: the kernel ends a grant on time, whatever way its end took into the kernel.
 func TestKernelEndsGrantsWhenSaid(t *testing.T) {
 	for name, way := range waysIn {
@@ -227,9 +243,7 @@ func TestWatchEndsGrants(t *testing.T) {
 		for range 2 {
 			s.grant("bob", "192.0.2.3", 300*time.Millisecond)
 			s.mu.Lock()
-			b := s.backend
-			keeps := guard.Element{Source: netip.MustParseAddr("192.0.2.3"), Proto: service.TCP, Port: 22}
-			s.must(b.Set([]guard.Lease{{Element: keeps, Until: time.Now().Add(long)}})) // as in a kernel that is late
+			s.inKernel("192.0.2.3", long) // as in a kernel that is late
 			s.mu.Unlock()
 			lab.Eventually(t, "bob's end", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 		}

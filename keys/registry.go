@@ -158,10 +158,10 @@ func (r *Registry) path(name string) string { return filepath.Join(r.folder.Path
 func (r *Registry) Names() ([]string, error) {
 	names, errs := r.files()
 	r.mu.RLock()
-	defer r.mu.RUnlock()
 	names = slices.AppendSeq(names, maps.Keys(r.byName))
 	names = slices.AppendSeq(names, maps.Keys(r.refused))
 	names = slices.AppendSeq(names, maps.Keys(r.bad))
+	r.mu.RUnlock() // see Clients
 	slices.Sort(names)
 	return slices.Compact(names), errors.Join(errs...)
 }
@@ -265,15 +265,16 @@ func (r *Registry) Len() int {
 // Clients returns all clients, sorted by name.
 func (r *Registry) Clients() []*Client {
 	r.mu.RLock()
-	defer r.mu.RUnlock()
-	names := slices.AppendSeq(slices.Collect(maps.Keys(r.byName)), maps.Keys(r.fleet.byName))
-	slices.Sort(names)
-	names = slices.Compact(names)
-	clients := make([]*Client, 0, len(names))
-	for _, name := range names {
-		if c := r.client(name); c != nil {
-			clients = append(clients, c)
+	clients := make([]*Client, 0, len(r.byName)+len(r.fleet.byName))
+	clients = slices.AppendSeq(clients, maps.Values(r.fleet.byName))
+	if !r.fleet.alone {
+		for name, c := range r.byName {
+			if r.fleet.byName[name] == nil {
+				clients = append(clients, c)
+			}
 		}
 	}
+	r.mu.RUnlock() // sorting takes longer than all else: a change would wait, and Lookup for the change
+	slices.SortFunc(clients, func(a, b *Client) int { return strings.Compare(a.Name, b.Name) })
 	return clients
 }

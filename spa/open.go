@@ -132,7 +132,8 @@ func Open(packet []byte, id *Identity, clients Clients, now time.Time) (Knock, e
 }
 
 // An Opener opens packets one after another in the same memory. What Open returns, also a *Refused, is valid until its
-// next call: keep a Clone. The only thing that it allocates is the name of a service that is not in its client's file.
+// next call: keep a Clone. The only thing that it allocates is the name of a service that is not in its client's file
+// and was not in the packet before.
 type Opener struct {
 	knock    Knock
 	refused  Refused

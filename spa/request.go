@@ -301,7 +301,7 @@ func parseLetIn(b []byte, services int) (netip.Prefix, []byte, error) {
 func parseNetwork(b []byte) (netip.Prefix, bool) {
 	a, ok := parseAddr(b[:16])
 	p := netip.PrefixFrom(a, int(b[16]))
-	return p, ok && service.CheckNetwork(p) == nil
+	return p, ok && service.ValidNetwork(p)
 }
 
 // parseFirst returns the time at the start of b, which must be before that of the packet.
@@ -316,13 +316,18 @@ func parseFirst(b []byte, packet time.Time) (time.Time, error) {
 	return first, nil
 }
 
-// parseServices returns the services at the start of b, appended to services, and what follows them.
+// parseServices returns the services at the start of b, appended to services, and what follows them. What stands behind
+// the end of services is from an earlier packet, maybe a copy of this one: equal names are taken from it.
 func parseServices(b []byte, count int, services []service.Service, known []string) ([]service.Service, []byte, error) {
 	if count == 0 || count > maxServices {
 		return nil, nil, malformed("not 1 to 8 services")
 	}
-	for range count {
-		s, n, err := parseOneService(b, known)
+	for i := range count {
+		var before string
+		if i < cap(services) {
+			before = services[:i+1][i].Name
+		}
+		s, n, err := parseOneService(b, known, before)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -336,7 +341,7 @@ func parseServices(b []byte, count int, services []service.Service, known []stri
 }
 
 // parseOneService returns the first service in b and its length there.
-func parseOneService(b []byte, known []string) (service.Service, int, error) {
+func parseOneService(b []byte, known []string, before string) (service.Service, int, error) {
 	if len(b) == 0 {
 		return service.Service{}, 0, malformed("the services run past the end")
 	}
@@ -347,15 +352,18 @@ func parseOneService(b []byte, known []string) (service.Service, int, error) {
 	if n > len(b) {
 		return service.Service{}, 0, malformed("the services run past the end")
 	}
-	name := nameOf(b[1:n], known)
-	if service.ValidName(name) != nil {
+	name := b[1:n]
+	if len(name) > service.MaxName || service.ValidName(string(name)) != nil {
 		return service.Service{}, 0, malformed("a bad service name")
 	}
-	return service.Service{Name: name}, n, nil
+	return service.Service{Name: nameOf(name, known, before)}, n, nil
 }
 
-// nameOf returns the text of b: one of known if it is among them, without an allocation.
-func nameOf(b []byte, known []string) string {
+// nameOf returns the text of b: without an allocation if it is among known or is before.
+func nameOf(b []byte, known []string, before string) string {
+	if before == string(b) {
+		return before
+	}
 	for _, name := range known {
 		if name == string(b) {
 			return name

@@ -26,30 +26,37 @@ var never = []netip.Prefix{
 	netip.MustParsePrefix("ff00::/8"),
 }
 
+// ValidNetwork reports whether a network can be let in, and allocates nothing. CheckNetwork returns why not.
+func ValidNetwork(p netip.Prefix) bool { return wellFormed(p) && !reserved(p) && validLength(p) }
+
+func wellFormed(p netip.Prefix) bool { return p.IsValid() && !p.Addr().Is4In6() && p == p.Masked() }
+
+func reserved(p netip.Prefix) bool { return slices.ContainsFunc(never, p.Overlaps) }
+
+func validLength(p netip.Prefix) bool {
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		return bits >= Widest4
+	}
+	return p.IsSingleIP() || Widest6 <= bits && bits <= Link6
+}
+
 // CheckNetwork returns an error if a network cannot be let in.
 func CheckNetwork(p netip.Prefix) error {
 	switch {
-	case !p.IsValid() || p.Addr().Is4In6() || p != p.Masked():
+	case !wellFormed(p):
 		return errors.New("not a valid network, or bits are set after the prefix")
-	case slices.ContainsFunc(never, p.Overlaps):
+	case reserved(p):
 		return fmt.Errorf("%s contains loopback, link-local, multicast or other addresses that cannot be let in",
 			NetworkText(p))
-	}
-	return checkLength(p)
-}
-
-func checkLength(p netip.Prefix) error {
-	switch bits := p.Bits(); {
-	case p.Addr().Is4() && bits < Widest4:
-		return fmt.Errorf("%s is too wide: use /%d or narrower", p, Widest4)
-	case p.Addr().Is4() || bits == p.Addr().BitLen():
+	case validLength(p):
 		return nil
-	case bits < Widest6:
+	case p.Addr().Is4():
+		return fmt.Errorf("%s is too wide: use /%d or narrower", p, Widest4)
+	case p.Bits() < Widest6:
 		return fmt.Errorf("%s is too wide: use /%d or narrower", p, Widest6)
-	case bits > Link6:
-		return fmt.Errorf("%s is too narrow: use an IPv6 network of /%d to /%d, or a single address", p, Widest6, Link6)
 	}
-	return nil
+	return fmt.Errorf("%s is too narrow: use an IPv6 network of /%d to /%d, or a single address", p, Widest6, Link6)
 }
 
 // ParseNetwork parses a network that a client may let in, or one address.

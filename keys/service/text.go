@@ -13,17 +13,27 @@ import (
 // this is the round number below that.
 const MaxDuration = 1000 * time.Hour
 
+// MaxName is the greatest length of a name in bytes.
+const MaxName = 32
+
 // LongestOnce is how long a grant for one connection can last. The kernel counts such a connection for a week.
 const LongestOnce = 6 * 24 * time.Hour
 
+// Errors of ValidName. Packets have names too, and a bad one must cost no allocation.
+var (
+	errNameLength = errors.New("a name has 1 to 32 characters")
+	errNameBytes  = errors.New("a name may contain only lower-case letters, digits and hyphens, and must not begin with " +
+		"a hyphen")
+)
+
 // ValidName returns an error unless s can name a client, host or service: [a-z0-9][a-z0-9-]{0,31}.
 func ValidName(s string) error {
-	if s == "" || len(s) > 32 {
-		return errors.New("a name has 1 to 32 characters")
+	if s == "" || len(s) > MaxName {
+		return errNameLength
 	}
 	for i := range len(s) {
 		if !nameByte(s[i]) && (s[i] != '-' || i == 0) {
-			return errors.New("a name may contain only lower-case letters, digits and hyphens, and must not begin with a hyphen")
+			return errNameBytes
 		}
 	}
 	return nil

@@ -4,10 +4,16 @@ import (
 	"context"
 	"encoding/binary"
 	"net/netip"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
+	"sallyport/keys/service"
+	"sallyport/spa"
+	"sallyport/spa/audit"
 	"sallyport/spa/capture"
+	"sallyport/spa/lab"
 )
 
 // refused returns a packet that is refused for a reason, and has been once.
@@ -24,11 +30,39 @@ func TestRefusalsDoNotAllocate(t *testing.T) {
 	for name := range refusals {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
-			p := b.refused(name)
-			if n := testing.AllocsPerRun(100, func() { b.s.process(context.Background(), p) }); n != 0 {
-				t.Errorf("%v allocations a packet", n)
-			}
+			b.noGarbage(b.refused(name))
 		})
+	}
+	files := lab.Value(filepath.Glob("../testdata/vectors/malformed-*.txt"))(t)
+	if len(files) < 10 {
+		t.Fatalf("found %d vectors", len(files))
+	}
+	for _, file := range files {
+		name, _ := strings.CutSuffix(filepath.Base(file), ".txt")
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.noGarbage(b.malformed(strings.TrimPrefix(name, "malformed-")))
+		})
+	}
+}
+
+// TestCopiesOfRefusedNamesDoNotAllocate: a copy of a packet that names services which its client may not open.
+func TestCopiesOfRefusedNamesDoNotAllocate(t *testing.T) {
+	b := newBench(t)
+	r := b.request(spa.TypeOpen, "other")
+	r.Services = append(r.Services, service.Service{Name: "ssh"}, service.Service{Name: "third"})
+	p := arriving(b.seal(r))
+	if b.arrive(p); b.event.Verdict != audit.Denied {
+		t.Fatalf("got %v, want that it is denied", b.event.Verdict)
+	}
+	b.noGarbage(p)
+}
+
+// noGarbage takes a packet many times.
+func (b *bench) noGarbage(p capture.Packet) {
+	b.Helper()
+	if n := testing.AllocsPerRun(100, func() { b.s.process(context.Background(), p) }); n != 0 {
+		b.Errorf("%v allocations a packet", n)
 	}
 }
 

@@ -21,8 +21,9 @@ type Backend interface {
 	// Networks differ from the spec of the load. Every element stays as it is. With confirm the guard is on trial.
 	Widen(spec Spec, confirm bool) error
 	// Set gives each element the end that its lease names, whatever it was before, in one step: all or none. Elements
-	// whose end has passed are removed. At ports of Spec.Once the lease's Turn counts. A full table is ErrFull; a
-	// missing one is ErrGone.
+	// whose end has passed are removed. At ports of Spec.Once the lease's Turn counts. The lease's Was is a hint: the
+	// kernel may have lost the element, or have one that it should not have. A full table is ErrFull; a missing one is
+	// ErrGone.
 	Set(es []Lease) error
 	// Carried returns the flows that the guard in place still carries, and the time left of each.
 	Carried() ([]Carried, error)

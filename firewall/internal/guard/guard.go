@@ -95,6 +95,7 @@ type Lease struct {
 	Element
 	Until     time.Time
 	Remaining time.Duration // time left until then: see Timed
+	Was       time.Time     // when it ended before the change: with this Set costs less; zero: it was not there, or ended
 	Turn      Turn
 	Besides   time.Time // with NewTurn: until when the flow of another grant may come as well; zero: there is none
 }
@@ -107,6 +108,9 @@ func Timed(ls []Lease, now time.Time) []Lease {
 	}
 	return ls
 }
+
+// Fresh reports whether the element was not there before.
+func (l *Lease) Fresh() bool { return l.Was.IsZero() }
 
 // Remaining returns the time from now until then by the wall clock or by the monotonic clock, whichever gives less. The
 // monotonic clock, like the kernel's timeouts, stops while the machine sleeps or is paused; the wall clock can be set

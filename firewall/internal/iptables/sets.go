@@ -4,7 +4,6 @@ import (
 	"errors"
 	"math"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -203,10 +202,15 @@ func (b *Backend) carriedMembers() ([]guard.Carried, error) {
 	return all, nil
 }
 
+// surely is how much time an element must have left to be in its set still, which counts whole seconds.
+const surely = 2 * time.Second
+
 // setMembers changes grants. It deletes ended ones first, which cannot fail for lack of room; then it adds new ones,
-// which a full set may refuse, whereupon all are deleted again; then it prolongs existing ones.
+// which a full set may refuse, whereupon all are deleted again; then it prolongs existing ones. Of those that may have
+// ended just now, it learns from the kernel which are new, at twice the cost.
 func (b *Backend) setMembers(ls []guard.Lease) error {
-	ls = guard.Timed(ls, b.Spec.Now())
+	now := b.Spec.Now()
+	ls = guard.Timed(ls, now)
 	if err := b.lacks(ls); err != nil {
 		return err
 	}
@@ -217,9 +221,17 @@ func (b *Backend) setMembers(ls []guard.Lease) error {
 	if err != nil {
 		return err
 	}
-	ls = b.withLed(ls)
-	gone := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Remaining > 0 })
-	live := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Remaining <= 0 })
+	var gone, prolonged, live []guard.Lease
+	for _, l := range b.withLed(ls) {
+		switch {
+		case l.Remaining <= 0:
+			gone = append(gone, l)
+		case !l.Fresh() && guard.Remaining(l.Was, now) > surely:
+			prolonged = append(prolonged, l)
+		default:
+			live = append(live, l)
+		}
+	}
 	for _, s := range b.leaseSets() {
 		if err := b.all(ipset.CmdDel, s, s.members(gone)); err != nil {
 			return err
@@ -231,6 +243,7 @@ func (b *Backend) setMembers(ls []guard.Lease) error {
 		if err != nil {
 			return errors.Join(err, undo(), b.each(ipset.CmdDel, added))
 		}
+		there[s] = append(there[s], s.members(prolonged)...)
 	}
 	return b.each(ipset.CmdAdd, there)
 }

@@ -20,42 +20,76 @@ type batch struct {
 	messages []netlink.Message
 }
 
-// Set gives grants a new timeout, or deletes them.
+// Set gives grants a new timeout, or deletes them. An element costs one command if it is fresh, two if it is there, and
+// three whatever it is. The kernel may have ended one that should be there, or have one that should be fresh: then it
+// refuses the batch, and gets the one that always works.
 func (n *Backend) Set(ls []guard.Lease) error {
+	ls = guard.Timed(ls, n.Spec.Now())
+	err := n.set(ls, (*batch).replace)
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) {
+		err = n.set(ls, (*batch).force)
+	}
+	return explain("changing grants", err)
+}
+
+// set sends the changes in one batch. The function change adds the commands for elements that get a new timeout.
+func (n *Backend) set(ls []guard.Lease, change func(b *batch, s *nft.Set, es []nft.SetElement, fresh bool)) error {
 	var b batch
-	for part := range slices.Chunk(guard.Timed(ls, n.Spec.Now()), nl.Chunk) {
-		var live, gone []guard.Lease
+	for part := range slices.Chunk(ls, nl.Chunk) {
+		var fresh, there, gone []guard.Lease
 		for _, l := range part {
-			if l.Remaining > 0 {
-				live = append(live, l)
-				continue
+			switch {
+			case l.Remaining <= 0:
+				l.Remaining = time.Second // added only to be deleted
+				gone = append(gone, l)
+			case l.Fresh():
+				fresh = append(fresh, l)
+			default:
+				there = append(there, l)
 			}
-			l.Remaining = time.Second // added only to be deleted
-			gone = append(gone, l)
 		}
-		if err := n.Objects.lacks(live); err != nil {
+		if err := errors.Join(n.Objects.lacks(fresh), n.Objects.lacks(there)); err != nil {
 			return err
 		}
-		lives, goes := n.Objects.grantElements(live), n.Objects.grantElements(gone)
+		begin, stay, end := n.Objects.grantElements(fresh), n.Objects.grantElements(there), n.Objects.grantElements(gone)
 		for _, s := range n.Objects.Sets() {
-			b.change(s, lives[s], goes[s])
+			change(&b, s, begin[s], true)
+			change(&b, s, stay[s], false)
+			b.remove(s, end[s])
 		}
 		if err := n.turns(&b, part); err != nil {
 			return err
 		}
 	}
-	return explain("changing grants", b.send(n.Socket))
+	return b.send(n.Socket)
 }
 
-// change gives elements of a set a new timeout, and deletes those in gone. Deleting a missing element would fail the
-// batch, and older kernels do not change the timeout of an existing one: add, delete, add always works.
-func (b *batch) change(s *nft.Set, es, gone []nft.SetElement) {
+// replace gives elements of a set a new timeout. It fails with EEXIST if a fresh one is there, and with ENOENT if
+// another one is missing.
+func (b *batch) replace(s *nft.Set, es []nft.SetElement, fresh bool) {
+	for part := range slices.Chunk(es, nl.Chunk) {
+		if fresh {
+			b.append(nfType(unix.NFT_MSG_NEWSETELEM), netlink.Request|netlink.Create|netlink.Excl, elementsMessage(s, part))
+			continue
+		}
+		b.add(unix.NFT_MSG_DELSETELEM, s, part)
+		b.repeat(unix.NFT_MSG_NEWSETELEM)
+	}
+}
+
+// force gives elements of a set a new timeout. Deleting a missing element would fail the batch, and older kernels do
+// not change the timeout of an existing one: add, delete, add always works.
+func (b *batch) force(s *nft.Set, es []nft.SetElement, _ bool) {
 	for part := range slices.Chunk(es, nl.Chunk) {
 		b.add(unix.NFT_MSG_NEWSETELEM, s, part)
 		b.repeat(unix.NFT_MSG_DELSETELEM)
 		b.repeat(unix.NFT_MSG_NEWSETELEM)
 	}
-	for part := range slices.Chunk(gone, nl.Chunk) {
+}
+
+// remove deletes elements of a set that may be missing.
+func (b *batch) remove(s *nft.Set, es []nft.SetElement) {
+	for part := range slices.Chunk(es, nl.Chunk) {
 		b.add(unix.NFT_MSG_NEWSETELEM, s, part)
 		b.repeat(unix.NFT_MSG_DELSETELEM)
 	}

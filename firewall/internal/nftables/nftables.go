@@ -160,9 +160,9 @@ func (n *Backend) Close() error {
 
 func (n *Backend) Permanent() error {
 	var b batch
-	b.change(n.Objects.Guarded, PortElements(n.Spec.Guarded, 0), nil)
-	b.change(n.Objects.cut, PortElements(n.Spec.Cut, 0), nil)
-	b.change(n.Objects.once.ports, PortElements(n.Spec.Once, 0), nil)
+	b.force(n.Objects.Guarded, PortElements(n.Spec.Guarded, 0), false)
+	b.force(n.Objects.cut, PortElements(n.Spec.Cut, 0), false)
+	b.force(n.Objects.once.ports, PortElements(n.Spec.Once, 0), false)
 	return explain("making the guard permanent", b.send(n.Socket))
 }
 
@@ -234,9 +234,12 @@ func (o *objects) grantElements(ls []guard.Lease) map[*nft.Set][]nft.SetElement 
 	return es
 }
 
+// longestKey is the size of a key with two IPv6 addresses, protocol and port.
+const longestKey = 16 + 16 + 4 + 4
+
 // setOf returns the set that an element belongs to, and the beginning of its key.
 func (o *objects) setOf(e guard.Element) (*nft.Set, []byte) {
-	key := e.Source.AsSlice()
+	key := append(make([]byte, 0, longestKey), e.Source.AsSlice()...)
 	six := e.Source.Is6()
 	switch {
 	case e.Bits != 0:

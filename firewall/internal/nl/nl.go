@@ -72,18 +72,29 @@ func Nested(data []byte, kind uint16, fill func([]byte) []byte) []byte {
 // Send sends messages in one system call, and gives each of them its sequence number. The connection's own SendMessages
 // starts a goroutine for each call, which doubles what a grant costs this process.
 func Send(c *netlink.Conn, ms []netlink.Message) error {
-	var b []byte
+	size := 0
 	sequence := rand.Uint32() // no answer to an earlier batch is taken for one to this
 	for i := range ms {
-		m := &ms[i]
-		m.Header.Length, m.Header.Sequence = uint32(headerSize+(len(m.Data)+3)&^3), sequence+uint32(i)
-		data, err := m.MarshalBinary()
-		if err != nil {
-			return err
-		}
-		b = append(b, data...)
+		h := &ms[i].Header
+		h.Length, h.Sequence = uint32(headerSize+(len(ms[i].Data)+3)&^3), sequence+uint32(i)
+		size += int(h.Length)
+	}
+	b := make([]byte, 0, size)
+	for _, m := range ms {
+		b = appendMessage(b, m)
 	}
 	return write(c, b)
+}
+
+// appendMessage appends a message with its header (struct nlmsghdr), padded to four bytes.
+func appendMessage(b []byte, m netlink.Message) []byte {
+	b = binary.NativeEndian.AppendUint32(b, m.Header.Length)
+	b = binary.NativeEndian.AppendUint16(b, uint16(m.Header.Type))
+	b = binary.NativeEndian.AppendUint16(b, uint16(m.Header.Flags))
+	b = binary.NativeEndian.AppendUint32(b, m.Header.Sequence)
+	b = binary.NativeEndian.AppendUint32(b, m.Header.PID)
+	b = append(b, m.Data...)
+	return append(b, make([]byte, -len(m.Data)&3)...)
 }
 
 func write(c *netlink.Conn, b []byte) error {
