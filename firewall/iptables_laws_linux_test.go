@@ -56,13 +56,18 @@ func near(client string, link uint32, last time.Duration) Grant {
 	return g
 }
 
-// opensNear connects as fe80::a of a host, or returns nil.
+// opensNear connects to tcp/22 as fe80::a of a host, or returns nil.
 func (s *site) opensNear(h *lab.Host, dev string, within time.Duration) net.Conn {
+	s.Helper()
+	return s.opensNearAt(h, dev, "22", within)
+}
+
+func (s *site) opensNearAt(h *lab.Host, dev, port string, within time.Duration) net.Conn {
 	s.Helper()
 	index, _, err := h.Interface(dev)
 	s.must(err)
 	zone := "%" + strconv.Itoa(index) // the net package caches interface names across namespaces
-	c, err := lab.Dial(h, "fe80::a"+zone, "[fe80::1"+zone+"]:22", within)
+	c, err := lab.Dial(h, "fe80::a"+zone, net.JoinHostPort("fe80::1"+zone, port), within)
 	if err != nil {
 		return nil
 	}

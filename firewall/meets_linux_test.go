@@ -54,6 +54,19 @@ func (w *forwarded) once(port string, reset bool) {
 	w.oneMore(w.alice)
 	w.knocks(w.alice)
 	w.must(lab.Value(w.attempt(w.alice, w.gateway, "2222", lab.Patience))(w).Close())
+	w.leadsNothingElse()
+}
+
+// leadsNothingElse checks that a client with grants for the forwarded port and for another reaches the program on that
+// other port, and the machine behind on the number of the forwarded one.
+func (w *forwarded) leadsNothingElse() {
+	w.Helper()
+	w.grant("alice", w.alice, long)
+	w.connect(w.alice, w.gateway, "22")
+	if w.away {
+		lab.Value(lab.EchoServer(w.at, ":2222"))(w)
+		w.connect(w.alice, w.place, "2222")
+	}
 }
 
 // oneMore wants a flow to get a stranger's answer.

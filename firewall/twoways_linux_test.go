@@ -4,6 +4,9 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
+
+	"sallyport/spa/lab"
 )
 
 // TestTwoForwardsToOnePlace: where two ports lead to one place, the end of one grant does not end the sessions of the
@@ -45,6 +48,30 @@ func TestTwoForwardsToOnePlace(t *testing.T) {
 			v := w.talks(f.alice)
 			w.revoke(Match{Services: []string{"two"}})
 			w.mutual(v, true)
+		}
+	})
+}
+
+// TestForwardNearby: a forwarded port leads a link-local client on, on its own link, and the client's other ports lead
+// nowhere else.
+func TestForwardNearby(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		w := newForwarded(t, k, forwarding{name: "port"}, bothFamilies[1])
+		stranger, first, _ := w.twoLinks()
+		ssh, led := near("alice", first, long), near("alice", first, long)
+		led.Service, led.Ports = "led", rangesOf("tcp/2222")
+		w.must(w.Grant(t.Context(), []Grant{ssh, led}, time.Now()))
+		c := w.opensNearAt(w.client, "vc", "2222", lab.Patience)
+		if c == nil {
+			t.Fatal("alice is shut out on her link")
+		}
+		w.mutual(session{c, w.hearing(w.accept, c)}, true)
+		if c = w.opensNear(w.client, "vc", lab.Patience); c == nil {
+			t.Fatal("alice is shut out of another port")
+		}
+		w.echoes(c)
+		if w.opensNearAt(stranger, "eth0", "2222", silence) != nil {
+			t.Error("a stranger on another link is let in")
 		}
 	})
 }
