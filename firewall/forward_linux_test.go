@@ -284,6 +284,14 @@ func TestForwardUDP(t *testing.T) {
 		}
 		w.forgetFlows()
 		w.heard(server, alice, peer, false)
+
+		// A peer that the server has not sent anything since.
+		stranger := w.udp(w.client, net.JoinHostPort(w.stranger, "4000"))
+		w.knocks(w.stranger)
+		peer = w.asks(stranger, server)
+		w.revoke(Match{})
+		w.forgetFlows()
+		w.heard(server, stranger, peer, false)
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -58,14 +59,20 @@ func (w *forwarded) once(port string, reset bool) {
 }
 
 // leadsNothingElse checks that a client with grants for the forwarded port and for another reaches the program on that
-// other port, and the machine behind on the number of the forwarded one.
+// other port, and the machine behind on the number of the forwarded one, under its own address.
 func (w *forwarded) leadsNothingElse() {
 	w.Helper()
 	w.grant("alice", w.alice, long)
 	w.connect(w.alice, w.gateway, "22")
-	if w.away {
-		lab.Value(lab.EchoServer(w.at, ":2222"))(w)
-		w.connect(w.alice, w.place, "2222")
+	if !w.away {
+		return
+	}
+	l := w.listens(w.at, ":2222")
+	c, err := w.dial(w.alice, w.place, "2222")
+	w.must(err)
+	defer c.Close()
+	if seen := netip.MustParseAddrPort(w.hearing(l, c).RemoteAddr().String()).Addr().Unmap(); seen.String() != w.alice {
+		w.Errorf("the machine sees %v, want %s", seen, w.alice)
 	}
 }
 

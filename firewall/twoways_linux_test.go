@@ -2,6 +2,8 @@ package firewall
 
 import (
 	"log/slog"
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -73,5 +75,50 @@ func TestForwardNearby(t *testing.T) {
 		if w.opensNearAt(stranger, "eth0", "2222", silence) != nil {
 			t.Error("a stranger on another link is let in")
 		}
+	})
+}
+
+// TestForwardBesideTarget: the port of a machine to which a port of the gateway leads is a service of its own too, whose
+// sessions end with their grants. Neither grant changes what the other one gives.
+func TestForwardBesideTarget(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		way, machine := forwarding{away: true}, netip.MustParseAddr(innerAddr[f.name])
+		w := &forwarded{forwarding: way, sides: f}
+		w.site = k.newSite(t, func(c *Config) {
+			c.Forwards = way.forwards()
+			guarding("tcp/2222", "udp/2222")(c)
+			c.Targets = []Target{{Addresses: []netip.Addr{machine}, Ports: rangesOf("tcp/2300")}}
+			c.Cut = rangesOf("tcp/2300")
+		})
+		w.at, w.place = w.behind(), innerAddr[f.name]
+		w.accept = w.listens(w.at, ":2300")
+		w.open()
+		w.load(0)
+		direct := sshGrant("alice", f.alice, long)
+		direct.Service, direct.Ports, direct.To = "direct", rangesOf("tcp/2300"), []netip.Addr{machine}
+		w.must(w.Grant(t.Context(), []Grant{direct}, time.Now()))
+		c := lab.Value(w.dial(f.alice, w.place, "2300"))(t)
+		defer c.Close()
+		there := session{c, w.hearing(w.accept, c)}
+		w.knocks(f.alice)
+		v := w.talks(f.alice)
+		w.revoke(Match{Services: []string{"direct"}})
+		w.mutual(there, false)
+		w.mutual(v, true)
+	})
+}
+
+// TestForwardOverFirstLoad: a session with the program on a port that the first guard forwards continues.
+func TestForwardOverFirstLoad(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.newSite(t, func(c *Config) {
+			c.Forwards = forwarding{}.forwards()
+			guarding("tcp/2222", "udp/2222")(c)
+		})
+		s.listens(s.gw, ":2300")
+		v := s.talk(s.listen(":2222"), net.JoinHostPort(f.stranger, "0"), f.gateway, "2222")
+		s.open()
+		s.load(0)
+		s.mutual(v, true)
 	})
 }
