@@ -55,6 +55,13 @@ func (w *forwarded) once(port string, reset bool) {
 	w.oneMore(w.alice)
 	w.knocks(w.alice)
 	w.must(lab.Value(w.attempt(w.alice, w.gateway, "2222", lab.Patience))(w).Close())
+	w.knocks(w.alice)
+	w.must(w.Grant(w.Context(), []Grant{{Client: "bob", Service: "led", Ports: rangesOf("tcp/2222"),
+		Source: netip.MustParseAddr(w.alice), Until: time.Now().Add(long)}}, time.Now()))
+	for range 2 {
+		w.must(lab.Value(w.attempt(w.alice, w.gateway, "2222", 2*silence))(w).Close())
+	}
+	w.oneMore(w.alice)
 	w.leadsNothingElse()
 }
 
