@@ -258,15 +258,19 @@ func TestTrustedTarget(t *testing.T) {
 	})
 }
 
-// TestTrustedPushingServer: packets that leave by a trusted interface are left alone too.
+// TestTrustedPushingServer: packets that leave by a trusted interface are left alone too, and by no other.
 func TestTrustedPushingServer(t *testing.T) {
 	s := guarded(t, func(c *Config) { c.Trusted = []string{"vs"}; c.Guarded = append(c.Guarded, ports("tcp/2300")) })
 	s.push(":2300")
+	inner := s.behind()
 	s.flushRuleset()
 	c := lab.Value(s.dial("192.0.2.3", "192.0.2.1", "2300"))(s)
 	defer c.Close()
+	other := lab.Value(lab.Dial(inner, "198.51.100.5", "198.51.100.1:2300", lab.Patience))(s)
+	defer other.Close()
 	s.load(0)
 	keepsHearing(t, c)
+	lab.Eventually(t, "silence on the link that is not trusted", fallsSilent(other))
 }
 
 // TestOwnFlowFromAGuardedPort: the host's own flows pass from a guarded port, even if its sessions end with the

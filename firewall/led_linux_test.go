@@ -71,7 +71,7 @@ func TestGuardedPortThatIsLedAway(t *testing.T) {
 					t.Parallel()
 					s := newSite(t, func(c *Config) {
 						guarding("udp/22")(c)
-						c.Closed = closed
+						c.Closed, c.Trusted = closed, []string{"elsewhere"}
 					})
 					s.ledAway(priority, far)
 				})

@@ -60,8 +60,14 @@ func TestOnceGapSession(t *testing.T) {
 			t.Helper()
 			if gap.tcp != nil {
 				fl.dead(gap.tcp)
-			} else if gap.arrives() {
+				return
+			}
+			if gap.arrives() {
 				t.Error("a datagram of the gap's session arrived")
+			}
+			fl.server.WriteTo([]byte("hello"), gap.udp.LocalAddr()) // dropped, which is an error
+			if fl.gets(gap.udp, silence) {
+				t.Error("an answer in the gap's session left")
 			}
 		}
 		if gap.tcp != nil { // a datagram is as good as any other: it takes the grant
