@@ -100,6 +100,34 @@ func TestLinkLocalGrant(t *testing.T) {
 	})
 }
 
+// TestLinkLocalGrantAtATarget: a link-local client's grant does not reach the same port of a listed address.
+func TestLinkLocalGrantAtATarget(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, listed := range []bool{false, true} {
+			s := k.guarded(t, func(c *Config) {
+				if listed {
+					c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::1")}, Ports: rangesOf("tcp/22")}}
+				}
+			})
+			_, first, _ := s.twoLinks()
+			s.must(s.Grant(s.Context(), []Grant{near("alice", first, long)}, time.Now()))
+			if s.opensNear(s.client, "vc", lab.Patience) == nil {
+				t.Error("alice is shut out on her link")
+			}
+			index, _, err := s.client.Interface("vc")
+			s.must(err)
+			within := map[bool]time.Duration{false: lab.Patience, true: silence}[listed]
+			c, err := lab.Dial(s.client, "fe80::a%"+strconv.Itoa(index), "[2001:db8::1]:22", within)
+			if err == nil {
+				c.Close()
+			}
+			if (err != nil) != listed {
+				t.Errorf("listed %v: got %v from the other address", listed, err)
+			}
+		}
+	})
+}
+
 // TestOneLinkAtATime: sets cannot distinguish grants of one address on two links.
 func TestOneLinkAtATime(t *testing.T) {
 	iptablesOnly(t, func(t *testing.T, k kind) {

@@ -266,6 +266,29 @@ func TestNetworkAtATarget(t *testing.T) {
 	})
 }
 
+// TestNetworkByAPublishedPort: a network's grant for a machine opens the port that another tool's DNAT leads there to
+// that network alone.
+func TestNetworkByAPublishedPort(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		machine := []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}
+		s := k.guarded(t, func(c *Config) { c.Targets = []Target{{Addresses: machine, Ports: rangesOf("tcp/22")}} })
+		s.inner()
+		s.publish(f)
+		network, inside := "203.0.113.0/24", "203.0.113.9"
+		if f.name == "IPv6" {
+			network, inside = "2001:db8:40::/64", "2001:db8:40::9"
+		}
+		s.must(s.client.AddAddr("vc", hostPrefix(inside)))
+		s.must(s.gw.Route(network, f.alice))
+		g := netGrant("alice", network, long)
+		g.To = machine
+		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+		s.connect(inside, f.gateway, "2222")
+		s.dark(f.stranger, f.gateway, "2222")
+		s.dark(f.stranger, innerAddr[f.name], "22")
+	})
+}
+
 // hostPrefix returns the network of an address alone.
 func hostPrefix(a string) string {
 	addr := netip.MustParseAddr(a)
