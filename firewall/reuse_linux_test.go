@@ -60,54 +60,67 @@ func TestSourcePortOfAnOldSession(t *testing.T) {
 
 // TestSessionsOfAPortThatIsLedAway: the guard decides on sessions that another tool's DNAT leads from a guarded port to a
 // machine as on those with programs here: one from a time without the guard dies, one that a grant admitted outlives
-// it, and the port from which that came admits no other.
+// it, and the port from which that came admits no other. Where sessions end with their grants, these do too.
 func TestSessionsOfAPortThatIsLedAway(t *testing.T) {
-	everywhere(t, func(t *testing.T, k kind, f sides) {
-		s := k.guarded(t, both(guarding("tcp/2222", "udp/2222"), func(c *Config) { c.Trusted = []string{"elsewhere"} }))
-		inner := s.behind()
-		accept, server := s.listenOn(inner, ":22"), s.udp(inner, "[::]:22")
-		s.flushRuleset()
-		s.nft(fmt.Sprintf("table inet leads { chain c { type nat hook prerouting priority -100; meta l4proto { tcp, udp } "+
-			"th dport 2222 dnat %s to %s; }; }", map[string]string{"IPv4": "ip", "IPv6": "ip6"}[f.name],
-			net.JoinHostPort(innerAddr[f.name], "22")))
-		to := net.JoinHostPort(f.gateway, "2222")
-		asks := func(c *net.UDPConn, want bool) {
-			t.Helper()
-			s.send(c, to)
-			within := map[bool]time.Duration{true: lab.Patience, false: silence}[want]
-			if got := s.gets(server, within); got != want {
-				t.Errorf("a datagram from %v arrives: %v, want %v", c.LocalAddr(), got, want)
-			}
-			server.WriteTo([]byte("hello"), c.LocalAddr())
-			if got := s.gets(c, within); got != want && k.programs == "" { // see goesOut
-				t.Errorf("a datagram to %v arrives: %v, want %v", c.LocalAddr(), got, want)
-			}
-		}
-		gap, theirs := s.talk(accept, f.stranger, f.gateway, "2222"), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
-		asks(theirs, true)
-		s.load(0)
-		if k.programs == "" {
-			s.mutual(gap, false)
-		} else if gap.client.Write([]byte("news")); hears(gap.server, silence) {
-			t.Error("the server hears the gap's client")
-		}
-		asks(theirs, false)
+	everywhere(t, func(t *testing.T, k kind, f sides) { sessionsOfAPortThatIsLedAway(t, k, f, guarding) })
+	everywhere(t, func(t *testing.T, k kind, f sides) { sessionsOfAPortThatIsLedAway(t, k, f, cutting) })
+}
 
-		from := net.JoinHostPort(f.alice, "4000")
-		s.grantPorts("led", f.alice, long, "tcp/2222", "udp/2222")
-		v, alice := s.talk(accept, from, f.gateway, "2222"), s.udp(s.client, from)
-		asks(alice, true)
-		s.revoke(Match{})
-		s.mutual(v, true)
-		asks(alice, true)
-		s.mute(s.client)
-		s.mute(inner)
-		for _, c := range []net.Conn{v.client, v.server} {
-			s.must(c.(*net.TCPConn).SetLinger(0))
-			s.must(c.Close())
+func sessionsOfAPortThatIsLedAway(t *testing.T, k kind, f sides, guards func(...string) func(*Config)) {
+	t.Helper()
+	s := k.guarded(t, both(guards("tcp/2222", "udp/2222"), func(c *Config) { c.Trusted = []string{"elsewhere"} }))
+	inner := s.behind()
+	accept, server := s.listenOn(inner, ":22"), s.udp(inner, "[::]:22")
+	s.flushRuleset()
+	s.nft(fmt.Sprintf("table inet leads { chain c { type nat hook prerouting priority -100; meta l4proto { tcp, udp } "+
+		"th dport 2222 dnat %s to %s; }; }", map[string]string{"IPv4": "ip", "IPv6": "ip6"}[f.name],
+		net.JoinHostPort(innerAddr[f.name], "22")))
+	to := net.JoinHostPort(f.gateway, "2222")
+	asks := func(c *net.UDPConn, want bool) {
+		t.Helper()
+		s.send(c, to)
+		within := map[bool]time.Duration{true: lab.Patience, false: silence}[want]
+		if got := s.gets(server, within); got != want {
+			t.Errorf("a datagram from %v arrives: %v, want %v", c.LocalAddr(), got, want)
 		}
-		s.dark(from, f.gateway, "2222")
-	})
+		server.WriteTo([]byte("hello"), c.LocalAddr())
+		if got := s.gets(c, within); got != want && k.programs == "" { // see goesOut
+			t.Errorf("a datagram to %v arrives: %v, want %v", c.LocalAddr(), got, want)
+		}
+	}
+	gap, theirs := s.talk(accept, f.stranger, f.gateway, "2222"), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+	asks(theirs, true)
+	s.load(0)
+	ended := func(v session) {
+		t.Helper()
+		if k.programs == "" {
+			s.mutual(v, false)
+		} else if v.client.Write([]byte("news")); hears(v.server, silence) {
+			t.Error("the server hears its client")
+		}
+	}
+	ended(gap)
+	asks(theirs, false)
+
+	from := net.JoinHostPort(f.alice, "4000")
+	s.grantPorts("led", f.alice, long, "tcp/2222", "udp/2222")
+	v, alice := s.talk(accept, from, f.gateway, "2222"), s.udp(s.client, from)
+	asks(alice, true)
+	s.revoke(Match{})
+	if len(s.config.Cut) > 0 {
+		ended(v)
+		asks(alice, false)
+		return
+	}
+	s.mutual(v, true)
+	asks(alice, true)
+	s.mute(s.client)
+	s.mute(inner)
+	for _, c := range []net.Conn{v.client, v.server} {
+		s.must(c.(*net.TCPConn).SetLinger(0))
+		s.must(c.Close())
+	}
+	s.dark(from, f.gateway, "2222")
 }
 
 // mute keeps a host from ending a connection towards the other.
