@@ -258,15 +258,25 @@ func TestTrustedTarget(t *testing.T) {
 	})
 }
 
-// TestTrustedPushingServer: packets that leave by a trusted interface are left alone too.
+// TestTrustedPushingServer: packets that leave by a trusted interface are left alone too, and by no other.
 func TestTrustedPushingServer(t *testing.T) {
-	s := guarded(t, func(c *Config) { c.Trusted = []string{"vs"}; c.Guarded = append(c.Guarded, ports("tcp/2300")) })
+	s := guarded(t, func(c *Config) { c.Trusted = []string{"vs"}; guarding("tcp/2300", "udp/5000")(c) })
 	s.push(":2300")
+	other := s.udp(s.behind(), "198.51.100.5:4000")
+	server := s.udp(s.gw, "198.51.100.1:5000")
 	s.flushRuleset()
+	s.another(func(c *nft.Conn) { // connection tracking stays enabled
+		chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
+	})
 	c := lab.Value(s.dial("192.0.2.3", "192.0.2.1", "2300"))(s)
 	defer c.Close()
+	s.exchange(other, server)
 	s.load(0)
 	keepsHearing(t, c)
+	server.WriteTo([]byte("hello"), other.LocalAddr()) // dropped, which is an error
+	if s.gets(other, silence) {
+		t.Error("a server is heard on a link that is not trusted")
+	}
 }
 
 // TestOwnFlowFromAGuardedPort: the host's own flows pass from a guarded port, even if its sessions end with the
@@ -426,9 +436,11 @@ func TestPortPublishedByDNAT(t *testing.T) {
 	})
 }
 
-// TestBridgedMachines: a gateway that switches loses nothing that it only forwards.
+// TestBridgedMachines: a gateway that switches loses nothing that it only forwards, also beside a listed machine.
 func TestBridgedMachines(t *testing.T) {
-	s := guarded(t, nil)
+	s := guarded(t, func(c *Config) {
+		c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.9")}, Ports: rangesOf("tcp/22")}}
+	})
 	hosts := lab.New(t, "left", "right")
 	s.must(lab.Link(s.gw, "p1", hosts[0], "eth0"))
 	s.must(lab.Link(s.gw, "p2", hosts[1], "eth0"))

@@ -24,7 +24,8 @@ func TestBareGuard(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := kindNamed(t, name).newSite(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
 			accept := s.listen(":2300")
-			carried, gap := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300"), s.talk(accept, "192.0.2.3", "192.0.2.1", "2300")
+			const from = "192.0.2.2:4000"
+			carried, gap := s.talk(accept, from, "192.0.2.1", "2300"), s.talk(accept, "192.0.2.3", "192.0.2.1", "2300")
 			s.open()
 			s.bare(guard.Plan{
 				Leases: []guard.Lease{{
@@ -37,6 +38,11 @@ func TestBareGuard(t *testing.T) {
 			s.dark("192.0.2.2", "192.0.2.1", "2300") // a new flow is not carried
 			s.dark("192.0.2.3", "192.0.2.1", "22")
 			s.mutual(gap, false)
+			for _, c := range []net.Conn{carried.client, carried.server} {
+				s.must(c.(*net.TCPConn).SetLinger(0)) // so that no TIME_WAIT blocks the port
+				s.must(c.Close())
+			}
+			s.dark(from, "192.0.2.1", "2300") // nor one with the same ports
 		})
 	}
 }

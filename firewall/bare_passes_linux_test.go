@@ -80,13 +80,18 @@ func TestBareGuardTrusts(t *testing.T) {
 		s.bare(guard.Plan{})
 		s.connect("192.0.2.3", "192.0.2.1", "22")
 		s.connect("2001:db8::3", "2001:db8::1", "22")
-		s.trustsOnlyTheFirst(stranger)
+		server, theirs := s.trustsOnlyTheFirst(stranger), s.udp(stranger, "198.51.100.9:4000")
+		server.WriteTo([]byte("hello"), theirs.LocalAddr()) // dropped, which is an error
+		if s.gets(theirs, silence) {
+			t.Error("a datagram leaves by an interface that is not trusted")
+		}
 	})
 }
 
 // trustsOnlyTheFirst checks that of two links the second is not trusted with the first: a datagram to the guarded port
-// udp/5000 arrives by the first alone. A connection would show less, since a server's answers are filtered too.
-func (s *site) trustsOnlyTheFirst(stranger *lab.Host) {
+// udp/5000 arrives by the first alone. A connection would show less, since a server's answers are filtered too. It
+// returns that port's server.
+func (s *site) trustsOnlyTheFirst(stranger *lab.Host) *net.UDPConn {
 	s.Helper()
 	s.must(s.gw.AddAddr("out", "198.51.100.1/24"))
 	s.must(stranger.AddAddr("eth0", "198.51.100.9/24"))
@@ -99,6 +104,7 @@ func (s *site) trustsOnlyTheFirst(stranger *lab.Host) {
 	if !s.gets(server, lab.Patience) {
 		s.Error("a datagram by a trusted interface does not arrive")
 	}
+	return server
 }
 
 // TestLawBare: the guard without connection tracking keeps the law for packets to a guarded port, and passes clients

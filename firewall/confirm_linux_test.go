@@ -63,3 +63,22 @@ func (s *site) exchange(client, server *net.UDPConn) {
 		s.Fatal("the answer was lost")
 	}
 }
+
+// TestStrangerConfirmsNothing: a stranger's datagram does not confirm the guard, while another client has a grant.
+func TestStrangerConfirmsNothing(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.newSite(t, guarding("udp/5000"))
+		server := s.udp(s.gw, "192.0.2.1:5000")
+		s.open()
+		s.load(long)
+		s.grantPorts("one", "192.0.2.2", long, "udp/5000")
+		s.send(s.udp(s.client, "192.0.2.3:0"), "192.0.2.1:5000")
+		if s.gets(server, silence) || lab.Value(s.backend.Entered())(t) {
+			t.Error("a stranger's datagram arrives, or confirms the guard")
+		}
+		s.send(s.udp(s.client, "192.0.2.2:0"), "192.0.2.1:5000")
+		if !s.gets(server, lab.Patience) || !lab.Value(s.backend.Entered())(t) {
+			t.Error("a client's datagram is lost, or does not confirm the guard")
+		}
+	})
+}

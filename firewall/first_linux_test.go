@@ -120,6 +120,24 @@ func TestFirstLoadKeepsDNATSessions(t *testing.T) {
 	})
 }
 
+// TestFirstLoadKeepsRedirectedSessions: sessions that came by a port that another tool leads to the guarded one are
+// carried, and their ports admit no other.
+func TestFirstLoadKeepsRedirectedSessions(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.newSite(t, nil)
+		s.redirect()
+		from := net.JoinHostPort(f.stranger, "4000")
+		session := s.connect(from, f.gateway, "2222")
+		s.open()
+		s.load(0)
+		s.echoes(session)
+		s.dark(f.stranger, f.gateway, "2222")
+		s.must(session.(*net.TCPConn).SetLinger(0)) // so that no TIME_WAIT blocks the port
+		s.must(session.Close())
+		s.dark(from, f.gateway, "2222")
+	})
+}
+
 // TestFirstLoadKeepsConnectedUDP: a server that has connected its socket to a client.
 func TestFirstLoadKeepsConnectedUDP(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {

@@ -284,6 +284,14 @@ func TestForwardUDP(t *testing.T) {
 		}
 		w.forgetFlows()
 		w.heard(server, alice, peer, false)
+
+		// A peer that the server has not sent anything since.
+		stranger := w.udp(w.client, net.JoinHostPort(w.stranger, "4000"))
+		w.knocks(w.stranger)
+		peer = w.asks(stranger, server)
+		w.revoke(Match{})
+		w.forgetFlows()
+		w.heard(server, stranger, peer, false)
 	})
 }
 
@@ -420,12 +428,14 @@ func TestForwardTrial(t *testing.T) {
 // only with one.
 func TestForwardTrusted(t *testing.T) {
 	everywhere(t, func(t *testing.T, k kind, f sides) {
-		w := newForwarded(t, k, forwarding{away: true}, f)
-		w.config.Trusted = []string{"vs"}
-		w.must(w.gw.Do(func() error { return w.Reconfigure(t.Context(), w.config, time.Now()) }))
-		w.talksBy(w.stranger, w.decoy)
-		w.knocks(w.alice)
-		w.talks(w.alice)
-		w.talksBy(w.stranger, w.decoy)
+		for _, way := range []forwarding{{away: true}, {name: "port"}} {
+			w := newForwarded(t, k, way, f)
+			w.config.Trusted = []string{"vs"}
+			w.must(w.gw.Do(func() error { return w.Reconfigure(t.Context(), w.config, time.Now()) }))
+			w.talksBy(w.stranger, w.decoy)
+			w.knocks(w.alice)
+			w.talks(w.alice)
+			w.talksBy(w.stranger, w.decoy)
+		}
 	})
 }

@@ -56,13 +56,18 @@ func near(client string, link uint32, last time.Duration) Grant {
 	return g
 }
 
-// opensNear connects as fe80::a of a host, or returns nil.
+// opensNear connects to tcp/22 as fe80::a of a host, or returns nil.
 func (s *site) opensNear(h *lab.Host, dev string, within time.Duration) net.Conn {
+	s.Helper()
+	return s.opensNearAt(h, dev, "22", within)
+}
+
+func (s *site) opensNearAt(h *lab.Host, dev, port string, within time.Duration) net.Conn {
 	s.Helper()
 	index, _, err := h.Interface(dev)
 	s.must(err)
 	zone := "%" + strconv.Itoa(index) // the net package caches interface names across namespaces
-	c, err := lab.Dial(h, "fe80::a"+zone, "[fe80::1"+zone+"]:22", within)
+	c, err := lab.Dial(h, "fe80::a"+zone, net.JoinHostPort("fe80::1"+zone, port), within)
 	if err != nil {
 		return nil
 	}
@@ -92,6 +97,34 @@ func TestLinkLocalGrant(t *testing.T) {
 			t.Error("alice is let in without a grant")
 		}
 		s.echoes(session)
+	})
+}
+
+// TestLinkLocalGrantAtATarget: a link-local client's grant does not reach the same port of a listed address.
+func TestLinkLocalGrantAtATarget(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, listed := range []bool{false, true} {
+			s := k.guarded(t, func(c *Config) {
+				if listed {
+					c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::1")}, Ports: rangesOf("tcp/22")}}
+				}
+			})
+			_, first, _ := s.twoLinks()
+			s.must(s.Grant(s.Context(), []Grant{near("alice", first, long)}, time.Now()))
+			if s.opensNear(s.client, "vc", lab.Patience) == nil {
+				t.Error("alice is shut out on her link")
+			}
+			index, _, err := s.client.Interface("vc")
+			s.must(err)
+			within := map[bool]time.Duration{false: lab.Patience, true: silence}[listed]
+			c, err := lab.Dial(s.client, "fe80::a%"+strconv.Itoa(index), "[2001:db8::1]:22", within)
+			if err == nil {
+				c.Close()
+			}
+			if (err != nil) != listed {
+				t.Errorf("listed %v: got %v from the other address", listed, err)
+			}
+		}
 	})
 }
 

@@ -161,11 +161,12 @@ func TestReject(t *testing.T) {
 	}
 }
 
-// TestKnocksComeUntracked: knocks to every address of the host leave no entry in connection tracking.
+// TestKnocksComeUntracked: knocks to every address of the host leave no entry in connection tracking; other ports, TCP
+// and other machines' datagrams do.
 func TestKnocksComeUntracked(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.newSite(t, nil)
-		s.must(s.gw.Forward()) // a router has an anycast address
+		inner := s.behind() // a router has an anycast address
 		s.another(func(c *nft.Conn) {
 			// udp dport 62201 ct state new drop
 			chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0,
@@ -180,6 +181,24 @@ func TestKnocksComeUntracked(t *testing.T) {
 			s.send(s.udp(s.client, from), net.JoinHostPort(to, "62201"))
 			if !s.gets(server, lab.Patience) {
 				t.Errorf("a knock to %s was tracked", to)
+			}
+		}
+		s.runNFT(`table inet tracks {
+chain in { type filter hook input priority 0; tcp dport 62201 ct state untracked drop
+udp dport 62202 ct state untracked drop; }
+chain on { type filter hook forward priority 0; udp dport 62201 ct state untracked drop; }
+}`, "-f", "-")
+		s.serve(":62201")
+		for _, f := range bothFamilies {
+			s.connect(f.alice, f.gateway, "62201")
+			for to, server := range map[string]*net.UDPConn{
+				net.JoinHostPort(f.gateway, "62202"):         s.udp(s.gw, net.JoinHostPort(f.gateway, "62202")),
+				net.JoinHostPort(innerAddr[f.name], "62201"): s.udp(inner, net.JoinHostPort(innerAddr[f.name], "62201")),
+			} {
+				s.send(s.udp(s.client, net.JoinHostPort(f.alice, "0")), to)
+				if !s.gets(server, lab.Patience) {
+					t.Errorf("a datagram to %s was not tracked", to)
+				}
 			}
 		}
 	})

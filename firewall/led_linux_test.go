@@ -35,6 +35,7 @@ func TestPortThatLeadsToAGuardedOne(t *testing.T) {
 		for _, own := range []string{"", "tcp/2222"} {
 			t.Run(f.name+" "+own, func(t *testing.T) {
 				s := k.newSite(t, func(c *Config) {
+					c.Trusted = []string{"elsewhere"}
 					if own != "" {
 						guarding(own)(c)
 					}
@@ -59,6 +60,16 @@ func TestPortThatLeadsToAGuardedOne(t *testing.T) {
 	})
 }
 
+// TestOtherPortThatIsLed: ports that are not guarded are led to others as before.
+func TestOtherPortThatIsLed(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, nil)
+		s.serve(":8000")
+		s.nft("table inet leads { chain c { type nat hook prerouting priority -100; tcp dport 8080 redirect to :8000; }; }")
+		s.connect(f.stranger, f.gateway, "8080")
+	})
+}
+
 // TestGuardedPortThatIsLedAway: whichever tool leads a guarded port to another one or to a machine behind, at
 // whatever priority, only clients with a grant get there.
 func TestGuardedPortThatIsLedAway(t *testing.T) {
@@ -71,7 +82,7 @@ func TestGuardedPortThatIsLedAway(t *testing.T) {
 					t.Parallel()
 					s := newSite(t, func(c *Config) {
 						guarding("udp/22")(c)
-						c.Closed = closed
+						c.Closed, c.Trusted = closed, []string{"elsewhere"}
 					})
 					s.ledAway(priority, far)
 				})
@@ -142,6 +153,7 @@ func TestPublishedTarget(t *testing.T) {
 		for _, cut := range []bool{false, true} {
 			t.Run(fmt.Sprint(f.name, map[bool]string{true: " cut"}[cut]), func(t *testing.T) {
 				s := k.newSite(t, func(c *Config) {
+					c.Trusted = []string{"elsewhere"}
 					c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])},
 						Ports: []service.Ports{ports("tcp/22")}}}
 					if cut {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -54,6 +55,32 @@ func (w *forwarded) once(port string, reset bool) {
 	w.oneMore(w.alice)
 	w.knocks(w.alice)
 	w.must(lab.Value(w.attempt(w.alice, w.gateway, "2222", lab.Patience))(w).Close())
+	w.knocks(w.alice)
+	w.must(w.Grant(w.Context(), []Grant{{Client: "bob", Service: "led", Ports: rangesOf("tcp/2222"),
+		Source: netip.MustParseAddr(w.alice), Until: time.Now().Add(long)}}, time.Now()))
+	for range 2 {
+		w.must(lab.Value(w.attempt(w.alice, w.gateway, "2222", 2*silence))(w).Close())
+	}
+	w.oneMore(w.alice)
+	w.leadsNothingElse()
+}
+
+// leadsNothingElse checks that a client with grants for the forwarded port and for another reaches the program on that
+// other port, and the machine behind on the number of the forwarded one, under its own address.
+func (w *forwarded) leadsNothingElse() {
+	w.Helper()
+	w.grant("alice", w.alice, long)
+	w.connect(w.alice, w.gateway, "22")
+	if !w.away {
+		return
+	}
+	l := w.listens(w.at, ":2222")
+	c, err := w.dial(w.alice, w.place, "2222")
+	w.must(err)
+	defer c.Close()
+	if seen := netip.MustParseAddrPort(w.hearing(l, c).RemoteAddr().String()).Addr().Unmap(); seen.String() != w.alice {
+		w.Errorf("the machine sees %v, want %s", seen, w.alice)
+	}
 }
 
 // oneMore wants a flow to get a stranger's answer.

@@ -239,9 +239,11 @@ func TestNetworkSessionsContinue(t *testing.T) {
 	})
 }
 
-// TestNetworkAtATarget: a grant for a network reaches the destination that it names and no other.
+// TestNetworkAtATarget: a grant for a network reaches the destination that it names and no other, and one that names
+// none does not reach it.
 func TestNetworkAtATarget(t *testing.T) {
 	everyNetPlan(t, func(c *Config) {
+		c.Guarded = append(c.Guarded, ports("tcp/2222"))
 		c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
 			Ports: []service.Ports{{Proto: service.TCP, Low: 2222, High: 2222}}}}
 	}, func(s *site, p netPlan) {
@@ -254,12 +256,61 @@ func TestNetworkAtATarget(t *testing.T) {
 		s.dark(p.addresses[3], p.gateway, "22")
 		s.revoke(Match{Client: "alice"})
 		s.dark(p.addresses[3], p.gateway, "2222")
+		g.To = nil
+		s.must(s.Grant(s.Context(), []Grant{g}, time.Now()))
+		s.dark(p.addresses[3], p.gateway, "2222")
+		other := map[bool]string{true: "203.0.113.1", false: "2001:db8:f::1"}[p.name == "IPv4"]
+		s.must(s.gw.AddAddr("vs", hostPrefix(other)))
+		s.must(s.client.Route(hostPrefix(other), p.gateway))
+		s.connect(p.addresses[3], other, "2222")
 	})
+}
+
+// TestNetworkByAPublishedPort: a network's grant for a machine opens the port that another tool's DNAT leads there to
+// that network alone.
+func TestNetworkByAPublishedPort(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		machine := []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}
+		s := k.guarded(t, func(c *Config) { c.Targets = []Target{{Addresses: machine, Ports: rangesOf("tcp/22")}} })
+		s.inner()
+		s.publish(f)
+		network, inside := "203.0.113.0/24", "203.0.113.9"
+		if f.name == "IPv6" {
+			network, inside = "2001:db8:40::/64", "2001:db8:40::9"
+		}
+		s.must(s.client.AddAddr("vc", hostPrefix(inside)))
+		s.must(s.gw.Route(network, f.alice))
+		g := netGrant("alice", network, long)
+		g.To = machine
+		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+		s.connect(inside, f.gateway, "2222")
+		s.dark(f.stranger, f.gateway, "2222")
+		s.dark(f.stranger, innerAddr[f.name], "22")
+	})
+}
+
+// hostPrefix returns the network of an address alone.
+func hostPrefix(a string) string {
+	addr := netip.MustParseAddr(a)
+	return netip.PrefixFrom(addr, addr.BitLen()).String()
 }
 
 // TestNetworkOfTheGateway: no grant lets in an address of the gateway, nor one that it gets later.
 func TestNetworkOfTheGateway(t *testing.T) {
-	everyNetPlan(t, func(c *Config) { c.Guarded = []service.Ports{ports("udp/2222")} }, func(s *site, p netPlan) {
+	for _, listed := range []bool{false, true} {
+		t.Run(map[bool]string{false: "here", true: "at a target"}[listed], func(t *testing.T) { networkOfTheGateway(t, listed) })
+	}
+}
+
+func networkOfTheGateway(t *testing.T, listed bool) {
+	t.Helper()
+	everyNetPlan(t, func(c *Config) {
+		c.Guarded = []service.Ports{ports("udp/2222")}
+		if listed {
+			c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+				Ports: c.Guarded}}
+		}
+	}, func(s *site, p netPlan) {
 		for _, own := range []string{"192.0.2.0/24", "192.0.2.1/32", "2001:db8::/64", "2001:db8::1/128"} {
 			err := s.Grant(s.Context(), []Grant{netGrant("alice", own, long)}, time.Now())
 			if !errors.Is(err, ErrOwn) {
@@ -268,6 +319,9 @@ func TestNetworkOfTheGateway(t *testing.T) {
 		}
 		g := netGrant("alice", p.nets[0], long)
 		g.Ports = []service.Ports{ports("udp/2222")}
+		if listed {
+			g.To = []netip.Addr{netip.MustParseAddr(p.gateway)}
+		}
 		s.must(s.Grant(s.Context(), []Grant{g}, time.Now()))
 		server := s.udp(s.gw, "[::]:2222")
 		to := netip.AddrPortFrom(netip.MustParseAddr(p.gateway), 2222).String()
@@ -278,8 +332,7 @@ func TestNetworkOfTheGateway(t *testing.T) {
 		if !s.gets(server, lab.Patience) {
 			s.Fatal("the network is not let in")
 		}
-		s.must(s.gw.AddAddr("vs", netip.PrefixFrom(netip.MustParseAddr(p.addresses[3]),
-			netip.MustParseAddr(p.addresses[3]).BitLen()).String()))
+		s.must(s.gw.AddAddr("vs", hostPrefix(p.addresses[3])))
 		lab.Eventually(s, "the gateway's own address to be shut out", func() bool { // once its local route is there
 			s.send(from(), to)
 			return !s.gets(server, silence)

@@ -75,7 +75,7 @@ func TestOnceSYNComesAgain(t *testing.T) {
 	})
 }
 
-// TestOnceServerSpeaks: what the server sends to another port of the address opens nothing.
+// TestOnceServerSpeaks: what the server sends to another port of the address does not leave, and opens nothing.
 func TestOnceServerSpeaks(t *testing.T) {
 	someOnce(t, func(t *testing.T, fl *flows) {
 		if fl.proto != service.UDP {
@@ -85,6 +85,9 @@ func TestOnceServerSpeaks(t *testing.T) {
 		fl.gets1()
 		other := fl.udp(fl.client, net.JoinHostPort(fl.alice, "0"))
 		fl.server.WriteTo([]byte("hello"), other.LocalAddr()) // dropped, which is an error
+		if fl.gets(other, silence) {
+			t.Error("the server reaches another port of its client")
+		}
 		fl.send(other, net.JoinHostPort(fl.gateway, fl.port))
 		if fl.gets(fl.server, silence) {
 			t.Error("a datagram arrived at the server that had sent one to its sender")

@@ -2,8 +2,12 @@ package firewall
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"io"
 	"net"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,17 +24,22 @@ import (
 // addresses and ports before, with our mark.
 func TestSourcePortOfAnOldSession(t *testing.T) {
 	everywhere(t, func(t *testing.T, k kind, f sides) {
-		for _, end := range []string{"reset by the server", "forgotten by both"} {
+		for _, end := range []string{"reset by the server", "forgotten by both", "forgotten, by a port that leads there"} {
 			t.Run(end, func(t *testing.T) {
+				port := "2300"
+				if strings.HasSuffix(end, "leads there") {
+					port = "2301"
+				}
 				s := k.guarded(t, guarding("tcp/2300"))
 				accept := s.listen(":2300")
+				s.nft("table inet leads { chain c { type nat hook prerouting priority -100; tcp dport 2301 redirect to :2300; }; }")
 				s.grantPorts("one", f.alice, long, "tcp/2300")
 				from := net.JoinHostPort(f.alice, "4000")
-				client := lab.Value(s.dial(from, f.gateway, "2300"))(s)
+				client := lab.Value(s.dial(from, f.gateway, port))(s)
 				server := accept(client)
 				s.shorten(Match{}, 500*time.Millisecond)
-				lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
-				if end == "forgotten by both" {
+				lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, port) })
+				if end != "reset by the server" {
 					s.mute(s.client)
 					s.mute(s.gw)
 				}
@@ -43,10 +52,75 @@ func TestSourcePortOfAnOldSession(t *testing.T) {
 				}
 				s.must(client.(*net.TCPConn).SetLinger(0))
 				s.must(client.Close())
-				s.dark(from, f.gateway, "2300")
+				s.dark(from, f.gateway, port)
 			})
 		}
 	})
+}
+
+// TestSessionsOfAPortThatIsLedAway: the guard decides on sessions that another tool's DNAT leads from a guarded port to a
+// machine as on those with programs here: one from a time without the guard dies, one that a grant admitted outlives
+// it, and the port from which that came admits no other. Where sessions end with their grants, these do too.
+func TestSessionsOfAPortThatIsLedAway(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) { sessionsOfAPortThatIsLedAway(t, k, f, guarding) })
+	everywhere(t, func(t *testing.T, k kind, f sides) { sessionsOfAPortThatIsLedAway(t, k, f, cutting) })
+}
+
+func sessionsOfAPortThatIsLedAway(t *testing.T, k kind, f sides, guards func(...string) func(*Config)) {
+	t.Helper()
+	s := k.guarded(t, both(guards("tcp/2222", "udp/2222"), func(c *Config) { c.Trusted = []string{"elsewhere"} }))
+	inner := s.behind()
+	accept, server := s.listenOn(inner, ":22"), s.udp(inner, "[::]:22")
+	s.flushRuleset()
+	s.nft(fmt.Sprintf("table inet leads { chain c { type nat hook prerouting priority -100; meta l4proto { tcp, udp } "+
+		"th dport 2222 dnat %s to %s; }; }", map[string]string{"IPv4": "ip", "IPv6": "ip6"}[f.name],
+		net.JoinHostPort(innerAddr[f.name], "22")))
+	to := net.JoinHostPort(f.gateway, "2222")
+	asks := func(c *net.UDPConn, want bool) {
+		t.Helper()
+		s.send(c, to)
+		within := map[bool]time.Duration{true: lab.Patience, false: silence}[want]
+		if got := s.gets(server, within); got != want {
+			t.Errorf("a datagram from %v arrives: %v, want %v", c.LocalAddr(), got, want)
+		}
+		server.WriteTo([]byte("hello"), c.LocalAddr())
+		if got := s.gets(c, within); got != want && k.programs == "" { // see goesOut
+			t.Errorf("a datagram to %v arrives: %v, want %v", c.LocalAddr(), got, want)
+		}
+	}
+	gap, theirs := s.talk(accept, f.stranger, f.gateway, "2222"), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+	asks(theirs, true)
+	s.load(0)
+	ended := func(v session) {
+		t.Helper()
+		if k.programs == "" {
+			s.mutual(v, false)
+		} else if v.client.Write([]byte("news")); hears(v.server, silence) {
+			t.Error("the server hears its client")
+		}
+	}
+	ended(gap)
+	asks(theirs, false)
+
+	from := net.JoinHostPort(f.alice, "4000")
+	s.grantPorts("led", f.alice, long, "tcp/2222", "udp/2222")
+	v, alice := s.talk(accept, from, f.gateway, "2222"), s.udp(s.client, from)
+	asks(alice, true)
+	s.revoke(Match{})
+	if len(s.config.Cut) > 0 {
+		ended(v)
+		asks(alice, false)
+		return
+	}
+	s.mutual(v, true)
+	asks(alice, true)
+	s.mute(s.client)
+	s.mute(inner)
+	for _, c := range []net.Conn{v.client, v.server} {
+		s.must(c.(*net.TCPConn).SetLinger(0))
+		s.must(c.Close())
+	}
+	s.dark(from, f.gateway, "2222")
 }
 
 // mute keeps a host from ending a connection towards the other.
@@ -59,6 +133,23 @@ func (s *site) mute(h *lab.Host) {
 			c.AddRule(&nft.Rule{Table: table, Chain: chain,
 				Exprs: nftables.Rule(nftables.TCPFlags(flag, flag), nftables.Drop()).Exprs})
 		}
+	})
+}
+
+// TestOwnFlowToAFormerClient: a client whose grant has ended is a host like any other to connections that begin here.
+func TestOwnFlowToAFormerClient(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, guarding("tcp/2200"))
+		s.grantPorts("one", f.alice, long, "tcp/2200")
+		if _, err := s.attempt(f.alice, f.gateway, "2200", lab.Patience); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Fatalf("got %v, want a refused connection", err)
+		}
+		s.revoke(Match{})
+		echo := lab.Value(lab.EchoServer(s.client, net.JoinHostPort(f.alice, "7000")))(t)
+		defer echo.Close()
+		c := lab.Value(lab.Dial(s.gw, net.JoinHostPort(f.gateway, "2200"), net.JoinHostPort(f.alice, "7000"), lab.Patience))(t)
+		defer c.Close()
+		s.echoes(c)
 	})
 }
 

@@ -46,6 +46,31 @@ func TestTrackedSessionMadeInAGapDies(t *testing.T) {
 	})
 }
 
+// TestDatagramsThatAServerBeganInAGap: a session of datagrams that the server began while the guard was away ends too.
+func TestDatagramsThatAServerBeganInAGap(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, guarding("udp/5000"))
+		server := s.udp(s.gw, net.JoinHostPort(f.gateway, "5000"))
+		stranger := s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+		s.flushRuleset()
+		s.another(func(c *nft.Conn) {
+			chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
+		})
+		s.exchange(server, stranger)
+		s.load(0)
+		for range 2 {
+			server.WriteTo([]byte("hello"), stranger.LocalAddr()) // dropped, which is an error
+			if s.gets(stranger, silence) {
+				t.Error("the server reaches a stranger in a session of the gap")
+			}
+			s.send(stranger, server.LocalAddr().String())
+			if s.gets(server, silence) {
+				t.Error("a stranger reaches the server in a session of the gap")
+			}
+		}
+	})
+}
+
 // push is a server that sends without being asked.
 func (s *site) push(addr string) {
 	s.Helper()

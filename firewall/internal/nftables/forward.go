@@ -76,12 +76,12 @@ func (d *Draft) leadRules() {
 	}
 }
 
-// maskRules masquerade flows to a machine.
+// maskRules masquerade flows to a machine. A chain of type nat sees only the packet that begins a flow.
 func (d *Draft) maskRules() {
 	for _, l := range d.legs {
 		for _, f := range d.families() {
 			if l.Masquerade && !l.Here() && f.leads(l) {
-				d.rule(d.mask, f.at(f.daddr, l.To.Addr()), d.led(l, Dport), isOriginal(), part("masquerade", &expr.Masq{}))
+				d.rule(d.mask, f.at(f.daddr, l.To.Addr()), d.led(l, Dport), part("masquerade", &expr.Masq{}))
 			}
 		}
 	}
@@ -123,7 +123,7 @@ func (d *Draft) ledHereRules() {
 	for _, l := range d.legs {
 		for _, f := range d.families() {
 			if l.Here() && l.Proto == service.UDP {
-				d.rule(c, f.match(), d.led(l, Dport), isOriginal(), f.source(inward).update(f.met))
+				d.rule(c, d.led(l, Dport), isOriginal(), f.source(inward).update(f.met))
 			}
 		}
 	}

@@ -111,8 +111,7 @@ func (d *Draft) guardRules() {
 	d.rule(c, neitherTCPNorUDP(), Accept())
 	// Clear our mark from new flows: a tool may set all bits, and a flow that connection tracking's helpers expect
 	// inherits its parent's mark.
-	d.rule(c, CTState(expr.CtStateBitNEW|expr.CtStateBitRELATED), isOriginal(),
-		ctMarked(d.spec.Mark), clearCtMark(d.spec.Mark))
+	d.rule(c, CTState(expr.CtStateBitNEW|expr.CtStateBitRELATED), ctMarked(d.spec.Mark), clearCtMark(d.spec.Mark))
 	d.elsewhere()
 	d.rule(c, enter(o.door))
 }

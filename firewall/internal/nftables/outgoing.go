@@ -54,8 +54,8 @@ func (d *Draft) begunRules() {
 	}
 	// Replies are accepted only on this link.
 	d.rule(c, f6.linkLocal(outward), CTState(expr.CtStateBitNEW), f6.linkAndSource(outward).update(o.linked))
-	d.rule(c, isOriginal(), CTState(expr.CtStateBitNEW), L4Proto(service.UDP), setCtMark(mark), back())
-	d.rule(c, isOriginal(), CTState(expr.CtStateBitNEW), TCPFlags(Fin|Syn|Rst|Ack, Syn), setCtMark(mark), back())
+	d.rule(c, CTState(expr.CtStateBitNEW), L4Proto(service.UDP), setCtMark(mark), back())
+	d.rule(c, CTState(expr.CtStateBitNEW), TCPFlags(Fin|Syn|Rst|Ack, Syn), setCtMark(mark), back())
 	d.rule(c, Drop())
 }
 
