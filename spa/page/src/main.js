@@ -151,12 +151,12 @@ async function unlock(event) {
   const passphrase = find('passphrase').value;
   find('passphrase').value = '';
   const opened = await working('Unlocking …', (tell) => store.open(passphrase, tell));
-  if (!opened) {
+  if (!opened && store.kept()) {
     wrong('passphrase', 'Wrong passphrase, or what this browser keeps is damaged.');
     return;
   }
-  if (!store.current(opened.lock)) {
-    store.shut(opened.lock);
+  if (!opened || !store.current(opened.lock)) {
+    if (opened) store.shut(opened.lock);
     draw();
     focus();
     say('Meanwhile, what this browser keeps was changed or forgotten.');
