@@ -28,7 +28,7 @@ func (v *view) second(bin string) *view {
 func (v *view) in(address, name string) {
 	v.Helper()
 	got := v.browser.Run(`const c = [...document.querySelectorAll('.card')].find((c) => c.textContent.includes(args[0]));
-		const b = [...c.querySelectorAll('button')].find((b) => b.textContent === args[1]); b.click(); return ''`, address, name)
+		const b = [...c.querySelectorAll('button')].find((b) => b.textContent === args[1]); setTimeout(() => b.click()); return ''`, address, name)
 	if got != "" {
 		v.Fatalf("%s at %s: %s", name, address, got)
 	}
@@ -75,8 +75,8 @@ func (v *view) two(page, bin string) {
 	if v.reaches("192.0.2.1") || !v.reaches("198.51.100.1") {
 		v.Errorf("%s: the first gateway should be shut, and the second open", v.browser.Name())
 	}
-	v.browser.Run("window.confirm = (q) => q.includes('192.0.2.1'); return ''")
 	v.in("192.0.2.1", "Remove")
+	v.browser.Answer(true)
 	v.reads("gw (twin at 192.0.2.1) is removed from this page.")
 	v.wantScript("gw: ssh is open", states, "after the removal of the first")
 	v.unlock(page)
