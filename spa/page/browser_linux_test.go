@@ -264,6 +264,7 @@ func TestPageInBrowsers(t *testing.T) {
 			v.keyboard("file://" + file)
 			v.seen("file://" + file)
 			v.two("file://"+file, bin)
+			v.bare("file://" + file)
 		})
 	}
 }

@@ -68,7 +68,8 @@ const itself = "const page = window.wrappedJSObject ?? window; "
 
 const cards = "return document.querySelectorAll('.card').length"
 
-// hostile: the longest token, a full store, fields that are hidden, a lock and a device that slept do what the page says.
+// hostile: with the longest token, a full store, hidden fields, a lock and a device that slept, the page does what it
+// says.
 func (v *view) hostile(page string) {
 	v.Helper()
 	v.fresh(page)
@@ -154,8 +155,9 @@ func (v *view) windows(page string) {
 func (v *view) halfDead(page string) {
 	v.Helper()
 	v.fresh(page)
-	v.browser.Run(itself + `page.made = []; const { RTCPeerConnection } = page; page.RTCPeerConnection = function (...args) {
-		const c = new RTCPeerConnection(...args); page.made.push(c); return c; }`)
+	v.browser.Run(itself + `page.made = []; const { RTCPeerConnection } = page;
+		page.RTCPeerConnection = function (...args) {
+			const c = new RTCPeerConnection(...args); page.made.push(c); return c; }`)
 	v.enter(v.keygen("new", "half", "--allow", "ssh", "--for-browser"), false)
 	v.fill("hosts", "192.0.2.1 2001:db8::99")
 	v.press("Add")

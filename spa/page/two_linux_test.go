@@ -28,7 +28,8 @@ func (v *view) second(bin string) *view {
 func (v *view) in(address, name string) {
 	v.Helper()
 	got := v.browser.Run(`const c = [...document.querySelectorAll('.card')].find((c) => c.textContent.includes(args[0]));
-		const b = [...c.querySelectorAll('button')].find((b) => b.textContent === args[1]); setTimeout(() => b.click()); return ''`, address, name)
+		const b = [...c.querySelectorAll('button')].find((b) => b.textContent === args[1]);
+		setTimeout(() => b.click()); return ''`, address, name)
 	if got != "" {
 		v.Fatalf("%s at %s: %s", name, address, got)
 	}

@@ -15,8 +15,8 @@ const left = (ms) => {
 
 let made = 0;
 
-// card returns what shows a gateway: its element, its heading, and stop, after which it knows the gateway no more. remove
-// is called when it should go.
+// card returns what shows a gateway: its element, its heading, and stop, after which nothing of it runs. remove is
+// called when it should go.
 export function card(gateway, remove) {
   const { profile } = gateway;
   const ended = new AbortController();

@@ -21,7 +21,8 @@ export function gatewayOf(kept) {
   if (!addresses.every((a) => a && sendable(a)) || addresses.length > 2) {
     return wrong('hosts', 'Enter one or two addresses, such as 192.0.2.1 or 2001:db8::1.');
   }
-  return { profile, hosts, addresses, ports: port ? [port] : profile.knockPorts, kept: { token: profile.token, hosts } };
+  const ports = port ? [port] : profile.knockPorts;
+  return { profile, hosts, addresses, ports, kept: { token: profile.token, hosts } };
 }
 
 // sameGateway reports whether two keys are for the same client of the same gateway: names may be equal by chance.

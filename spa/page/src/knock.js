@@ -34,7 +34,8 @@ async function knockAt(gateway, address, command, signal) {
       const port = gateway.ports[i % gateway.ports.length];
       const a = attempt(gateway.profile, address, port, request);
       open.push(a);
-      const outcome = await settled([over, ...open.map((x) => x.outcome)], Math.min(pause, allowed - (Date.now() - began)));
+      const left = allowed - (Date.now() - began);
+      const outcome = await settled([over, ...open.map((x) => x.outcome)], Math.min(pause, left));
       if (outcome === 'done' || outcome === 'refused') return outcome;
       if (outcome) outcomes.add(outcome);
       if (outcome === 'unsent') break;

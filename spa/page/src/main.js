@@ -78,7 +78,7 @@ function remove(g) {
   const trouble = state.kept.delete(g) ? save() : '';
   draw();
   focus();
-  say(trouble || `${name} is removed from this page. Its key works until it is revoked on the gateway.`, trouble !== '');
+  say(trouble || `${name} is removed from this page. Its key works until it is revoked on the gateway.`, !!trouble);
 }
 
 function lock() {
@@ -202,7 +202,7 @@ async function add(event) {
   draw();
   focus(gateway);
   say(keep && !trouble ? `${name} is kept in this browser.`
-    : `${trouble} ${name} is there until you close or reload this page.`.trim(), trouble !== '');
+    : `${trouble} ${name} is there until you close or reload this page.`.trim(), !!trouble);
 }
 
 // newLock makes the lock of a new passphrase, and reports whether there is one.
@@ -250,8 +250,8 @@ function fromFragment() {
 async function fromPicture() {
   const [file] = find('picture').files;
   if (!file) return;
-  const found = await createImageBitmap(file).then((image) => new BarcodeDetector({ formats: ['qr_code'] }).detect(image))
-    .catch(() => []);
+  const detector = new BarcodeDetector({ formats: ['qr_code'] });
+  const found = await createImageBitmap(file).then((image) => detector.detect(image)).catch(() => []);
   find('picture').value = '';
   if (found.length === 1) take(found[0].rawValue, 'picture');
   else wrong('picture', 'There is no QR code in that picture, or more than one.');

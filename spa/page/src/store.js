@@ -57,8 +57,8 @@ export async function open(passphrase, tell) {
 // even while this one waits for a passphrase or an answer.
 export const current = (lock) => read() === lock.seen;
 
-// save seals content in place of what was there, or removes that if there is no content. It reports whether this browser
-// took it.
+// save seals content in place of what was there, or removes that if there is no content. It reports whether the
+// browser took it.
 export function save(lock, content) {
   if (content.length === 0) {
     forget();
