@@ -238,7 +238,7 @@ func (v *view) unlock(page string) {
 
 // TestPageInBrowsers: in each browser the page takes a token from its link, opens a port for its own addresses in both
 // families with one grant each, keeps the token sealed, closes the port, and gets no answer with a revoked key. Its
-// checks sent again get nothing, and its cryptography is that of the vectors.
+// checks sent again get nothing, and its cryptography is that of the vectors. All parts share one start of the browser.
 func TestPageInBrowsers(t *testing.T) {
 	lab.NeedRoot(t)
 	bin := lab.Programs(t)
@@ -265,6 +265,7 @@ func TestPageInBrowsers(t *testing.T) {
 			v.seen("file://" + file)
 			v.two("file://"+file, bin)
 			v.bare("file://" + file)
+			v.unplugged("file://" + file)
 		})
 	}
 }

@@ -3,7 +3,10 @@ package page
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"sallyport/spa/lab"
 )
@@ -57,16 +60,37 @@ func (v *view) bare(page string) {
 	v.reads("gw is there until you close or reload this page.")
 	v.press("Open ssh")
 	v.reads("ssh is open: connect within")
+	v.browser.Tool("Page.addScriptToEvaluateOnNewDocument", map[string]any{"source": "delete window.RTCPeerConnection"})
+	v.browser.Go(page)
+	v.reads("WebRTC is switched off in this browser")
+}
+
+// unplugged: a browser without a network says so at once. Chromium waits.
+func (v *view) unplugged(page string) {
+	v.Helper()
+	if v.browser.Name() != "firefox" {
+		return
+	}
+	for _, dev := range []string{"vc", "vd"} {
+		lab.Must(v, v.gw.Client.SetDown(dev))
+	}
+	v.fresh(page)
+	v.enter(anyToken(1, 1, 1), false)
+	v.press("Add")
+	v.press("Open s" + strings.Repeat("0", 31))
+	v.reads("The browser has no way to send datagrams")
 }
 
 // seen: in dark and in light, at 320 pixels, with letters of twice the size and by a screen reader, the page in each of
-// its states can be read.
+// its states can be read. It is served by HTTP, and so can tell that the clock is wrong.
 func (v *view) seen(page string) {
 	v.Helper()
 	if v.browser.Name() != "chromium" {
 		return // Firefox has no such tools without more programs
 	}
-	v.fresh(page)
+	server := v.serve("127.0.0.1:8081", http.FileServer(http.Dir(filepath.Dir(strings.TrimPrefix(page, "file://")))))
+	defer server.Close()
+	v.fresh("http://127.0.0.1:8081/" + filepath.Base(page))
 	v.browser.Run("for (const d of document.querySelectorAll('details')) d.open = true")
 	v.enter("spa1", true)
 	v.press("Add")
@@ -79,9 +103,10 @@ func (v *view) seen(page string) {
 	v.reads("gw is kept in this browser")
 	v.press("Open ssh")
 	v.reads("ssh is open: connect within")
-	v.keygen("revoke", "seen")
+	v.browser.Run("const { now } = Date; Date.now = () => now.call(Date) - 7200000")
 	v.press("Open web")
-	v.reads("No answer. The likeliest reasons first:")
+	v.reads(" s behind: set it to the network's time.")
+	v.browser.Run("Date.now = () => new Date().getTime()")
 	v.wantSeen("a gateway")
 	v.press("Lock")
 	v.wantSeen("locked")

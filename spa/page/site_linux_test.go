@@ -41,6 +41,19 @@ func (s *served) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(page)
 }
 
+// serve serves HTTP on the client's host.
+func (v *view) serve(addr string, h http.Handler) *http.Server {
+	v.Helper()
+	var l net.Listener
+	lab.Must(v, v.gw.Client.Do(func() (err error) {
+		l, err = net.Listen("tcp", addr)
+		return err
+	}))
+	server := &http.Server{Handler: h}
+	go server.Serve(l)
+	return server
+}
+
 // wantSite serves the page as a site on the client's host: a link with a token works wherever the site is, the page
 // refuses to work inside another, a newer page takes its place, and what it has kept is shown when the server sends
 // browsers elsewhere and when it is gone.
@@ -49,13 +62,7 @@ func (v *view) wantSite() {
 	s := &served{dir: v.TempDir()}
 	v.keygen("page", "--dir", s.dir)
 	s.page = lab.Value(os.ReadFile(filepath.Join(s.dir, "index.html")))(v)
-	var l net.Listener
-	lab.Must(v, v.gw.Client.Do(func() (err error) {
-		l, err = net.Listen("tcp", "127.0.0.1:8080")
-		return err
-	}))
-	server := &http.Server{Handler: s}
-	go server.Serve(l)
+	server := v.serve("127.0.0.1:8080", s)
 	at := "http://127.0.0.1:8080/"
 	v.browser.Go(at + "/elsewhere.example/#spa1secret")
 	v.reads("The token of the link is below")
