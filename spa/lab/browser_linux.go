@@ -36,6 +36,10 @@ var (
 	browserRun    = browserCommand{"POST", "/execute/async", "WebDriver:ExecuteAsyncScript"}
 	browserShot   = browserCommand{"GET", "/screenshot", "WebDriver:TakeScreenshot"}
 	browserResize = browserCommand{"POST", "/window/rect", "WebDriver:SetWindowRect"}
+	browserKeys   = browserCommand{"POST", "/actions", "WebDriver:PerformActions"}
+	browserYes    = browserCommand{"POST", "/alert/accept", "WebDriver:AcceptAlert"}
+	browserNo     = browserCommand{"POST", "/alert/dismiss", "WebDriver:DismissAlert"}
+	browserTools  = browserCommand{"POST", "/goog/cdp/execute", ""}
 )
 
 // Name returns "chromium" or "firefox".
@@ -78,6 +82,48 @@ func (b *Browser) Run(body string, args ...any) string {
 	var text string
 	Must(b.t, json.Unmarshal(b.must(browserRun, map[string]any{"script": script, "args": args}), &text))
 	return text
+}
+
+// Keys of WebDriver.
+const (
+	KeyTab    = "\ue004"
+	KeyReturn = "\ue007"
+	KeyShift  = "\ue008"
+)
+
+// Type presses keys one after the other. Shift stays down until the last.
+func (b *Browser) Type(keys string) {
+	b.t.Helper()
+	var down, up []map[string]string
+	for _, key := range keys {
+		down = append(down, map[string]string{"type": "keyDown", "value": string(key)})
+		if string(key) == KeyShift {
+			up = append(up, map[string]string{"type": "keyUp", "value": KeyShift})
+			continue
+		}
+		down = append(down, map[string]string{"type": "keyUp", "value": string(key)})
+	}
+	b.must(browserKeys, map[string]any{"actions": []any{
+		map[string]any{"type": "key", "id": "keyboard", "actions": append(down, up...)}}})
+}
+
+// Answer waits for a question that the page asks, and answers it.
+func (b *Browser) Answer(yes bool) {
+	b.t.Helper()
+	command := browserNo
+	if yes {
+		command = browserYes
+	}
+	Eventually(b.t, "a question", func() bool {
+		_, err := b.do(command, map[string]any{})
+		return err == nil
+	})
+}
+
+// Tool calls a method of Chromium's developer tools and returns its result.
+func (b *Browser) Tool(method string, params map[string]any) json.RawMessage {
+	b.t.Helper()
+	return b.must(browserTools, map[string]any{"cmd": method, "params": params})
 }
 
 // scriptLimit is how long a script in a page may run, in milliseconds.

@@ -38,10 +38,16 @@ type Gateway struct {
 // that may open them all. Its server is not running yet.
 func NewGateway(t testing.TB, bin string, services ...string) *Gateway {
 	t.Helper()
+	client, host := Pair(t)
+	return NewGatewayAt(t, bin, client, host, "192.0.2.1", services...)
+}
+
+// NewGatewayAt initialises a gateway as [NewGateway] does, at an address of a host that a client's host reaches.
+func NewGatewayAt(t testing.TB, bin string, client, host *Host, address string, services ...string) *Gateway {
+	t.Helper()
 	g := &Gateway{t: t, Bin: bin, Config: filepath.Join(t.TempDir(), "etc"), Home: filepath.Join(t.TempDir(), "home"),
-		log: new(Buffer)}
-	g.Client, g.Host = Pair(t)
-	args := []string{"init", "--config", g.Config, "--address", "192.0.2.1"}
+		log: new(Buffer), Client: client, Host: host}
+	args := []string{"init", "--config", g.Config, "--address", address}
 	var names []string
 	for _, s := range services {
 		args = append(args, "--service", s)

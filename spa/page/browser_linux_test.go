@@ -3,7 +3,6 @@ package page
 import (
 	"bytes"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -239,7 +238,7 @@ func (v *view) unlock(page string) {
 
 // TestPageInBrowsers: in each browser the page takes a token from its link, opens a port for its own addresses in both
 // families with one grant each, keeps the token sealed, closes the port, and gets no answer with a revoked key. Its
-// checks sent again get nothing, and its cryptography is that of the vectors.
+// checks sent again get nothing, and its cryptography is that of the vectors. All parts share one start of the browser.
 func TestPageInBrowsers(t *testing.T) {
 	lab.NeedRoot(t)
 	bin := lab.Programs(t)
@@ -257,8 +256,16 @@ func TestPageInBrowsers(t *testing.T) {
 			v.journey("file://" + file)
 			v.wantReplaysIgnored()
 			v.wantVectors(checks)
-			v.wantOffline()
+			v.wantSite()
 			v.refusals("file://" + file)
+			v.hostile("file://" + file)
+			v.windows("file://" + file)
+			v.halfDead("file://" + file)
+			v.keyboard("file://" + file)
+			v.seen("file://" + file)
+			v.two("file://"+file, bin)
+			v.bare("file://" + file)
+			v.unplugged("file://" + file)
 		})
 	}
 }
@@ -309,32 +316,6 @@ func (v *view) wantKept(page string) {
 	v.press("Unlock")
 	v.reads("Wrong passphrase, or what this browser keeps is damaged")
 	v.browser.Run("localStorage.setItem('sallyport', args[0]); return ''", before)
-}
-
-// wantOffline serves the page as a site on the client's host, and loads it again when the server is gone.
-func (v *view) wantOffline() {
-	v.Helper()
-	dir := v.TempDir()
-	v.keygen("page", "--dir", dir)
-	var l net.Listener
-	lab.Must(v, v.gw.Client.Do(func() (err error) {
-		l, err = net.Listen("tcp", "127.0.0.1:8080")
-		return err
-	}))
-	server := &http.Server{Handler: http.FileServer(http.Dir(dir))}
-	go server.Serve(l)
-	site := "http://127.0.0.1:8080/"
-	v.browser.Go(site)
-	v.reads("Add a gateway")
-	got := v.browser.Run(`await navigator.serviceWorker.ready;
-		for (let i = 0; i < 100 && !(await caches.match('./')); i++) await new Promise((r) => setTimeout(r, 100));
-		return (await fetch('manifest.webmanifest')).ok`)
-	if got != "true" {
-		v.Errorf("%s: the page is not installed: %s", v.browser.Name(), got)
-	}
-	lab.Must(v, server.Close())
-	v.browser.Go(site)
-	v.reads("Add a gateway")
 }
 
 // refusals: Chromium shows a refusal, and no browser shows anything else for a key that was revoked than silence.

@@ -1,27 +1,29 @@
 // Keeps the page for use without a network. A newer page on the server is shown the next time.
 
 const name = 'sallyport';
-const files = ['./', 'manifest.webmanifest', 'icon.svg'];
+const files = ['./', 'manifest.webmanifest', 'icon.svg'].map((f) => new URL(f, self.location).href);
+
+// refresh keeps what the server has now. A redirect leads to something else, such as a login.
+async function refresh(url) {
+  const answer = await fetch(url, { cache: 'no-cache' });
+  if (!answer.ok || answer.redirected) throw new Error(`${url}: ${answer.status}`);
+  const shown = answer.clone();
+  await (await caches.open(name)).put(url, answer);
+  return shown;
+}
 
 self.addEventListener('install', (event) => {
-  event.waitUntil(caches.open(name).then((c) => c.addAll(files)).then(() => self.skipWaiting()));
+  event.waitUntil(Promise.all(files.map(refresh)).then(() => self.skipWaiting()));
 });
 
 self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
 
-async function refresh(request) {
-  const answer = await fetch(request, { cache: 'no-cache' });
-  if (answer.ok) await (await caches.open(name)).put(request, answer.clone());
-  return answer;
-}
-
 self.addEventListener('fetch', (event) => {
   const { request } = event;
   const at = new URL(request.url);
-  const wanted = files.some((f) => new URL(f, self.location).href === at.origin + at.pathname);
-  if (request.method !== 'GET' || !wanted) return;
-  const asked = at.origin + at.pathname; // without the fragment, which may be a token
+  const asked = at.origin + at.pathname.replace(/\/index\.html$/, '/'); // without the fragment, which may be a token
+  if (request.method !== 'GET' || !files.includes(asked)) return;
   const fresh = refresh(asked);
   event.waitUntil(fresh.catch(() => {}));
-  event.respondWith(caches.match(asked).then((kept) => kept ?? fresh));
+  event.respondWith(caches.match(asked).then((kept) => kept ?? fresh.catch(() => fetch(request))));
 });

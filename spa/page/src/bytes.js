@@ -2,7 +2,8 @@
 
 export const ascii = (text) => Uint8Array.from(text, (c) => c.charCodeAt(0));
 
-export const text = (bytes) => String.fromCharCode(...bytes);
+// text goes byte by byte: a call takes no hundred thousand arguments.
+export const text = (bytes) => bytes.reduce((s, b) => s + String.fromCharCode(b), '');
 
 export function concat(...parts) {
   const all = new Uint8Array(parts.reduce((n, p) => n + p.length, 0));

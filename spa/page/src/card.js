@@ -1,10 +1,10 @@
 // A gateway with its services, and what became of the last knock on each.
 
-import { find, make } from './dom.js';
+import { make, say } from './dom.js';
 import { knock } from './knock.js';
 import { reasons } from './reasons.js';
 
-const durations = [[30, '30 s'], [120, '2 min'], [600, '10 min'], [3600, '1 h'], [28800, '8 h']];
+const durations = [[30, '30 s'], [120, '2 min'], [600, '10 min'], [3600, '1 h']];
 
 const clock = (at) => new Date(at).toLocaleTimeString();
 
@@ -13,35 +13,47 @@ const left = (ms) => {
   return s < 60 ? `${s} s` : `${Math.floor(s / 60)} min ${s % 60} s`;
 };
 
-// card returns the element of a gateway. remove is called when it should go.
+let made = 0;
+
+// card returns what shows a gateway: its element, its heading, and stop, after which nothing of it runs. remove is
+// called when it should go.
 export function card(gateway, remove) {
   const { profile } = gateway;
-  const list = profile.services.map((s) => service(gateway, s.name, s.ports.join(', ')));
-  const away = make('button', { type: 'button', textContent: 'Remove' });
+  const ended = new AbortController();
+  const heading = make('h2', { id: `gateway-${made++}`, tabIndex: -1 });
+  const views = profile.services.map((s) => ({ gateway, name: s.name, ports: s.ports.join(', '), heading, timer: 0,
+    busy: false, signal: ended.signal }));
+  const away = make('button', { type: 'button', textContent: 'Remove', 'aria-describedby': heading.id });
   away.onclick = remove;
-  return make('section', { className: 'card', 'aria-label': `Gateway ${profile.name}` },
-    make('h2', { textContent: profile.name }),
+  const element = make('section', { className: 'card', 'aria-labelledby': heading.id }, heading,
     make('p', { className: 'soft', textContent: `${profile.client} at ${gateway.hosts}` }),
-    ...list,
-    make('div', { className: 'row' }, away));
+    ...views.map(service), make('div', { className: 'row' }, away));
+  const stop = () => {
+    ended.abort();
+    views.forEach((v) => clearInterval(v.timer));
+  };
+  return { element, heading, stop };
 }
 
-function service(gateway, name, ports) {
-  const state = make('div', { className: 'state' });
-  const span = make('select', { 'aria-label': `How long ${name} stays open` },
+function service(view) {
+  const { name, heading } = view;
+  view.state = make('div', { className: 'state' });
+  const span = make('select', { 'aria-label': `How long ${name} stays open`, 'aria-describedby': heading.id },
     ...durations.map(([value, textContent]) => make('option', { value, textContent })));
-  const open = make('button', { type: 'button', className: 'main', textContent: `Open ${name}` });
-  const shut = make('button', { type: 'button', textContent: `Close ${name}` });
-  const view = { gateway, name, state, buttons: [open, shut], timer: 0 };
+  const button = (verb, className) => make('button', { type: 'button', className, textContent: `${verb} ${name}`,
+    'aria-describedby': heading.id });
+  const open = button('Open', 'main');
+  const shut = button('Close', '');
+  view.buttons = [open, shut];
   open.onclick = () => run(view, { type: 'open', for: Number(span.value) * 1000, services: [name] });
   shut.onclick = () => run(view, { type: 'close', for: 0, services: [name] });
   return make('div', { className: 'service' },
-    make('h3', { textContent: name }), make('p', { className: 'soft', textContent: ports }),
-    make('div', { className: 'row' }, open, span, shut), state);
+    make('h3', { textContent: name }), make('p', { className: 'soft', textContent: view.ports }),
+    make('div', { className: 'row' }, open, span, shut), view.state);
 }
 
 // announce is read aloud, unlike the countdown.
-const announce = (text) => { find('say').textContent = text; };
+const announce = (view, text) => say(`${view.heading.textContent}: ${view.name} ${text}`);
 
 function show(view, kind, ...content) {
   clearInterval(view.timer);
@@ -49,36 +61,44 @@ function show(view, kind, ...content) {
   view.state.replaceChildren(...content);
 }
 
+// waiting marks the buttons of a service, which keep the focus.
+function waiting(view, busy) {
+  view.busy = busy;
+  view.buttons.forEach((b) => b.setAttribute('aria-disabled', String(busy)));
+}
+
 async function run(view, command) {
-  const { gateway, name } = view;
+  if (view.busy) return;
   const began = Date.now();
-  view.buttons.forEach((b) => { b.disabled = true; });
+  waiting(view, true);
   show(view, '', 'Knocking …');
+  announce(view, 'knocking …');
   try {
-    const outcome = await knock(gateway, command, new AbortController().signal);
-    await told(view, command, outcome, began);
+    const outcome = await knock(view.gateway, command, view.signal);
+    if (!view.signal.aborted) await told(view, command, outcome, began);
   } catch (e) {
     show(view, 'bad', `This browser cannot knock: ${e.message}`);
-    announce(`${name}: this browser cannot knock`);
+    announce(view, 'cannot be knocked for by this browser');
   }
-  view.buttons.forEach((b) => { b.disabled = false; });
+  waiting(view, false);
 }
 
 async function told(view, command, outcome, began) {
   const { gateway, name } = view;
   if (outcome === 'done' && command.type === 'open') {
-    announce(`${name} is open`);
+    announce(view, 'is open');
     countDown(view, began + command.for);
   } else if (outcome === 'done') {
-    announce(`${name} is closed`);
+    announce(view, 'is closed');
     show(view, 'good', `${name} is closed for new connections.`);
   } else if (outcome === 'refused') {
-    announce(`${name}: refused`);
+    announce(view, 'was refused');
     show(view, 'bad', `The gateway refused. Its log says why: perhaps ${gateway.profile.client} may not have ${name}, `
       + 'or not now, or the key has expired.');
   } else {
-    announce(`${name}: no answer`);
     const list = await reasons(outcome, gateway);
+    if (view.signal.aborted) return;
+    announce(view, `got no answer. ${list[0]}`);
     show(view, 'bad', 'No answer. The likeliest reasons first:',
       make('ol', {}, ...list.map((textContent) => make('li', { textContent }))));
   }
@@ -89,10 +109,11 @@ function countDown(view, until) {
   const tick = () => {
     const rest = until - Date.now();
     if (rest > 0) {
-      view.state.textContent = `${view.name} is open: connect within ${left(rest)}, by ${clock(until)}.`;
+      view.state.textContent = `${view.name} is open: connect within ${left(rest)}, by ${clock(until)} at the latest.`;
       return;
     }
     show(view, '', `${view.name} was open until ${clock(until)}.`);
+    announce(view, 'is no longer open');
   };
   show(view, 'good');
   view.timer = setInterval(tick, 1000);

@@ -1,22 +1,36 @@
 // What can be knocked on.
 
 import { parseAddress, sendable, splitHost } from './address.js';
+import { equal } from './bytes.js';
 import { parseToken } from './token.js';
 
-// gatewayOf returns a gateway of { token, hosts }, or an error's text.
+const wrong = (field, error) => ({ field, error });
+
+// gatewayOf returns a gateway of { token, hosts }, or { field, error }: what is wrong with which of them.
 export function gatewayOf(kept) {
   const profile = parseToken(kept.token);
-  if (!profile) return 'This is not a valid token: was it copied whole?';
-  if (profile.recovery) return 'This token is for emergencies, with few uses: keep it for spa-client.';
-  if (profile.source.startsWith('stun:')) return 'This token states an address by STUN, which a page cannot do.';
+  if (!profile) return wrong('token', 'This is not a valid token: was it copied whole?');
+  if (profile.recovery) return wrong('token', 'This token is for emergencies, with few uses: keep it for spa-client.');
+  if (profile.source.startsWith('stun:')) {
+    return wrong('token', 'This token states an address by STUN, which a page cannot do.');
+  }
   const { host, bytes, port } = splitHost(profile.address);
   const hosts = bytes ? host : (kept.hosts ?? '').trim();
   const addresses = hosts.split(/[\s,]+/).filter(Boolean).map(parseAddress);
-  if (!bytes && addresses.length === 0) return '';
+  if (addresses.length === 0) return wrong('hosts', 'Enter the address of the gateway.');
   if (!addresses.every((a) => a && sendable(a)) || addresses.length > 2) {
-    return 'Enter one or two addresses, such as 192.0.2.1 or 2001:db8::1.';
+    return wrong('hosts', 'Enter one or two addresses, such as 192.0.2.1 or 2001:db8::1.');
   }
-  return { profile, hosts, addresses, ports: port ? [port] : profile.knockPorts, kept: { token: profile.token, hosts } };
+  const ports = port ? [port] : profile.knockPorts;
+  return { profile, hosts, addresses, ports, kept: { token: profile.token, hosts } };
 }
 
-export const sameGateway = (a, b) => a.profile.name === b.profile.name && a.profile.client === b.profile.client;
+// sameGateway reports whether two keys are for the same client of the same gateway: names may be equal by chance.
+export const sameGateway = (a, b) => a.profile.client === b.profile.client
+  && equal(a.profile.serverID, b.profile.serverID);
+
+// title is what a gateway is called among others.
+export function title(gateway, all) {
+  const { name, client } = gateway.profile;
+  return all.some((g) => g !== gateway && g.profile.name === name) ? `${name} (${client} at ${gateway.hosts})` : name;
+}

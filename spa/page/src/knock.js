@@ -5,14 +5,20 @@ import { encodeRequest, random, sealForBrowser } from './protocol.js';
 
 const allowed = 12_000; // ms for a command
 const pause = 3_000; // ms before the next packet
+const grace = 1_000; // ms that the other addresses get once one has answered
 const soon = 5_000; // ms within which a browser that was not refused does not give up
 
 export const canKnock = () => typeof RTCPeerConnection === 'function';
 
-// knock sends a command to every address of a gateway at the same time. It returns { outcome, local }: 'done', 'refused',
-// 'unanswered', or 'unsent' if the browser has no way to send datagrams.
+// knock sends a command to every address of a gateway at the same time. It returns 'done', 'refused', 'unanswered', or
+// 'unsent' if the browser has no way to send datagrams. signal ends it early.
 export async function knock(gateway, command, signal) {
-  const results = await Promise.all(gateway.addresses.map((a) => knockAt(gateway, a, command, signal)));
+  const enough = new AbortController();
+  signal.addEventListener('abort', () => enough.abort(), { once: true });
+  const tries = gateway.addresses.map((a) => knockAt(gateway, a, command, enough.signal));
+  // A network often lacks one family: once one address has answered, the others get a little longer.
+  for (const t of tries) t.then((o) => o === 'done' && setTimeout(() => enough.abort(), grace), () => {});
+  const results = await Promise.all(tries);
   const best = ['done', 'refused', 'unanswered', 'unsent'];
   return results.sort((a, b) => best.indexOf(a) - best.indexOf(b))[0];
 }
@@ -22,12 +28,14 @@ async function knockAt(gateway, address, command, signal) {
   const began = Date.now();
   const open = [];
   const outcomes = new Set();
+  const over = new Promise((resolve) => { signal.addEventListener('abort', () => resolve(''), { once: true }); });
   try {
     for (let i = 0; Date.now() - began < allowed && !signal.aborted; i++) {
       const port = gateway.ports[i % gateway.ports.length];
       const a = attempt(gateway.profile, address, port, request);
       open.push(a);
-      const outcome = await settled(open, Math.min(pause, allowed - (Date.now() - began)));
+      const left = allowed - (Date.now() - began);
+      const outcome = await settled([over, ...open.map((x) => x.outcome)], Math.min(pause, left));
       if (outcome === 'done' || outcome === 'refused') return outcome;
       if (outcome) outcomes.add(outcome);
       if (outcome === 'unsent') break;
@@ -38,12 +46,12 @@ async function knockAt(gateway, address, command, signal) {
   return outcomes.has('unsent') ? 'unsent' : 'unanswered';
 }
 
-// settled waits for the first outcome of an attempt, and at most some time.
-async function settled(attempts, ms) {
+// settled waits for the first outcome, and at most some time.
+async function settled(outcomes, ms) {
   let timer;
   const late = new Promise((resolve) => { timer = setTimeout(resolve, ms, ''); });
   try {
-    return await Promise.race([late, ...attempts.map((a) => a.outcome)]);
+    return await Promise.race([late, ...outcomes]);
   } finally {
     clearTimeout(timer);
   }

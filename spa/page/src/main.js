@@ -1,6 +1,6 @@
 import { card } from './card.js';
-import { find, sleep } from './dom.js';
-import { gatewayOf, sameGateway } from './gateways.js';
+import { find, right, say, sleep, wrong } from './dom.js';
+import { gatewayOf, sameGateway, title } from './gateways.js';
 import { canKnock } from './knock.js';
 import { parseToken } from './token.js';
 import { splitHost } from './address.js';
@@ -8,96 +8,177 @@ import * as store from './store.js';
 
 const idle = 10 * 60_000; // ms without use, after which the page locks itself
 
-const state = { gateways: [], kept: new Set(), lock: null, timer: 0 };
+// cards are those of the gateways. era counts how often the page was locked: what began before must not go on.
+const state = { gateways: [], kept: new Set(), cards: new Map(), lock: null, timer: 0, until: 0, era: 0, busy: false };
 
-function say(text, bad = false) {
-  find('say').textContent = text;
-  find('say').className = bad ? 'bad' : '';
-}
-
+// draw keeps the cards of gateways that stay, and what they show.
 function draw() {
+  for (const [g, c] of state.cards) {
+    if (state.gateways.includes(g)) continue;
+    c.stop();
+    c.element.remove();
+    state.cards.delete(g);
+  }
+  for (const g of state.gateways) {
+    if (!state.cards.has(g)) state.cards.set(g, card(g, () => remove(g)));
+    const { element, heading } = state.cards.get(g);
+    heading.textContent = title(g, state.gateways);
+    if (!element.isConnected) find('gateways').append(element);
+  }
   const locked = store.kept() && !state.lock;
   find('locked').hidden = !locked;
   find('adding').hidden = locked;
+  find('keep-row').hidden = !store.usable();
   find('lock').hidden = !state.lock && state.gateways.length === 0;
   find('lock').textContent = state.lock ? 'Lock' : 'Clear';
-  find('gateways').replaceChildren(...state.gateways.map((g) => card(g, () => remove(g))));
   if (!locked && state.gateways.length === 0) find('adding').open = true;
 }
 
+// focus goes to a gateway, or to where the next thing is to do: what had the focus may be gone.
+function focus(gateway = state.gateways[0]) {
+  const c = state.cards.get(gateway);
+  if (!find('locked').hidden) find('locked-title').focus();
+  else if (c) c.heading.focus();
+  else find('adding').firstElementChild.focus();
+}
+
+// save keeps what should be kept, and returns what is to be said of it if that went wrong.
 function save() {
-  if (!state.lock) return;
-  const content = state.gateways.filter((g) => state.kept.has(g)).map((g) => g.kept);
-  if (content.length > 0) {
-    store.save(state.lock, content);
-  } else {
-    store.forget();
-    state.lock = null;
+  if (!state.lock) return '';
+  if (!store.current(state.lock)) {
+    leave();
+    return 'Another window changed what this browser keeps: unlock again, and repeat the change.';
   }
+  const content = state.gateways.filter((g) => state.kept.has(g)).map((g) => g.kept);
+  if (!store.save(state.lock, content)) {
+    if (!store.kept()) shut();
+    return 'The browser has no room to keep it.';
+  }
+  if (content.length === 0) shut();
+  return '';
+}
+
+function shut() {
+  if (state.lock) store.shut(state.lock);
+  state.lock = null;
+}
+
+// leave drops what this window knows of what the browser keeps.
+function leave() {
+  shut();
+  state.era++;
+  state.gateways = state.gateways.filter((g) => !state.kept.has(g));
+  state.kept = new Set();
 }
 
 function remove(g) {
-  if (!confirm(`Remove ${g.profile.name}? You need its token to add it again.`)) return;
+  const name = title(g, state.gateways);
+  if (!confirm(`Remove ${name}? You need its token to add it again.`)) return;
   state.gateways = state.gateways.filter((x) => x !== g);
-  state.kept.delete(g);
-  save();
+  const trouble = state.kept.delete(g) ? save() : '';
   draw();
-  say(`${g.profile.name} is removed from this page. Its key works until it is revoked on the gateway.`);
+  focus();
+  say(trouble || `${name} is removed from this page. Its key works until it is revoked on the gateway.`, !!trouble);
 }
 
 function lock() {
-  if (state.lock) store.shut(state.lock);
-  Object.assign(state, { gateways: [], kept: new Set(), lock: null });
+  const said = state.lock ? 'Locked.' : 'Cleared.';
+  leave();
+  state.gateways = [];
   clearTimeout(state.timer);
+  find('locked').reset();
+  clearForm();
   draw();
-  say('');
+  focus();
+  say(said);
+}
+
+function clearForm() {
+  find('add').reset();
+  right('token');
+  right('hosts');
+  find('hosts-row').hidden = find('new-row').hidden = true;
 }
 
 // overtaken drops what this window knows, so that it does not overwrite what another one has kept.
 function overtaken() {
-  if (state.lock) {
-    lock();
-    say('Another window changed what this browser keeps: unlock again.');
-    return;
-  }
+  const had = state.lock !== null;
+  if (had) leave();
   draw();
+  if (had) say(`Another window changed what this browser keeps${store.kept() ? ': unlock again' : ''}.`);
 }
 
-// touched puts the lock off.
-function touched() {
+const holdsSecrets = () => state.gateways.length > 0
+  || ['token', 'passphrase', 'new', 'again'].some((id) => find(id).value !== '');
+
+// putOff puts the lock off.
+function putOff() {
   clearTimeout(state.timer);
-  if (state.gateways.length > 0) state.timer = setTimeout(lock, idle);
+  state.until = Date.now() + idle;
+  state.timer = setTimeout(() => holdsSecrets() && lock(), idle);
 }
 
-// busy shows progress while a passphrase is worked on.
-const busy = (what) => (part) => say(`${what} ${Math.round(part * 100)} %`);
+// touched sees each use. Timers stop while a device sleeps and while the page is not shown: then it locks now.
+function touched(event) {
+  if (Date.now() > state.until && holdsSecrets()) {
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    putOff();
+    lock();
+  } else if (event.type === 'click' || event.type === 'keydown') {
+    putOff();
+  }
+}
+
+// working runs what a passphrase needs, one at a time, and shows its progress. It returns null if the page was locked
+// meanwhile.
+async function working(text, act) {
+  const { era } = state;
+  const progress = find('progress');
+  say(text);
+  state.busy = true;
+  progress.hidden = false;
+  await sleep(0);
+  const result = await act((part) => { progress.value = part; });
+  progress.hidden = true;
+  state.busy = false;
+  return era === state.era ? result : null;
+}
 
 async function unlock(event) {
   event.preventDefault();
+  if (state.busy) return;
   const passphrase = find('passphrase').value;
   find('passphrase').value = '';
-  say('Unlocking …');
-  await sleep(0);
-  const opened = await store.open(passphrase, busy('Unlocking'));
-  if (!opened) {
-    say('Wrong passphrase, or what this browser keeps is damaged.', true);
-    find('passphrase').focus();
+  const opened = await working('Unlocking …', (tell) => store.open(passphrase, tell));
+  if (!opened && store.kept()) {
+    wrong('passphrase', 'Wrong passphrase, or what this browser keeps is damaged.');
     return;
   }
+  if (!opened || !store.current(opened.lock)) {
+    if (opened) store.shut(opened.lock);
+    draw();
+    focus();
+    say('Meanwhile, what this browser keeps was changed or forgotten.');
+    return;
+  }
+  right('passphrase');
+  const kept = opened.content.map(gatewayOf).filter((g) => !g.error);
   state.lock = opened.lock;
-  state.gateways = opened.content.map(gatewayOf).filter((g) => typeof g === 'object');
-  state.kept = new Set(state.gateways);
+  state.gateways = [...kept, ...state.gateways.filter((g) => !kept.some((k) => sameGateway(k, g)))];
+  state.kept = new Set(kept);
   draw();
-  touched();
+  focus();
   say('Unlocked.');
 }
 
 async function add(event) {
   event.preventDefault();
+  if (state.busy) return;
   const gateway = gatewayOf({ token: find('token').value, hosts: find('hosts').value });
-  if (typeof gateway === 'string') {
+  if (gateway.error) {
     askForHosts();
-    say(gateway || 'Enter the address of the gateway.', true);
+    wrong(gateway.field, gateway.error);
     return;
   }
   const old = state.gateways.find((g) => sameGateway(g, gateway));
@@ -106,31 +187,37 @@ async function add(event) {
     say(`${name} was not replaced.`);
     return;
   }
-  const keep = find('keep').checked;
+  const keep = find('keep').checked || state.kept.has(old);
   if (keep && !state.lock && !(await newLock())) return;
   state.gateways = [...state.gateways.filter((g) => g !== old), gateway];
   state.kept.delete(old);
   if (keep) state.kept.add(gateway);
-  save();
-  find('add').reset();
+  const trouble = keep ? save() : '';
+  if (trouble) {
+    state.kept.delete(gateway);
+    if (!state.gateways.includes(gateway)) state.gateways.push(gateway);
+  }
+  clearForm();
   find('adding').open = false;
-  find('hosts-row').hidden = find('new-row').hidden = true;
   draw();
-  touched();
-  say(keep ? `${name} is kept in this browser.` : `${name} is there until you close or reload this page.`);
+  focus(gateway);
+  say(keep && !trouble ? `${name} is kept in this browser.`
+    : `${trouble} ${name} is there until you close or reload this page.`.trim(), !!trouble);
 }
 
+// newLock makes the lock of a new passphrase, and reports whether there is one.
 async function newLock() {
   const passphrase = find('new').value;
-  if (passphrase.length < 12 || passphrase !== find('again').value) {
-    say(passphrase.length < 12 ? 'The passphrase must have at least 12 characters.' : 'The passphrases differ.', true);
-    find('new').focus();
+  if (passphrase.length < 12) {
+    wrong('new', 'The passphrase must have at least 12 characters.');
     return false;
   }
-  say('Sealing …');
-  await sleep(0);
-  state.lock = await store.create(passphrase, busy('Sealing'));
-  return true;
+  if (passphrase !== find('again').value) {
+    wrong('again', 'The passphrases differ.');
+    return false;
+  }
+  state.lock = await working('Sealing …', (tell) => store.create(passphrase, tell));
+  return state.lock !== null;
 }
 
 // askForHosts shows the field for addresses if the token has a name.
@@ -139,28 +226,35 @@ function askForHosts() {
   find('hosts-row').hidden = !profile || splitHost(profile.address).bytes !== null;
 }
 
+// take shows a token that was not typed.
+function take(token, whence) {
+  putOff();
+  find('token').value = token;
+  find('adding').open = true;
+  right('token');
+  askForHosts();
+  const p = parseToken(token);
+  say((find('adding').hidden ? `Unlock first: the token of the ${whence} is then below.`
+    : `The token of the ${whence} is below: add it.`)
+    + (p ? ` It is for ${p.client} at ${p.name}, ${p.address}.` : ''));
+}
+
 // fromFragment takes a token out of the page's link. A browser does not send that part to a server.
 function fromFragment() {
-  if (location.hash.length < 2) return;
-  find('token').value = location.hash.slice(1);
-  history.replaceState(null, '', location.pathname + location.search);
-  find('adding').open = true;
-  askForHosts();
-  say('The token of the link is below: add it.');
+  const token = location.hash.slice(1);
+  if (token === '') return '';
+  history.replaceState(null, '', location.href.split('#')[0]);
+  return token;
 }
 
 async function fromPicture() {
   const [file] = find('picture').files;
   if (!file) return;
-  const found = await new BarcodeDetector({ formats: ['qr_code'] }).detect(await createImageBitmap(file));
+  const detector = new BarcodeDetector({ formats: ['qr_code'] });
+  const found = await createImageBitmap(file).then((image) => detector.detect(image)).catch(() => []);
   find('picture').value = '';
-  if (found.length !== 1) {
-    say('There is no QR code in that picture, or more than one.', true);
-    return;
-  }
-  find('token').value = found[0].rawValue;
-  askForHosts();
-  say('The token is below: add it.');
+  if (found.length === 1) take(found[0].rawValue, 'picture');
+  else wrong('picture', 'There is no QR code in that picture, or more than one.');
 }
 
 // install lets the page work offline, where it was written by spa-keygen page --dir and is served by HTTPS.
@@ -172,6 +266,7 @@ function install() {
 }
 
 function start() {
+  const token = fromFragment();
   if (window.top !== window.self || !window.isSecureContext) {
     say(window.isSecureContext ? 'This page does not work inside another.'
       : 'This page was not served by HTTPS: anyone on the way could have changed it, and would get your keys. '
@@ -189,15 +284,21 @@ function start() {
     if (!confirm('Forget all gateways that this browser keeps?')) return;
     store.forget();
     draw();
+    focus();
     say('Forgotten.');
   };
-  for (const what of ['click', 'keydown']) addEventListener(what, touched);
-  addEventListener('hashchange', fromFragment);
+  for (const what of ['click', 'keydown', 'focus', 'pageshow']) addEventListener(what, touched, true);
+  document.addEventListener('visibilitychange', touched, true);
+  addEventListener('hashchange', () => {
+    const next = fromFragment();
+    if (next) take(next, 'link');
+  });
   store.changed(overtaken);
+  putOff();
   draw();
   install();
   if (!canKnock()) say('WebRTC is switched off in this browser, so it cannot knock.', true);
-  fromFragment();
+  else if (token) take(token, 'link');
 }
 
 start();

@@ -13,7 +13,7 @@ const validName = (s) => /^[a-z0-9][a-z0-9-]{0,31}$/.test(s);
 
 // parseToken returns what a token says, or null if the text is no token.
 export function parseToken(s) {
-  const trimmed = s.replace(/^[ \t\r\n]+|[ \t\r\n]+$/g, '');
+  const trimmed = s.trim();
   const kind = kinds.find((k) => trimmed.startsWith(k.prefix));
   const all = kind && fromBase64url(trimmed.slice(kind.prefix.length));
   if (!all || all.length < 8) return null;
