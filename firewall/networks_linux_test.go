@@ -298,7 +298,8 @@ func hostPrefix(a string) string {
 // TestNetworkOfTheGateway: no grant lets in an address of the gateway, nor one that it gets later.
 func TestNetworkOfTheGateway(t *testing.T) {
 	for _, listed := range []bool{false, true} {
-		t.Run(map[bool]string{false: "here", true: "at a target"}[listed], func(t *testing.T) { networkOfTheGateway(t, listed) })
+		name := map[bool]string{false: "here", true: "at a target"}[listed]
+		t.Run(name, func(t *testing.T) { networkOfTheGateway(t, listed) })
 	}
 }
 

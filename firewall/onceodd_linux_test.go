@@ -80,8 +80,8 @@ func TestOnceGapSession(t *testing.T) {
 	})
 }
 
-// TestOnceAtTargetUDP: what another table's DNAT leads to a target takes the grant too, and no datagram of a second flow
-// arrives there.
+// TestOnceAtTargetUDP: what another table's DNAT leads to a target takes the grant too, and no datagram of a second
+// flow arrives there.
 func TestOnceAtTargetUDP(t *testing.T) {
 	everyFamily(t, func(t *testing.T, f sides) {
 		inner := netip.MustParseAddr(innerAddr[f.name])

@@ -58,8 +58,8 @@ func TestSourcePortOfAnOldSession(t *testing.T) {
 	})
 }
 
-// TestSessionsOfAPortThatIsLedAway: the guard decides on sessions that another tool's DNAT leads from a guarded port to a
-// machine as on those with programs here: one from a time without the guard dies, one that a grant admitted outlives
+// TestSessionsOfAPortThatIsLedAway: the guard decides on sessions that another tool's DNAT leads from a guarded port to
+// a machine as on those with programs here: one from a time without the guard dies, one that a grant admitted outlives
 // it, and the port from which that came admits no other. Where sessions end with their grants, these do too.
 func TestSessionsOfAPortThatIsLedAway(t *testing.T) {
 	everywhere(t, func(t *testing.T, k kind, f sides) { sessionsOfAPortThatIsLedAway(t, k, f, guarding) })
@@ -147,7 +147,8 @@ func TestOwnFlowToAFormerClient(t *testing.T) {
 		s.revoke(Match{})
 		echo := lab.Value(lab.EchoServer(s.client, net.JoinHostPort(f.alice, "7000")))(t)
 		defer echo.Close()
-		c := lab.Value(lab.Dial(s.gw, net.JoinHostPort(f.gateway, "2200"), net.JoinHostPort(f.alice, "7000"), lab.Patience))(t)
+		from, to := net.JoinHostPort(f.gateway, "2200"), net.JoinHostPort(f.alice, "7000")
+		c := lab.Value(lab.Dial(s.gw, from, to, lab.Patience))(t)
 		defer c.Close()
 		s.echoes(c)
 	})

@@ -78,8 +78,8 @@ func TestForwardNearby(t *testing.T) {
 	})
 }
 
-// TestForwardBesideTarget: the port of a machine to which a port of the gateway leads is a service of its own too, whose
-// sessions end with their grants. Neither grant changes what the other one gives.
+// TestForwardBesideTarget: the port of a machine to which a port of the gateway leads is a service of its own too,
+// whose sessions end with their grants. Neither grant changes what the other one gives.
 func TestForwardBesideTarget(t *testing.T) {
 	everywhere(t, func(t *testing.T, k kind, f sides) {
 		way, machine := forwarding{away: true}, netip.MustParseAddr(innerAddr[f.name])
