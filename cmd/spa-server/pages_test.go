@@ -89,7 +89,8 @@ func TestReadmeIsShort(t *testing.T) {
 func TestPageCommands(t *testing.T) {
 	bin := lab.Programs(t)
 	help := make(map[string]string)
-	ran := regexp.MustCompile(`\b(spa-(?:server|client|keygen)) +([a-z][a-z-]*)([^\n|;]*)`)
+	ran := regexp.MustCompile(`\b(spa-(?:server|client|keygen|fleet)) +` +
+		`((?:(?:admin|client|gateway) +)?[a-z][a-z-]*)([^\n|;]*)`)
 	comments := regexp.MustCompile(`(?m)(?:^|\s)#.*$`)
 	indented := regexp.MustCompile(`(?m)^    .*$`)
 	found := 0
@@ -103,7 +104,8 @@ func TestPageCommands(t *testing.T) {
 			found++
 			name := command[1] + " " + command[2]
 			if help[name] == "" {
-				out, err := exec.Command(filepath.Join(bin, command[1]), command[2], "--help").CombinedOutput()
+				words := append(strings.Fields(command[2]), "--help")
+				out, err := exec.Command(filepath.Join(bin, command[1]), words...).CombinedOutput()
 				if err != nil || !strings.Contains(string(out), "\n  "+name) {
 					t.Errorf("%s: there is no command %s", path, name)
 				}

@@ -103,8 +103,8 @@ func (f *fleet) meets(who *stage.Host, want stage.Promise, gateway string) error
 }
 
 // run runs one of our programs and shows what it prints.
-func (f *fleet) run(ctx context.Context, on *stage.Host, prompt, stdin, program string, args ...string) error {
-	out, err := f.Command(ctx, on, prompt, stdin, program, args...)
+func (f *fleet) run(ctx context.Context, on *stage.Host, prompt, program string, args ...string) error {
+	out, err := f.Command(ctx, on, prompt, "", program, args...)
 	f.Output(short(out))
 	return err
 }
@@ -122,13 +122,13 @@ func short(text string) string {
 }
 
 // manage runs spa-fleet in the office and returns what it prints.
-func (f *fleet) manage(ctx context.Context, stdin string, args ...string) (string, error) {
-	return f.Command(ctx, f.office, "$", stdin, "spa-fleet", append(args, "--office", "office", "--identity", "admin.identity")...)
+func (f *fleet) manage(ctx context.Context, args ...string) (string, error) {
+	return f.Command(ctx, f.office, "$", "", "spa-fleet", append(args, "--office", "office", "--identity", "admin.identity")...)
 }
 
 // publish publishes, carries each bundle to its gateway, and waits until those that run have taken it over.
 func (f *fleet) publish(ctx context.Context) error {
-	out, err := f.manage(ctx, "", "publish", "--to", "bundles")
+	out, err := f.manage(ctx, "publish", "--to", "bundles")
 	f.Output(out)
 	if err != nil {
 		return err

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,11 +33,12 @@ func (f *fleet) steps() []stage.Step {
 		{Title: "Bob is revoked: he is out at once", Do: f.revoke},
 		{Title: "An older bundle is put back, and refused", Do: f.rollBack},
 		{Title: "A thief has the files of web: they open nothing at db", Do: f.steal},
+		{Title: "Office and bundles are gone: a gateway that restarts has what it kept", Do: f.lose},
 	}
 }
 
 func (f *fleet) found(ctx context.Context) error {
-	out, err := f.manage(ctx, "", "init", "--name", "prod", "--domain", domain, "--service", "ssh=tcp/22", "--admin", "anna")
+	out, err := f.manage(ctx, "init", "--name", "prod", "--domain", domain, "--service", "ssh=tcp/22", "--admin", "anna")
 	f.Output(out)
 	if err != nil {
 		return err
@@ -57,13 +57,17 @@ func (f *fleet) found(ctx context.Context) error {
 // join makes a gateway and lets it join the fleet: it prints a line, with which the office prints a command.
 func (f *fleet) join(ctx context.Context, gateway string) error {
 	host := f.gateways[gateway]
-	line, err := f.Command(ctx, host, "#", "", "spa-server", "init", "--fleet", "--name", gateway, "--address",
+	out, err := f.Command(ctx, host, "#", "", "spa-server", "init", "--fleet", "--name", gateway, "--address",
 		address(gateway), "--service", "ssh=tcp/22", "--config", gateway)
-	f.Output(short(line))
+	f.Output(short(out))
 	if err != nil {
 		return err
 	}
-	out, err := f.manage(ctx, requestIn(line), "gateway", "add", gateway)
+	line := gateway + ".line"
+	if err := os.WriteFile(filepath.Join(f.Dir, line), []byte(requestIn(out)), 0o644); err != nil {
+		return err
+	}
+	out, err = f.manage(ctx, "gateway", "add", gateway, line)
 	f.Output(short(out))
 	if err != nil {
 		return err
@@ -72,7 +76,7 @@ func (f *fleet) join(ctx context.Context, gateway string) error {
 	if err != nil {
 		return err
 	}
-	return f.run(ctx, host, "#", "", "spa-server", slices.Concat([]string{"set"}, set, []string{"--config", gateway})...)
+	return f.run(ctx, host, "#", "spa-server", slices.Concat([]string{"set"}, set, []string{"--config", gateway})...)
 }
 
 // requestIn returns the line for the office in what init printed.
@@ -98,32 +102,24 @@ func settingsIn(text string) ([]string, error) {
 }
 
 func (f *fleet) enrol(ctx context.Context) error {
-	for _, who := range []struct {
-		host *stage.Host
-		may  []string
-	}{{f.alice, nil}, {f.bob, []string{"--on", "web"}}} {
-		args := append([]string{"client", "new", who.host.Name(), "--allow", "ssh"}, who.may...)
-		out, err := f.manage(ctx, "", args...)
-		if err != nil {
-			return err
-		}
-		token := tokenIn(out)
-		f.Output(fmt.Sprintf("%.16s... (%d characters: all that %s needs, and secret)", token, len(token), who.host.Name()))
-		if err := f.run(ctx, who.host, "$", token, "spa-client", "import", "--config", who.host.Name(), "-"); err != nil {
-			return err
-		}
+	if err := f.newClient(ctx, f.alice, "--allow", "ssh"); err != nil {
+		return err
+	}
+	if err := f.newClient(ctx, f.bob, "--allow", "ssh", "--on", "web"); err != nil {
+		return err
 	}
 	return f.publish(ctx)
 }
 
-// tokenIn returns the token in what a command printed.
-func tokenIn(text string) string {
-	for line := range strings.Lines(text) {
-		if strings.HasPrefix(line, "spa2") {
-			return strings.TrimSpace(line)
-		}
+// newClient gives somebody a token, once.
+func (f *fleet) newClient(ctx context.Context, who *stage.Host, terms ...string) error {
+	file := who.Name() + ".token"
+	out, err := f.manage(ctx, slices.Concat([]string{"client", "new", who.Name()}, terms, []string{"--out", file})...)
+	f.Output(out)
+	if err != nil {
+		return err
 	}
-	return ""
+	return f.run(ctx, who, "$", "spa-client", "import", file, "--config", who.Name())
 }
 
 func (f *fleet) guard(ctx context.Context) error {
@@ -183,7 +179,7 @@ func (f *fleet) revoke(ctx context.Context) error {
 	if err := os.Link(f.bundle("web"), f.old()); err != nil {
 		return err
 	}
-	out, err := f.manage(ctx, "", "client", "revoke", "bob", "--yes")
+	out, err := f.manage(ctx, "client", "revoke", "bob", "--yes")
 	f.Output(out)
 	if err != nil {
 		return err
@@ -223,4 +219,24 @@ func (f *fleet) rollBack(ctx context.Context) error {
 	}
 	f.Say("The next publish brings web a good one.")
 	return f.publish(ctx)
+}
+
+func (f *fleet) lose(ctx context.Context) error {
+	f.Prompt("office$", "rm -r office bundles")
+	f.Prompt("db#", "rm db/fleet.bundle; kill %1")
+	for _, path := range []string{filepath.Join(f.Dir, "office"), filepath.Join(f.Dir, "bundles"), f.bundle("db")} {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	if err := f.servers["db"].Stop(ctx); err != nil {
+		return err
+	}
+	if err := f.start(ctx, "db"); err != nil {
+		return err
+	}
+	if err := f.meets(f.stranger, stage.Dark, "db"); err != nil {
+		return err
+	}
+	return f.opens(ctx, f.alice, "db")
 }

@@ -113,7 +113,8 @@ func (s *Stage) explain(err error) error {
 
 // Command runs a program on a host to its end and returns its output. It shows the command line after the host's name
 // and a prompt, "#" or "$".
-func (s *Stage) Command(ctx context.Context, on *Host, prompt, stdin, program string, args ...string) (string, error) {
+func (s *Stage) Command(ctx context.Context, on *Host, prompt, stdin, program string,
+	args ...string) (string, error) {
 	line := program + " " + strings.Join(args, " ")
 	s.Prompt(on.Name()+prompt, line)
 	cmd := s.program(ctx, program, args...)

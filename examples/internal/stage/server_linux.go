@@ -33,7 +33,7 @@ const (
 // ready, as it would to systemd: with a datagram READY=1, see sd_notify(3).
 func (s *Stage) Start(ctx context.Context, on *Host, config string) (*Server, error) {
 	s.Prompt(on.Name()+"#", "spa-server run --config "+config+" &")
-	path := filepath.Join(s.Dir, config+".ready")
+	path := filepath.Join(s.Dir, fmt.Sprintf("ready%d", len(s.servers)))
 	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
 	if err != nil {
 		return nil, err
