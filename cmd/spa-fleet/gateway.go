@@ -90,8 +90,8 @@ func (a *app) addGateway(cmd *cobra.Command, r fleet.Request, yes bool) error {
 	}
 	err := add(yes)
 	if errors.Is(err, office.ErrReplaces) {
-		question := fmt.Sprintf("Gateway %s has another key in this office. Was it set up anew, and is this its line?",
-			r.Name)
+		question := fmt.Sprintf("Gateway %s has another key in this office. If the old one was stolen, choose another name: "+
+			"the thief has what clients use at this one.\nWas it set up anew, and is this its line?", r.Name)
 		if err := sure(cmd, false, question); err != nil {
 			return err
 		}

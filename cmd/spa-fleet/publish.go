@@ -72,6 +72,10 @@ func (a *app) publish(cmd *cobra.Command, o *office.Office, v *office.Vault, p p
 		return cli.JSON(cmd, report)
 	}
 	tellChanges(cmd, report.Changes)
+	if p.over && report.Serial > o.Published.Serial+1 {
+		cli.Warn(cmd, "clients that others have revoked since serial %d may be back: check with spa-fleet client list",
+			o.Published.Serial)
+	}
 	if n := len(report.Earlier); n > 0 {
 		cli.Warn(cmd, "a removed administrator can open the keys of %d clients, such as %s: spa-fleet client rotate %[2]s", n,
 			report.Earlier[0])
