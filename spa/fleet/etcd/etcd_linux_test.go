@@ -234,8 +234,8 @@ func TestLeastRights(t *testing.T) {
 	c, o := newCluster(t, 1), newOffice(t)
 	root := c.open(t, o, "root")
 	lab.Must(t, root.Publish(t.Context(), o.bundles(t, 1, 1, "web", "db"), 0))
-	lab.Must(t, Permit(t.Context(), root, "agent-web", "web"))
-	lab.Must(t, PermitOffice(t.Context(), root, "office"))
+	lab.Must(t, permitAgent(t.Context(), root, "agent-web", "web"))
+	lab.Must(t, permitOffice(t.Context(), root, "office"))
 	ctx := t.Context()
 	lab.Value(root.client.UserAddWithOptions(ctx, "root", "", &clientv3.UserAddOptions{NoPassword: true}))(t)
 	lab.Value(root.client.UserGrantRole(ctx, "root", "root"))(t)
@@ -259,7 +259,7 @@ func TestLeastRights(t *testing.T) {
 			t.Errorf("an agent may %s: %v", what, err)
 		}
 	}
-	if err := PermitOffice(ctx, manager, "x"); !errors.Is(err, rpctypes.ErrPermissionDenied) {
+	if err := permitOffice(ctx, manager, "x"); !errors.Is(err, rpctypes.ErrPermissionDenied) {
 		t.Errorf("the office may change users: %v", err)
 	}
 	plain, err := clientv3.New(clientv3.Config{Endpoints: c.endpoints, TLS: c.as(t, "stranger")})

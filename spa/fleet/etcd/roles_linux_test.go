@@ -9,9 +9,9 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// Permit makes a user of etcd, without a password, who may read one gateway's bundle and nothing else: for the agent
+// permitAgent makes a user of etcd, without a password, who may read one gateway's bundle and nothing else: for the agent
 // there, whose certificate has the user's name as its common name.
-func Permit(ctx context.Context, s *Store, user, gateway string) error {
+func permitAgent(ctx context.Context, s *Store, user, gateway string) error {
 	exactly := ""
 	return s.permit(ctx, user, clientv3.PermissionType(clientv3.PermRead), map[string]string{
 		s.headKey(gateway):   exactly,
@@ -19,8 +19,8 @@ func Permit(ctx context.Context, s *Store, user, gateway string) error {
 	})
 }
 
-// PermitOffice makes a user who may write all bundles of the fleet: for administrators.
-func PermitOffice(ctx context.Context, s *Store, user string) error {
+// permitOffice makes a user who may write all bundles of the fleet: for administrators.
+func permitOffice(ctx context.Context, s *Store, user string) error {
 	return s.permit(ctx, user, clientv3.PermissionType(clientv3.PermReadWrite), map[string]string{
 		s.prefix: clientv3.GetPrefixRangeEnd(s.prefix)})
 }
