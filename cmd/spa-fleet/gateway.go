@@ -77,7 +77,11 @@ func readText(cmd *cobra.Command, files []string) (string, error) {
 
 func (a *app) addGateway(cmd *cobra.Command, r fleet.Request, yes bool) error {
 	add := func(replace bool) error {
-		return a.change(func(o *office.Office) error {
+		// With the vault: the gateway must not be told to trust a key that somebody wrote into office.toml.
+		return a.withVault(cmd, func(o *office.Office, v *office.Vault) error {
+			if err := o.Signs(v); err != nil {
+				return err
+			}
 			g, err := o.AddGateway(r, replace)
 			if err != nil {
 				return err
@@ -90,7 +94,7 @@ func (a *app) addGateway(cmd *cobra.Command, r fleet.Request, yes bool) error {
 	}
 	err := add(yes)
 	if errors.Is(err, office.ErrReplaces) {
-		question := fmt.Sprintf("Gateway %s has another key in this office. If the old one was stolen, choose another name: "+
+		question := fmt.Sprintf("Gateway %s has another key in this office, or is retired. If the old one was stolen, choose another name: "+
 			"the thief has what clients use at this one.\nWas it set up anew, and is this its line?", r.Name)
 		if err := sure(cmd, false, question); err != nil {
 			return err

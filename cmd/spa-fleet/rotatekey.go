@@ -15,7 +15,8 @@ func (a *app) rotateKeyCommand() *cobra.Command {
 		Short: "Replace the key that signs bundles",
 		Long: `Makes a new key that signs bundles: when an administrator has left who knew the old one.
 It prints the command that makes each gateway trust the new key. Until it has run there, a
-gateway keeps the bundle that it has and refuses newer ones.`,
+gateway keeps the bundle that it has and refuses newer ones. Publish first, and bring the
+bundles: a gateway that trusts the new key and has no bundle of it shuts all clients out.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			err := sure(cmd, yes, "Every gateway will refuse new bundles until it is told the new key. Replace it?")
@@ -26,9 +27,10 @@ gateway keeps the bundle that it has and refuses newer ones.`,
 				if err := o.RotateKey(v); err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "there is a new key; run on each gateway, as root:\n\n")
+				fmt.Fprintf(cmd.OutOrStdout(), "there is a new key; publish, bring each gateway its bundle, and only then run "+
+					"there, as root:\n\n")
 				for _, g := range o.Active() {
-					fmt.Fprintf(cmd.OutOrStdout(), "  %s# %s\n", g.Name, pinning(o, g))
+					fmt.Fprintf(cmd.OutOrStdout(), "  %s# %s && systemctl restart spa-server\n", g.Name, pinning(o, g))
 				}
 				fmt.Fprintln(cmd.OutOrStdout())
 				a.publishNext(cmd, o)

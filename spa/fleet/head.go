@@ -77,19 +77,25 @@ func (b *Bundle) Sealed() []byte { return b.sealed }
 
 // Parse parses a bundle. It keeps text, which callers must not change. Its error is ErrFormat.
 func Parse(text []byte) (*Bundle, error) {
-	head, _, ok := bytes.Cut(text[:min(len(text), MaxHead)], []byte("\n\n"))
-	if !ok {
-		return nil, ErrFormat
-	}
-	b, err := ParseReadable(text[:len(head)+2])
+	b, err := ParseStart(text)
 	if err != nil {
 		return nil, err
 	}
-	b.sealed = text[len(head)+2:]
+	b.sealed = text[len(b.Readable()):]
 	if int64(len(b.sealed)) != b.Size || sha256.Sum256(b.sealed) != b.Sum {
 		return nil, ErrFormat
 	}
 	return b, nil
+}
+
+// ParseStart parses the readable part of a bundle and leaves the rest alone, so that Verify can come before Parse: what
+// nobody has signed costs little. Its error is ErrFormat.
+func ParseStart(text []byte) (*Bundle, error) {
+	head, _, ok := bytes.Cut(text[:min(len(text), MaxHead)], []byte("\n\n"))
+	if !ok {
+		return nil, ErrFormat
+	}
+	return ParseReadable(text[:len(head)+2])
 }
 
 // ParseReadable parses what Bundle.Readable returns. The bundle can be verified and lacks the rest. Its error is

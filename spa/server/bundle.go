@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -43,6 +44,7 @@ type member struct {
 
 	mu       sync.Mutex // guards the fields below
 	inForce  *setup.Bundle
+	before   *setup.Bundle     // the last one in force, if it cannot be opened any more: nothing older may follow it
 	since    time.Time         // when it was taken over
 	clients  int               // that it has
 	unkept   error             // why it is not kept for the next start
@@ -116,15 +118,18 @@ func (s *Server) joinFleet() {
 		s.fleet = newMember(s.config)
 	}
 	m, now := s.fleet, s.now()
+	if m.kept != nil {
+		m.kept.InForce(found.Slot)
+	}
+	m.mu.Lock()
+	m.before = found.Last
+	m.mu.Unlock()
 	best := found.Best()
 	if best == nil {
 		s.log.Error("no bundle of the fleet can be used: its clients cannot knock until the office has published one",
 			"file", s.config.Fleet.Bundle, "error", errors.Join(found.Key, found.Refused))
 		s.setGates()
 		return
-	}
-	if m.kept != nil {
-		m.kept.InForce(found.Slot)
 	}
 	if best == found.Offered {
 		s.keepBundle(best)
@@ -281,12 +286,12 @@ func (s *Server) readBundle() (*setup.Bundle, error) {
 	}
 	what := sha256.Sum256(text)
 	m.mu.Lock()
-	inForce := m.inForce
+	inForce, last := m.inForce, cmp.Or(m.inForce, m.before)
 	m.mu.Unlock()
 	if inForce != nil && inForce.Whole == what {
 		return nil, nil
 	}
-	next, err := setup.TakeBundle(m.config, text, inForce, func() (*age.HybridIdentity, error) {
+	next, err := setup.TakeBundle(m.config, text, last, func() (*age.HybridIdentity, error) {
 		return setup.ReadFleetKey(place.Folder{Path: s.dir, Root: s.root})
 	})
 	if err != nil {

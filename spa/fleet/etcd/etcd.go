@@ -89,11 +89,9 @@ func (s *Store) Serial(ctx context.Context) (int64, error) {
 
 // serial returns the last serial and the revision at which it was written.
 func (s *Store) serial(ctx context.Context) (serial, revision int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	r, err := s.client.Get(ctx, s.serialKey())
+	r, err := s.get(ctx, s.serialKey())
 	if err != nil {
-		return 0, 0, fmt.Errorf("etcd: %w", err)
+		return 0, 0, err
 	}
 	if len(r.Kvs) == 0 {
 		return 0, 0, nil
@@ -198,11 +196,9 @@ func (s *Store) commit(ctx context.Context, conditions []clientv3.Cmp, changes [
 
 // Found returns the readable parts of all gateways' bundles, by gateway. They may be anything.
 func (s *Store) Found(ctx context.Context) (map[string][]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	r, err := s.client.Get(ctx, s.headKey(""), clientv3.WithPrefix())
+	r, err := s.get(ctx, s.headKey(""), clientv3.WithPrefix())
 	if err != nil {
-		return nil, fmt.Errorf("etcd: %w", err)
+		return nil, err
 	}
 	found := make(map[string][]byte, len(r.Kvs))
 	for _, kv := range r.Kvs {
@@ -260,22 +256,26 @@ func (s *Store) follow(ctx context.Context, gateway string, take func([]byte)) e
 
 // ping returns an error if the store does not answer.
 func (s *Store) ping(ctx context.Context, gateway string) error {
+	_, err := s.get(ctx, s.headKey(gateway), clientv3.WithKeysOnly())
+	return err
+}
+
+// get gets one key.
+func (s *Store) get(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	_, err := s.client.Get(ctx, s.headKey(gateway), clientv3.WithKeysOnly())
+	r, err := s.client.Get(ctx, key, options...)
 	if err != nil {
-		return fmt.Errorf("etcd: %w", err)
+		return nil, fmt.Errorf("etcd: %w", err)
 	}
-	return nil
+	return r, nil
 }
 
 // read reads the bundle as it is at one revision, and returns that.
 func (s *Store) read(ctx context.Context, gateway string, take func([]byte)) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	r, err := s.client.Get(ctx, s.headKey(gateway))
+	r, err := s.get(ctx, s.headKey(gateway))
 	if err != nil {
-		return 0, fmt.Errorf("etcd: %w", err)
+		return 0, err
 	}
 	if len(r.Kvs) == 0 {
 		return r.Header.Revision, nil
@@ -288,9 +288,9 @@ func (s *Store) read(ctx context.Context, gateway string, take func([]byte)) (in
 	revision := r.Header.Revision
 	text := bytes.NewBuffer(bytes.Clone(r.Kvs[0].Value))
 	for i := int64(0); i*partSize < head.Size; i++ {
-		r, err := s.client.Get(ctx, s.partKey(head.Head, i), clientv3.WithRev(revision))
+		r, err := s.get(ctx, s.partKey(head.Head, i), clientv3.WithRev(revision))
 		if err != nil {
-			return 0, fmt.Errorf("etcd: %w", err)
+			return 0, err
 		}
 		if len(r.Kvs) > 0 && len(r.Kvs[0].Value) <= partSize {
 			text.Write(r.Kvs[0].Value)

@@ -131,8 +131,12 @@ func (o *Office) Mismatches(v *Vault) map[string]string {
 	return found
 }
 
-// AddAdmin seals the vault to one more administrator, or to another recipient of one.
+// AddAdmin seals the vault to one more administrator. One that has another recipient must be removed first: that makes a
+// new vault identity, which the old one cannot open.
 func (o *Office) AddAdmin(v *Vault, name string, recipient *age.HybridRecipient) error {
+	if have := v.admins[name]; have != "" && have != recipient.String() {
+		return fmt.Errorf("administrator %s has another recipient: remove that first, with spa-fleet admin remove", name)
+	}
 	for other, have := range v.admins {
 		if other != name && have == recipient.String() {
 			return fmt.Errorf("administrator %s has the same recipient", other)

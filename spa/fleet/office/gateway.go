@@ -29,8 +29,8 @@ type Gateway struct {
 // ErrUnknown means that the office has no such gateway, client or administrator.
 var ErrUnknown = errors.New("not in this office")
 
-// ErrReplaces means that a gateway of this name has another key.
-var ErrReplaces = errors.New("has another key in this office")
+// ErrReplaces means that a gateway of this name has another key, or is retired.
+var ErrReplaces = errors.New("has another key in this office, or is retired")
 
 type rawGateway struct {
 	Version   int64      `toml:"version"`
@@ -130,7 +130,7 @@ func (o *Office) checkGateways() error {
 }
 
 // AddGateway adds a gateway, or gives one that is known the address and key of its new request. If the gateway is known
-// with another key it returns ErrReplaces, unless replace is set.
+// with another key, or retired, it returns ErrReplaces, unless replace is set.
 func (o *Office) AddGateway(r fleet.Request, replace bool) (*Gateway, error) {
 	g := &Gateway{Name: r.Name, Address: r.Address, Recipient: r.Recipient}
 	for _, port := range o.KnockPorts {
@@ -140,7 +140,7 @@ func (o *Office) AddGateway(r fleet.Request, replace bool) (*Gateway, error) {
 		}
 	}
 	known := o.Gateway(r.Name)
-	if known != nil && known.Recipient.String() != r.Recipient.String() && !replace {
+	if known != nil && (known.Recipient.String() != r.Recipient.String() || !known.Retired.IsZero()) && !replace {
 		return nil, fmt.Errorf("gateway %s %w", r.Name, ErrReplaces)
 	}
 	next := *o

@@ -15,6 +15,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/keys/place"
+	"sallyport/keys/service"
 	"sallyport/keys/strict"
 	"sallyport/spa/fleet"
 )
@@ -165,15 +166,15 @@ type Destination interface {
 // know.
 func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string, over bool,
 	now time.Time) (*Report, error) {
-	if !v.public().Equal(o.Key) {
-		return nil, problem(o.path(officeFile), "its key is an earlier one: spa-fleet rotate-key was interrupted")
+	if err := o.Signs(v); err != nil {
+		return nil, err
 	}
 	unlock, err := d.Lock()
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	found, err := o.found(ctx, d, v.replaced)
+	found, err := o.found(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -204,6 +205,15 @@ func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string
 		}
 	}
 	return report, nil
+}
+
+// Signs returns an error if the vault's key is not the one that office.toml names.
+func (o *Office) Signs(v *Vault) error {
+	if !v.public().Equal(o.Key) {
+		return problem(o.path(officeFile), "its key is not that of the vault: spa-fleet rotate-key was interrupted, or "+
+			"somebody has changed it")
+	}
+	return nil
 }
 
 // last returns the highest serial in the destination or in the office. If the former is higher, that is the error,
@@ -249,7 +259,7 @@ func (o *Office) seal(v *Vault, serial int64, now time.Time) ([]*fleet.Bundle, *
 	sealer := fleet.Seal{Fleet: o.Fleet, Key: *v.signing}
 	bundles, errs := make([]*fleet.Bundle, len(gateways)), make([]error, len(gateways))
 	parallel(len(gateways), func(i int) {
-		c, err := o.contents(v, gateways[i].Name, ks, now)
+		c, err := o.contents(v, gateways[i].Name, ks)
 		if err != nil {
 			errs[i] = err
 			return
@@ -267,19 +277,18 @@ func (o *Office) seal(v *Vault, serial int64, now time.Time) ([]*fleet.Bundle, *
 }
 
 // contents returns what a gateway is told.
-func (o *Office) contents(v *Vault, gateway string, ks []opened, now time.Time) (*fleet.Contents, error) {
+func (o *Office) contents(v *Vault, gateway string, ks []opened) (*fleet.Contents, error) {
 	server := o.Fleet.Server(gateway)
 	c := &fleet.Contents{Site: gateway, Gates: keys.Gates{Current: v.gate.At(server)}}
 	of := make(map[keys.ID]string, len(ks))
 	for i, k := range ks {
 		t := o.Clients[i].Terms
-		if !t.Revoked.IsZero() || len(t.Gateways) > 0 && !slices.Contains(t.Gateways, gateway) {
+		if len(t.Gateways) > 0 && !slices.Contains(t.Gateways, gateway) {
 			continue
 		}
+		// A revoked client stays, as in a file: otherwise a file of its name would count again. So does a key that has
+		// ended: the gateway must end its grants, even if it did not run then.
 		client := t.At(server, k.FleetKey)
-		if client.Previous != nil && !now.Before(client.Previous.Until) {
-			client.Previous = nil
-		}
 		for _, id := range client.IDs() {
 			if other := of[id]; other != "" {
 				return nil, fmt.Errorf("%w: clients %s and %s at %s", ErrSameID, other, client.Name, gateway)
@@ -300,14 +309,17 @@ type Found struct {
 	Problem string      // why; or empty
 }
 
-// found says what is in a destination. Earlier are public keys of this office that were replaced.
-func (o *Office) found(ctx context.Context, d Destination, earlier []string) (map[string]Found, error) {
+// found says what is in a destination.
+func (o *Office) found(ctx context.Context, d Destination) (map[string]Found, error) {
 	there, err := d.Found(ctx)
 	if err != nil {
 		return nil, err
 	}
 	found := make(map[string]Found, len(there))
 	for name, text := range there {
+		if service.ValidName(name) != nil {
+			continue // not one of ours, and not to be printed
+		}
 		b, err := fleet.ParseReadable(text)
 		if err != nil {
 			b, err = fleet.Parse(text)
@@ -319,16 +331,8 @@ func (o *Office) found(ctx context.Context, d Destination, earlier []string) (ma
 		if b.Fleet != o.Fleet {
 			return nil, problem(d.Where(name), "a bundle of another fleet: publish into a directory of its own")
 		}
-		for _, key := range append([]string{base64Key(o.Key)}, earlier...) {
-			public, keyErr := fleet.ParseOfficeKey(key)
-			if err = keyErr; err == nil {
-				err = (fleet.Office{Fleet: o.Fleet, Key: public}).Verify(b, name)
-			}
-			if err == nil {
-				break
-			}
-		}
-		if err != nil {
+		if err := (fleet.Office{Fleet: o.Fleet, Key: o.Key}).Verify(b, name); err != nil {
+			// Also one that a replaced key signed, which a removed administrator may have: its serial means nothing.
 			found[name] = Found{Problem: err.Error()}
 			continue
 		}

@@ -30,7 +30,7 @@ type State struct {
 
 // States returns the state of each gateway's bundle in a destination, and of bundles of other gateways there.
 func (o *Office) States(ctx context.Context, d Destination, now time.Time, maxAge time.Duration) ([]State, error) {
-	found, err := o.found(ctx, d, nil)
+	found, err := o.found(ctx, d)
 	if err != nil {
 		return nil, err
 	}

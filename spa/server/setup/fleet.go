@@ -58,21 +58,8 @@ type Bundle struct {
 // come first, and the key, which readKey returns, last. Its error has one of the Reasons.
 func TakeBundle(c *config.Config, text []byte, inForce *Bundle,
 	readKey func() (*age.HybridIdentity, error)) (*Bundle, error) {
-	office := fleet.Office{Fleet: c.Fleet.ID}
-	var err error
-	if office.Key, err = fleet.ParseOfficeKey(c.Fleet.Office); err != nil {
-		return nil, err
-	}
-	parsed, err := fleet.Parse(text)
+	parsed, err := verified(c, text)
 	if err != nil {
-		return nil, err
-	}
-	switch err := office.Verify(parsed, c.FleetName()); {
-	case errors.Is(err, fleet.ErrRecipient):
-		return nil, fmt.Errorf("%w: for %s, and this one is %s", err, parsed.Gateway, c.FleetName())
-	case errors.Is(err, fleet.ErrFleet):
-		return nil, fmt.Errorf("%w: %s", err, parsed.Fleet)
-	case err != nil:
 		return nil, err
 	}
 	b := &Bundle{Head: parsed.Head, Text: text, Whole: sha256.Sum256(text)}
@@ -96,10 +83,33 @@ func TakeBundle(c *config.Config, text []byte, inForce *Bundle,
 	return b, nil
 }
 
+// verified returns the bundle that a file has, if this gateway's office has signed it.
+func verified(c *config.Config, text []byte) (*fleet.Bundle, error) {
+	office := fleet.Office{Fleet: c.Fleet.ID}
+	var err error
+	if office.Key, err = fleet.ParseOfficeKey(c.Fleet.Office); err != nil {
+		return nil, err
+	}
+	start, err := fleet.ParseStart(text)
+	if err != nil {
+		return nil, err
+	}
+	switch err := office.Verify(start, c.FleetName()); {
+	case errors.Is(err, fleet.ErrRecipient):
+		return nil, fmt.Errorf("%w: for %s, and this one is %s", err, start.Gateway, c.FleetName())
+	case errors.Is(err, fleet.ErrFleet):
+		return nil, fmt.Errorf("%w: %s", err, start.Fleet)
+	case err != nil:
+		return nil, err
+	}
+	return fleet.Parse(text)
+}
+
 // Bundles are what a gateway finds when it starts.
 type Bundles struct {
 	Key     error   // why no bundle can be opened
-	Kept    *Bundle // the last one that was in force, from the state directory; nil: none
+	Kept    *Bundle // the last one that was in force, from the state directory; nil: none, or it cannot be opened
+	Last    *Bundle // the last one that was in force, even if it cannot be opened: nothing older may follow it
 	Slot    int     // which of the two files has it
 	Offered *Bundle // nil: Refused
 	Refused error   // fs.ErrNotExist: none is offered
@@ -149,9 +159,12 @@ func loadBundles(c *config.Config, asServer func(read func() error) error) *Bund
 		}); err != nil {
 			continue // missing, or torn by a crash: then the other one is whole
 		}
-		if kept, err := TakeBundle(c, text, b.Kept, readKey); err == nil {
-			b.Kept, b.Slot = kept, slot
+		known, err := verified(c, text)
+		if err != nil || b.Last != nil && known.Serial < b.Last.Serial {
+			continue
 		}
+		b.Last, b.Slot = &Bundle{Head: known.Head, Whole: sha256.Sum256(text)}, slot
+		b.Kept, _ = TakeBundle(c, text, nil, readKey)
 	}
 	var text []byte
 	b.Refused = inFolder(filepath.Dir(c.Fleet.Bundle), func(d place.Folder) error {
@@ -160,7 +173,7 @@ func loadBundles(c *config.Config, asServer func(read func() error) error) *Bund
 	if b.Refused != nil {
 		return &b
 	}
-	b.Offered, b.Refused = TakeBundle(c, text, b.Kept, readKey)
+	b.Offered, b.Refused = TakeBundle(c, text, b.Last, readKey)
 	return &b
 }
 
