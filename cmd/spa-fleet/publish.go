@@ -72,7 +72,7 @@ func (a *app) publish(cmd *cobra.Command, o *office.Office, v *office.Vault, p p
 		return cli.JSON(cmd, report)
 	}
 	tellChanges(cmd, report.Changes)
-	if p.over && report.Serial > o.Published.Serial+1 {
+	if report.Over {
 		cli.Warn(cmd, "clients that others have revoked since serial %d may be back: check with spa-fleet client list",
 			o.Published.Serial)
 	}

@@ -255,6 +255,27 @@ func TestRollback(t *testing.T) {
 	}
 }
 
+// TestUnreadableKey: while the gateway's key cannot be read no client of the fleet knocks, and afterwards no bundle counts
+// that is older than the last one.
+func TestUnreadableKey(t *testing.T) {
+	p := newFleetSite(t, "")
+	ann, bob := fleetClient("ann"), fleetClient("bob")
+	last, older := p.bundle(5, ann), p.bundle(4, bob)
+	p.offer(last)
+	p.take(t)
+	key := filepath.Join(p.s.dir, config.FleetKeyFile)
+	away := key + ".away"
+	lab.Must(t, os.Rename(key, away))
+	p.offer(older)
+	p.restart()
+	p.wantInForce("without a key", 0, nil, []*keys.Client{ann, bob})
+	lab.Must(t, os.Rename(away, key))
+	p.s.takeBundle(t.Context(), true)
+	p.wantInForce("an older bundle", 0, nil, []*keys.Client{ann, bob})
+	p.restart()
+	p.wantInForce("restarted", 5, []*keys.Client{ann}, []*keys.Client{bob})
+}
+
 // TestLeavesTheFleet: a client that is not in the next bundle, or may do less there, loses its grants, and a packet that
 // was made before opens nothing, even if a later bundle has the client again.
 func TestLeavesTheFleet(t *testing.T) {

@@ -55,8 +55,8 @@ func (a *Agent) note(err error) {
 	}
 }
 
-// take puts a bundle into its place, if it says that it is one of this gateway. Its serial means nothing yet: a forged
-// one must not keep out those that follow.
+// take puts a bundle into its place, if it says that it is for this gateway. It does not compare serials, because it
+// cannot verify them: a forged one would keep all later bundles away. The gateway does, and reports an older one.
 func (a *Agent) take(text []byte) error {
 	b, err := fleet.Parse(text)
 	if err != nil {

@@ -141,9 +141,10 @@ type Report struct {
 	Bytes    int64    `json:"bytes"`
 	Changes  []string `json:"changes"`
 	Earlier  []string `json:"earlier"` // clients whose key a removed administrator could open
+	Over     bool     `json:"-"`       // it went over a publish that this office does not know
 }
 
-// ErrNewer means that the destination has a bundle of a later publish than this office knows.
+// ErrNewer means that the destination has a bundle of a publish that this office does not know.
 var ErrNewer = errors.New("another administrator has published since")
 
 // A Destination holds the bundles that were published.
@@ -174,7 +175,7 @@ func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string
 		return nil, err
 	}
 	defer unlock()
-	found, err := o.found(ctx, d)
+	found, err := o.found(ctx, d, v.replaced)
 	if err != nil {
 		return nil, err
 	}
@@ -186,14 +187,22 @@ func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string
 	if err != nil {
 		return nil, err
 	}
-	report.Changes = o.Changes()
+	report.Changes, report.Over = o.Changes(), over && len(o.unknown(found)) > 0
 	next := Published{Serial: last + 1, Time: second(now), By: v.me, To: to}
 	next.Gateways, next.Clients = o.state()
 	// The serial first: killed after that, the next publish has a higher one than any bundle.
 	if err := write(o.path(publishedFile), next.text(), place.EitherWay); err != nil {
 		return nil, err
 	}
-	if err := d.Put(ctx, bundles, last); err != nil {
+	known := last
+	if over {
+		known = math.MaxInt64
+	}
+	err = d.Put(ctx, bundles, known)
+	if errors.Is(err, ErrNewer) { // nothing was put
+		err = errors.Join(err, o.writePublished())
+	}
+	if err != nil {
 		return nil, err
 	}
 	for _, g := range o.Gateways {
@@ -216,20 +225,49 @@ func (o *Office) Signs(v *Vault) error {
 	return nil
 }
 
-// last returns the highest serial in the destination or in the office. If the former is higher, that is the error,
-// unless over is set.
+// writePublished writes published.toml as it was read.
+func (o *Office) writePublished() error {
+	if o.Published.Serial == 0 {
+		return remove(o.path(publishedFile))
+	}
+	return write(o.path(publishedFile), o.Published.text(), place.EitherWay)
+}
+
+// knows reports whether a bundle is of the last publish of this office, or of an earlier one. Of two publishes at once,
+// both have the same serial.
+func (o *Office) knows(h *fleet.Head) bool {
+	p := o.Published
+	return h.Serial < p.Serial || h.Serial == p.Serial && h.Issued.Equal(p.Time)
+}
+
+// unknown returns the gateways with bundles that this office does not know, sorted.
+func (o *Office) unknown(found map[string]Found) []string {
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		if b := found[name]; b.Head != nil && !o.knows(b.Head) {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
+// last returns the highest serial in the destination or in the office. If the destination has a bundle that the office
+// does not know, that is the error, unless over is set. No gateway compares the serial of a bundle with that of one
+// whose key was replaced: an administrator who has left could set it to the highest.
 func (o *Office) last(d Destination, found map[string]Found, over bool) (int64, error) {
 	last := o.Published.Serial
-	for _, name := range slices.Sorted(maps.Keys(found)) {
+	for _, name := range o.unknown(found) {
 		b := found[name]
-		if b.Head == nil || b.Head.Serial <= o.Published.Serial {
-			continue
-		}
-		if !over {
+		switch {
+		case !over && b.Head.Serial == last:
+			return 0, fmt.Errorf("%s has serial %d, and is not of the publish of this office with that serial: %w",
+				d.Where(name), b.Head.Serial, ErrNewer)
+		case !over:
 			return 0, fmt.Errorf("%s has serial %d, and the last publish of this office was %d: %w", d.Where(name),
 				b.Head.Serial, o.Published.Serial, ErrNewer)
+		case !b.Replaced:
+			last = max(last, b.Head.Serial)
 		}
-		last = max(last, b.Head.Serial)
 	}
 	if last >= math.MaxInt64-1 {
 		return 0, problem(o.path(publishedFile), "there is no higher serial")
@@ -305,12 +343,13 @@ var ErrSameID = errors.New("two clients have the same id")
 
 // A Found is a bundle in a destination.
 type Found struct {
-	Head    *fleet.Head // nil: it is damaged, or not of this office
-	Problem string      // why; or empty
+	Head     *fleet.Head // nil: it is damaged, or not of this office
+	Replaced bool        // it is signed with a key that was replaced
+	Problem  string      // why; or empty
 }
 
-// found says what is in a destination.
-func (o *Office) found(ctx context.Context, d Destination) (map[string]Found, error) {
+// found says what is in a destination. Earlier are public keys of this office that were replaced.
+func (o *Office) found(ctx context.Context, d Destination, earlier []string) (map[string]Found, error) {
 	there, err := d.Found(ctx)
 	if err != nil {
 		return nil, err
@@ -318,7 +357,7 @@ func (o *Office) found(ctx context.Context, d Destination) (map[string]Found, er
 	found := make(map[string]Found, len(there))
 	for name, text := range there {
 		if service.ValidName(name) != nil {
-			continue // not one of ours, and not to be printed
+			continue // it may be made for the terminal that shows it
 		}
 		b, err := fleet.ParseReadable(text)
 		if err != nil {
@@ -331,12 +370,22 @@ func (o *Office) found(ctx context.Context, d Destination) (map[string]Found, er
 		if b.Fleet != o.Fleet {
 			return nil, problem(d.Where(name), "a bundle of another fleet: publish into a directory of its own")
 		}
-		if err := (fleet.Office{Fleet: o.Fleet, Key: o.Key}).Verify(b, name); err != nil {
-			// Also one that a replaced key signed, which a removed administrator may have: its serial means nothing.
+		replaced := false
+		for i, key := range append([]string{base64Key(o.Key)}, earlier...) {
+			replaced = i > 0
+			public, keyErr := fleet.ParseOfficeKey(key)
+			if err = keyErr; err == nil {
+				err = (fleet.Office{Fleet: o.Fleet, Key: public}).Verify(b, name)
+			}
+			if err == nil {
+				break
+			}
+		}
+		if err != nil {
 			found[name] = Found{Problem: err.Error()}
 			continue
 		}
-		found[name] = Found{Head: &b.Head}
+		found[name] = Found{Head: &b.Head, Replaced: replaced}
 	}
 	return found, nil
 }

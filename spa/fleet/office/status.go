@@ -30,7 +30,7 @@ type State struct {
 
 // States returns the state of each gateway's bundle in a destination, and of bundles of other gateways there.
 func (o *Office) States(ctx context.Context, d Destination, now time.Time, maxAge time.Duration) ([]State, error) {
-	found, err := o.found(ctx, d)
+	found, err := o.found(ctx, d, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +51,7 @@ func (o *Office) States(ctx context.Context, d Destination, now time.Time, maxAg
 			s.State = Damaged
 		case s.Serial < o.Published.Serial:
 			s.State = Behind
-		case s.Serial > o.Published.Serial:
+		case !o.knows(f.Head):
 			s.State = Ahead
 		case now.Sub(*s.Issued) > maxAge:
 			s.State = Stale

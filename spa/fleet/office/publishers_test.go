@@ -1,0 +1,184 @@
+package office_test
+
+import (
+	"context"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"sallyport/keys"
+	"sallyport/spa/fleet"
+	"sallyport/spa/fleet/office"
+	"sallyport/spa/lab"
+)
+
+// several is an office, and copies of it, for several administrators with one identity.
+type several struct {
+	me, gateway *age.HybridIdentity
+	dir         string
+	now         time.Time
+}
+
+// newSeveral makes an office with the client bob and the gateway web.
+func newSeveral(t *testing.T) *several {
+	s := &several{lab.Value(age.GenerateHybridIdentity())(t), lab.Value(age.GenerateHybridIdentity())(t), t.TempDir(),
+		time.Date(2026, 11, 30, 9, 0, 0, 0, time.UTC)}
+	lab.Value(office.Create(s.dir, office.Settings{Name: "prod", Domain: "example.net", KnockPorts: []uint16{62201},
+		Services: map[string][]string{"ssh": {"tcp/22"}}}, "anna", s.me.Recipient()))(t)
+	s.change(t, s.dir, func(o *office.Office, v *office.Vault) error {
+		_, err := o.AddGateway(fleet.Request{Name: "web", Address: "192.0.2.1", KnockPorts: []uint16{62201},
+			Recipient: s.gateway.Recipient()}, false)
+		return errors.Join(err, o.NewClient(v, &keys.Terms{Client: keys.Client{Name: "bob", Allow: []string{"ssh"}}},
+			func(*keys.Profile) error { return nil }))
+	})
+	return s
+}
+
+func (s *several) change(t *testing.T, dir string, change func(*office.Office, *office.Vault) error) {
+	t.Helper()
+	lab.Must(t, office.Change(dir, func(o *office.Office) error { return change(o, lab.Value(o.Unlock(s.me))(t)) }))
+}
+
+// publish publishes from an office, each time an hour later.
+func (s *several) publish(t *testing.T, dir string, d office.Destination, over bool) (r *office.Report, err error) {
+	t.Helper()
+	s.now = s.now.Add(time.Hour)
+	s.change(t, dir, func(o *office.Office, v *office.Vault) error {
+		r, err = o.Publish(context.Background(), v, d, "bundles", over, s.now)
+		return nil
+	})
+	return r, err
+}
+
+// clients returns the clients in the gateway's bundle that are not revoked.
+func (s *several) clients(t *testing.T, d office.Directory) (names []string) {
+	t.Helper()
+	b := lab.Value(fleet.Parse(lab.Value(os.ReadFile(d.Where("web")))(t)))(t)
+	for _, c := range lab.Value(fleet.Open(b, s.gateway))(t).Clients {
+		if c.Revoked.IsZero() {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+// copied returns a copy of a directory.
+func copied(t *testing.T, dir string) string {
+	t.Helper()
+	other := filepath.Join(t.TempDir(), "copy")
+	lab.Must(t, os.CopyFS(other, os.DirFS(dir)))
+	return other
+}
+
+// TestTwoPublishers: an administrator whose publish was refused or killed, while another one published with the same
+// serial, does not undo what that one changed.
+func TestTwoPublishers(t *testing.T) {
+	s := newSeveral(t)
+	store := office.Directory(t.TempDir())
+	lab.Value(s.publish(t, s.dir, store, false))(t)
+	carol := copied(t, s.dir)
+	lab.Value(s.publish(t, carol, office.Directory(copied(t, string(store))), false))(t) // nothing of it came to the store
+	s.change(t, s.dir, func(o *office.Office, _ *office.Vault) error { return o.RevokeClient("bob", s.now) })
+	lab.Value(s.publish(t, s.dir, store, false))(t)
+
+	if _, err := s.publish(t, carol, store, false); !errors.Is(err, office.ErrNewer) {
+		t.Errorf("without the other's change: %v", err)
+	}
+	if names := s.clients(t, store); len(names) > 0 {
+		t.Errorf("revoked, and back: %s", names)
+	}
+	o := lab.Value(office.Load(carol))(t)
+	states := lab.Value(o.States(context.Background(), store, s.now, 24*time.Hour))(t)
+	if states[0].State != office.Ahead {
+		t.Errorf("state: %+v", states[0])
+	}
+	r, err := s.publish(t, carol, store, true)
+	if err != nil || r.Serial != 3 || !r.Over {
+		t.Errorf("over it: %+v, %v", r, err)
+	}
+}
+
+// TestRevokedStays: a bundle has a revoked client, revoked, so that no file of that name counts again.
+func TestRevokedStays(t *testing.T) {
+	s := newSeveral(t)
+	store := office.Directory(t.TempDir())
+	s.change(t, s.dir, func(o *office.Office, _ *office.Vault) error { return o.RevokeClient("bob", s.now) })
+	lab.Value(s.publish(t, s.dir, store, false))(t)
+	b := lab.Value(fleet.Parse(lab.Value(os.ReadFile(store.Where("web")))(t)))(t)
+	clients := lab.Value(fleet.Open(b, s.gateway))(t).Clients
+	if len(clients) != 1 || clients[0].Name != "bob" || clients[0].Revoked.IsZero() {
+		t.Errorf("clients: %v", clients)
+	}
+}
+
+// TestSerialOfReplacedKey: the serial of a bundle that is signed with a replaced key raises no later one.
+func TestSerialOfReplacedKey(t *testing.T) {
+	s := newSeveral(t)
+	store := office.Directory(t.TempDir())
+	lab.Value(s.publish(t, s.dir, store, false))(t)
+	left := copied(t, s.dir)
+	s.change(t, s.dir, func(o *office.Office, v *office.Vault) error { return o.RotateKey(v) })
+
+	path := filepath.Join(left, "published.toml")
+	text := lab.Value(os.ReadFile(path))(t)
+	text = regexp.MustCompile(`(?m)^serial = \d+$`).ReplaceAll(text, []byte("serial = "+strconv.Itoa(math.MaxInt64-5)))
+	lab.Must(t, os.WriteFile(path, text, 0o600))
+	lab.Value(s.publish(t, left, store, false))(t)
+
+	if _, err := s.publish(t, s.dir, store, false); !errors.Is(err, office.ErrNewer) {
+		t.Errorf("over a bundle with a replaced key: %v", err)
+	}
+	if r, err := s.publish(t, s.dir, store, true); err != nil || r.Serial != 2 {
+		t.Errorf("with --over: %+v, %v", r, err)
+	}
+}
+
+// open is a store in which anyone can write, and which refuses what etcd refuses.
+type open struct {
+	office.Directory
+	serial int64
+}
+
+func (o open) Found(ctx context.Context) (map[string][]byte, error) {
+	found, err := o.Directory.Found(ctx)
+	found["\x1b]0;web\a"] = []byte("a title")
+	return found, err
+}
+
+func (o open) Put(ctx context.Context, bundles []*fleet.Bundle, known int64) error {
+	if o.serial > known {
+		return office.ErrNewer
+	}
+	return o.Directory.Put(ctx, bundles, known)
+}
+
+// TestOpenStore: whatever a store says is its serial, --over publishes; and the terminal is shown no name from it that
+// is none.
+func TestOpenStore(t *testing.T) {
+	s := newSeveral(t)
+	store := open{office.Directory(t.TempDir()), math.MaxInt64}
+	if _, err := s.publish(t, s.dir, store, false); !errors.Is(err, office.ErrNewer) {
+		t.Errorf("a higher serial: %v", err)
+	}
+	if o := lab.Value(office.Load(s.dir))(t); o.Published.Serial != 0 {
+		t.Errorf("nothing was published, and the office has serial %d", o.Published.Serial)
+	}
+	r := lab.Value(s.publish(t, s.dir, store, true))(t)
+	if names := s.clients(t, store.Directory); r.Serial != 1 || !slices.Equal(names, []string{"bob"}) {
+		t.Errorf("with --over: serial %d, clients %s", r.Serial, names)
+	}
+	o := lab.Value(office.Load(s.dir))(t)
+	for _, state := range lab.Value(o.States(context.Background(), store, s.now, time.Hour))(t) {
+		if state.Gateway != "web" {
+			t.Errorf("state: %+v", state)
+		}
+	}
+}
