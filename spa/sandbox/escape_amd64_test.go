@@ -3,9 +3,17 @@
 package sandbox
 
 import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
 )
 
 // otherInterfaces are ways into the kernel with other call numbers than this architecture's: those of x32 and 386. They
@@ -20,6 +28,30 @@ func otherInterfaces() map[string]func() error {
 	compat := *(*func())(unsafe.Pointer(&function))
 	return map[string]func() error{
 		"call of x32": func() error { return raw(unix.SYS_GETPID | x32) },
-		"call of 386": func() error { compat(); return nil },
+		call386:       func() error { compat(); return nil },
 	}
+}
+
+// takes386 reports whether the kernel takes calls of 386: without, they are a fault. It runs the smallest 386 program.
+func takes386(t *testing.T) bool {
+	t.Helper()
+	const base, head = 0x10000, 52 + 32
+	code := []byte{0xb8, 1, 0, 0, 0, 0x31, 0xdb, 0xcd, 0x80} // mov eax, 1 (exit); xor ebx, ebx; int 0x80
+	elf := append([]byte("\x7fELF\x01\x01\x01"), make([]byte, 9)...)
+	put := func(size int, values ...uint32) {
+		for _, v := range values {
+			elf = append(elf, binary.LittleEndian.AppendUint32(nil, v)[:size]...)
+		}
+	}
+	put(2, 2, 3)                                                                        // an executable, of 386
+	put(4, 1, base+head, 52, 0, 0)                                                      // version, entry, program headers
+	put(2, 52, 32, 1, 0, 0, 0)                                                          // sizes and counts
+	put(4, 1, 0, base, base, uint32(head+len(code)), uint32(head+len(code)), 5, 0x1000) // loaded, to read and execute
+	path := filepath.Join(t.TempDir(), "program")
+	lab.Must(t, os.WriteFile(path, append(elf, code...), 0o755))
+	err := exec.Command(path).Run()
+	if err != nil && !errors.Is(err, unix.ENOEXEC) {
+		t.Fatal(err)
+	}
+	return err == nil
 }

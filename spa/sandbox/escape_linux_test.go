@@ -17,6 +17,8 @@ import (
 	"sallyport/spa/lab"
 )
 
+const call386 = "call of 386"
+
 // TestDropEndsAttackers: calls that only an attacker makes kill the process, on every thread.
 func TestDropEndsAttackers(t *testing.T) {
 	lab.NeedRoot(t)
@@ -28,6 +30,9 @@ func TestDropEndsAttackers(t *testing.T) {
 		for _, when := range []string{"", " later"} {
 			t.Run(name+when, func(t *testing.T) {
 				t.Parallel()
+				if name == call386 && !takes386(t) {
+					lab.KernelLacks(t, "programs of 32 bits (IA32_EMULATION)")
+				}
 				cmd := helper(t, "fatal", "nobody")
 				cmd.Env = append(cmd.Env, "SANDBOX_FATAL="+name+when)
 				err := cmd.Run()

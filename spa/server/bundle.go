@@ -308,7 +308,7 @@ func (s *Server) refuseBundle(r refused) {
 	m := s.fleet
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.last.err != nil && m.last.what == r.what {
+	if m.last.err != nil && m.last.what == r.what && m.last.at.After(m.since) {
 		return
 	}
 	m.last = r

@@ -52,7 +52,8 @@ func newSite(t testing.TB, see func(line string)) *bench {
 	var err error
 	b.s.config = lab.Value(config.Load(c.Dir))(t)
 	gates := lab.Value(keys.ReadGate(filepath.Join(c.Dir, config.GateFile)))(t)
-	b.s.identity.Gates, b.sender.Gate = spa.GatesOf(gates), gates.Current
+	b.s.ownGates, b.sender.Gate = spa.GatesOf(gates), gates.Current
+	b.s.identity.Gates = b.s.ownGates
 	b.s.dir = c.Dir
 	b.s.root = lab.Value(os.OpenRoot(c.Dir))(t)
 	t.Cleanup(func() { b.s.root.Close() })
