@@ -189,23 +189,7 @@ func (l *lines) addFleet(p *keys.Profile) {
 
 // TestFleetVectorsAreGenerated: the files are those that this version makes.
 func TestFleetVectorsAreGenerated(t *testing.T) {
-	made := fleetVectors()
-	if os.Getenv("SPA_WRITE_VECTORS") != "" {
-		lab.Must(t, os.RemoveAll(fleetDir))
-		lab.Must(t, os.MkdirAll(fleetDir, 0o755))
-		for name, text := range made {
-			lab.Must(t, os.WriteFile(filepath.Join(fleetDir, name+".txt"), []byte(text), 0o644))
-		}
-	}
-	files := lab.Value(filepath.Glob(filepath.Join(fleetDir, "*.txt")))(t)
-	if len(files) != len(made) {
-		t.Errorf("%d files, want %d: run `go generate`", len(files), len(made))
-	}
-	for name, text := range made {
-		if now, err := os.ReadFile(filepath.Join(fleetDir, name+".txt")); err != nil || string(now) != text {
-			t.Errorf("%s is not what `go generate` makes: %v", name, err)
-		}
-	}
+	lab.Vectors(t, fleetDir, fleetVectors())
 }
 
 // TestFleetVectors checks tokens with the parser, and derivations by section 13 of PROTOCOL.md.

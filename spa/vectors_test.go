@@ -2,7 +2,6 @@ package spa
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -312,37 +311,10 @@ func parseGrantingText(t testing.TB, text string) Granting {
 	return g
 }
 
-// TestVectorsAreGenerated: making the vectors again gives exactly the bytes of the files. With SPA_WRITE_VECTORS set,
-// as `go generate` sets it, it writes them.
-func TestVectorsAreGenerated(t *testing.T) {
-	made := makeVectors(t)
-	if os.Getenv("SPA_WRITE_VECTORS") != "" {
-		writeVectors(t, made)
-	}
-	have := map[string]bool{}
-	for name := range readVectors(t) {
-		have[name] = true
-		text, err := os.ReadFile(vectorFile(name))
-		if err != nil || string(text) != made[name] {
-			t.Errorf("%s is not what `go generate` makes: %v", vectorFile(name), err)
-		}
-	}
-	for name := range made {
-		if !have[name] {
-			t.Errorf("%s is missing: run `go generate`", vectorFile(name))
-		}
-	}
-}
+// TestVectorsAreGenerated: making the vectors again gives exactly the bytes of the files.
+func TestVectorsAreGenerated(t *testing.T) { lab.Vectors(t, vectorDir, makeVectors(t)) }
 
 func vectorFile(name string) string { return filepath.Join(vectorDir, name+".txt") }
-
-func writeVectors(t *testing.T, made map[string]string) {
-	err := errors.Join(os.RemoveAll(vectorDir), os.MkdirAll(vectorDir, 0o755))
-	for name, text := range made {
-		err = errors.Join(err, os.WriteFile(vectorFile(name), []byte(text), 0o644))
-	}
-	lab.Must(t, err)
-}
 
 // lines writes a vector.
 type lines struct{ strings.Builder }

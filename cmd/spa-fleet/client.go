@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
-	"sallyport/keys"
+	"sallyport/cmd/internal/enrol"
 	"sallyport/keys/service"
 	"sallyport/spa/fleet/office"
 )
@@ -47,52 +47,9 @@ func (a *app) clientList() *cobra.Command {
 
 // description is a client as JSON has it.
 type description struct {
-	Name          string     `json:"name"`
-	State         string     `json:"state"`
-	Allow         []string   `json:"allow"`
-	Gateways      []string   `json:"gateways,omitempty"` // none: all
-	From          []string   `json:"from,omitempty"`
-	Deny          []string   `json:"deny,omitempty"`
-	Widest4       int        `json:"widest4,omitempty"`
-	Widest6       int        `json:"widest6,omitempty"`
-	Delegate      []string   `json:"delegate,omitempty"`
-	When          []string   `json:"when,omitempty"`
-	MaxFor        string     `json:"max_for,omitempty"`
-	RequireSource bool       `json:"require_source"`
-	Expires       *time.Time `json:"expires,omitempty"`
-	Revoked       *time.Time `json:"revoked,omitempty"`
-}
-
-func describe(c *keys.Terms, now time.Time) description {
-	d := description{Name: c.Name, State: state(c, now), Allow: c.Allow, Gateways: c.Gateways, Widest4: c.Widest4,
-		Widest6: c.Widest6, RequireSource: c.RequireSource, Expires: known(c.Expires), Revoked: known(c.Revoked)}
-	for _, prefix := range c.From {
-		d.From = append(d.From, prefix.String())
-	}
-	for _, prefix := range c.Deny {
-		d.Deny = append(d.Deny, prefix.String())
-	}
-	for _, network := range c.Delegate {
-		d.Delegate = append(d.Delegate, service.NetworkText(network))
-	}
-	if c.MaxFor > 0 {
-		d.MaxFor = service.FormatDuration(c.MaxFor)
-	}
-	if len(c.When) > 0 {
-		d.When = service.SpanTexts(c.When)
-	}
-	return d
-}
-
-// state returns in a word whether the client can knock.
-func state(c *keys.Terms, now time.Time) string {
-	switch {
-	case !c.Revoked.IsZero():
-		return "revoked"
-	case !c.Expires.IsZero() && !now.Before(c.Expires):
-		return "expired"
-	}
-	return "active"
+	Name string `json:"name"`
+	enrol.Shown
+	Gateways []string `json:"gateways,omitempty"` // none: all
 }
 
 func printClients(cmd *cobra.Command, o *office.Office, asJSON bool) error {
@@ -101,12 +58,12 @@ func printClients(cmd *cobra.Command, o *office.Office, asJSON bool) error {
 	fmt.Fprintln(w, "NAME\tALLOW\tON\tSTATE")
 	for _, c := range o.Clients {
 		if asJSON {
-			if err := cli.JSON(cmd, describe(c.Terms, now)); err != nil {
+			if err := cli.JSON(cmd, description{c.Name, enrol.Show(&c.Terms.Client, now), c.Gateways}); err != nil {
 				return err
 			}
 			continue
 		}
-		on, text := "all", state(c.Terms, now)
+		on, text := "all", enrol.State(&c.Terms.Client, now)
 		if len(c.Gateways) > 0 {
 			on = strings.Join(c.Gateways, ",")
 		}

@@ -74,7 +74,7 @@ func (a *app) setClient(cmd *cobra.Command, s setting, name string, args []strin
 			text = "changed: " + strings.Join(changed, ", ")
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", name, text)
-		if state := state(t, time.Now()); state != "active" {
+		if state := enrol.State(&t.Client, time.Now()); state != "active" {
 			cli.Warn(cmd, "%s cannot knock: %s", name, state)
 		}
 		if len(changed) > 0 && !s.dry {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/enrol"
 	"sallyport/keys/place"
 	"sallyport/spa/fleet"
 	"sallyport/spa/fleet/office"
@@ -145,7 +146,7 @@ func printGateways(cmd *cobra.Command, o *office.Office, asJSON bool) error {
 			state = "retired since " + moment(g.Retired)
 		}
 		if asJSON {
-			d := gateway{g.Name, g.Address, o.Fleet.Server(g.Name).String(), known(g.Retired)}
+			d := gateway{g.Name, g.Address, o.Fleet.Server(g.Name).String(), enrol.Known(g.Retired)}
 			if err := cli.JSON(cmd, d); err != nil {
 				return err
 			}
@@ -160,13 +161,6 @@ func printGateways(cmd *cobra.Command, o *office.Office, asJSON bool) error {
 }
 
 func moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
-
-func known(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
-}
 
 func (a *app) gatewayRetire() *cobra.Command {
 	var yes bool

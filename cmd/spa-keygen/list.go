@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/enrol"
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa/config"
@@ -61,20 +62,9 @@ func printList(cmd *cobra.Command, clients []*keys.Client, uses usesOf, asJSON b
 
 // description is what may be shown about a client: everything but its key.
 type description struct {
-	Name          string     `json:"name"`
-	ID            string     `json:"id"`
-	State         string     `json:"state"`
-	Allow         []string   `json:"allow"`
-	From          []string   `json:"from,omitempty"`
-	Deny          []string   `json:"deny,omitempty"`
-	Widest4       int        `json:"widest4,omitempty"`
-	Widest6       int        `json:"widest6,omitempty"`
-	Delegate      []string   `json:"delegate,omitempty"`
-	When          []string   `json:"when,omitempty"`
-	MaxFor        string     `json:"max_for,omitempty"`
-	RequireSource bool       `json:"require_source"`
-	Expires       *time.Time `json:"expires,omitempty"`
-	Revoked       *time.Time `json:"revoked,omitempty"`
+	Name string `json:"name"`
+	ID   string `json:"id"`
+	enrol.Shown
 	PreviousID    string     `json:"previous_id,omitempty"`
 	PreviousUntil *time.Time `json:"previous_until,omitempty"`
 	Recovery      *uses      `json:"recovery,omitempty"`
@@ -83,43 +73,17 @@ type description struct {
 }
 
 func describe(c *keys.Client, uses usesOf, now time.Time) description {
-	d := description{
-		Name: c.Name, ID: c.ID.String(), State: state(c, now), Allow: c.Allow,
-		RequireSource: c.RequireSource, Expires: known(c.Expires), Revoked: known(c.Revoked),
-	}
-	for _, prefix := range c.From {
-		d.From = append(d.From, prefix.String())
-	}
-	for _, prefix := range c.Deny {
-		d.Deny = append(d.Deny, prefix.String())
-	}
-	d.Widest4, d.Widest6 = c.Widest4, c.Widest6
-	for _, network := range c.Delegate {
-		d.Delegate = append(d.Delegate, service.NetworkText(network))
-	}
-	if c.MaxFor > 0 {
-		d.MaxFor = service.FormatDuration(c.MaxFor)
-	}
-	if len(c.When) > 0 {
-		d.When = service.SpanTexts(c.When)
-	}
+	d := description{Name: c.Name, ID: c.ID.String(), Shown: enrol.Show(c, now)}
 	if c.Previous != nil {
-		d.PreviousID, d.PreviousUntil = c.Previous.ID.String(), known(c.Previous.Until)
+		d.PreviousID, d.PreviousUntil = c.Previous.ID.String(), enrol.Known(c.Previous.Until)
 	}
 	d.Recovery = uses.of(c)
 	return d
 }
 
-func known(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
-}
-
 // condition returns the client's state, and until when or at which hours it is active.
 func condition(c *keys.Client, uses usesOf, now time.Time) string {
-	text := state(c, now)
+	text := enrol.State(c, now)
 	if text != "active" {
 		return text
 	}
@@ -133,15 +97,4 @@ func condition(c *keys.Client, uses usesOf, now time.Time) string {
 		text += ", recovery: " + left.String()
 	}
 	return text
-}
-
-// state returns in a word whether the client can knock.
-func state(c *keys.Client, now time.Time) string {
-	switch {
-	case !c.Revoked.IsZero():
-		return "revoked"
-	case !c.Expires.IsZero() && !now.Before(c.Expires):
-		return "expired"
-	}
-	return "active"
 }

@@ -137,7 +137,7 @@ func (u usesOf) of(c *keys.Client) *uses {
 		return &uses{Uses: c.Recovery}
 	}
 	left := count.Left(c.Recovery)
-	return &uses{Uses: count.Uses, Left: &left, Last: known(count.Last)}
+	return &uses{Uses: count.Uses, Left: &left, Last: enrol.Known(count.Last)}
 }
 
 // warnUses warns if a client's file says something else of its uses than holds.

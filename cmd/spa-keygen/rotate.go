@@ -166,7 +166,7 @@ func (r *rotation) tell(cmd *cobra.Command, c *keys.Client, now time.Time) {
 		cli.Note(cmd, "the previous key (%s) is no longer valid, and the grants of %s end; to end sessions too: "+
 			"spa-server revoke %[2]s --cut", c.Previous.ID, c.Name)
 	}
-	if state(c, now) == "expired" {
+	if enrol.State(c, now) == "expired" {
 		cli.Warn(cmd, "%s expired on %s, and a new key does not change that: set expires in its file",
 			c.Name, moment(&c.Expires))
 	}

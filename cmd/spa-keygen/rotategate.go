@@ -78,7 +78,7 @@ func tellNext(cmd *cobra.Command, dir string, now time.Time) {
 	registry, _ := keys.LoadRegistry(filepath.Join(dir, config.ClientsDir))
 	var names []string
 	for _, c := range registry.Clients() {
-		if state(c, now) == "active" {
+		if enrol.State(c, now) == "active" {
 			names = append(names, c.Name)
 		}
 	}

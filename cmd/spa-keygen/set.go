@@ -137,7 +137,7 @@ func (s *setting) tell(cmd *cobra.Command, dir string, c *keys.Client, changed [
 
 // warnOf warns of settings that have no effect.
 func warnOf(cmd *cobra.Command, dir string, c *keys.Client) {
-	if state := state(c, time.Now()); state != "active" {
+	if state := enrol.State(c, time.Now()); state != "active" {
 		cli.Warn(cmd, "%s cannot knock: %s", c.Name, state)
 	}
 	warnUses(cmd, dir, c)

@@ -136,23 +136,7 @@ func (s scene) text(verdict, about string) string {
 
 // TestVectorsAreGenerated: the files are those that this version makes.
 func TestVectorsAreGenerated(t *testing.T) {
-	made := makeVectors(t)
-	if os.Getenv("SPA_WRITE_VECTORS") != "" {
-		lab.Must(t, os.RemoveAll(vectorDir))
-		lab.Must(t, os.MkdirAll(vectorDir, 0o755))
-		for name, text := range made {
-			lab.Must(t, os.WriteFile(filepath.Join(vectorDir, name+".txt"), []byte(text), 0o644))
-		}
-	}
-	files := lab.Value(filepath.Glob(filepath.Join(vectorDir, "*.txt")))(t)
-	if len(files) != len(made) {
-		t.Errorf("%d files, want %d: run `go generate`", len(files), len(made))
-	}
-	for name, text := range made {
-		if now, err := os.ReadFile(filepath.Join(vectorDir, name+".txt")); err != nil || string(now) != text {
-			t.Errorf("%s is not what `go generate` makes: %v", name, err)
-		}
-	}
+	lab.Vectors(t, vectorDir, makeVectors(t))
 }
 
 // TestVectors: a gateway takes over the bundle whose verdict is ok, and refuses the others for the named reason.

@@ -44,14 +44,9 @@ func readAdmin(path, name string) (*Admin, error) {
 	if err != nil {
 		return nil, err
 	}
-	var raw rawAdmin
-	doc, err := strict.Decode(path, text, &raw)
+	r, err := parseAdmin(path, text)
 	if err != nil {
 		return nil, err
-	}
-	r, err := fleet.ParseRecipient(raw.Recipient)
-	if err != nil {
-		return nil, doc.Problem("recipient", "%s", err)
 	}
 	return &Admin{name, r}, nil
 }
@@ -66,6 +61,10 @@ func ParseAdmin(path string, text []byte) (*age.HybridRecipient, error) {
 	if a, err := fleet.ParseRecipient(string(trimmed(text))); err == nil {
 		return a, nil
 	}
+	return parseAdmin(path, text)
+}
+
+func parseAdmin(path string, text []byte) (*age.HybridRecipient, error) {
 	var raw rawAdmin
 	doc, err := strict.Decode(path, text, &raw)
 	if err != nil {
@@ -131,8 +130,8 @@ func (o *Office) Mismatches(v *Vault) map[string]string {
 	return found
 }
 
-// AddAdmin seals the vault to one more administrator. One that has another recipient must be removed first: that makes a
-// new vault identity, which the old one cannot open.
+// AddAdmin seals the vault to one more administrator. One that has another recipient must be removed first: that makes
+// a new vault identity, which the old one cannot open.
 func (o *Office) AddAdmin(v *Vault, name string, recipient *age.HybridRecipient) error {
 	if have := v.admins[name]; have != "" && have != recipient.String() {
 		return fmt.Errorf("administrator %s has another recipient: remove that first, with spa-fleet admin remove", name)

@@ -119,6 +119,40 @@ func TestRevokedStays(t *testing.T) {
 	}
 }
 
+// TestReceipts: clients learn whether the gateways answer.
+func TestReceipts(t *testing.T) {
+	for _, receipts := range []bool{false, true} {
+		dir, me := t.TempDir(), lab.Value(age.GenerateHybridIdentity())(t)
+		lab.Value(office.Create(dir, office.Settings{Name: "prod", Domain: "example.net", KnockPorts: []uint16{62201},
+			Receipts: receipts, Services: map[string][]string{"ssh": {"tcp/22"}}}, "anna", me.Recipient()))(t)
+		lab.Must(t, office.Change(dir, func(o *office.Office) error {
+			bob := &keys.Terms{Client: keys.Client{Name: "bob", Allow: []string{"ssh"}}}
+			return o.NewClient(lab.Value(o.Unlock(me))(t), bob, func(p *keys.Profile) error {
+				if p.Receipts != receipts {
+					t.Errorf("receipts = %t, and the token has %t", receipts, p.Receipts)
+				}
+				return nil
+			})
+		}))
+	}
+}
+
+// TestVaultOfAnother: the vault of another office opens nothing here, even for an administrator of both.
+func TestVaultOfAnother(t *testing.T) {
+	s, other := newSeveral(t), newSeveral(t)
+	both := lab.Value(age.GenerateHybridIdentity())(t)
+	for _, house := range []*several{s, other} {
+		house.change(t, house.dir, func(o *office.Office, v *office.Vault) error {
+			return o.AddAdmin(v, "both", both.Recipient())
+		})
+	}
+	vault := lab.Value(os.ReadFile(filepath.Join(other.dir, "vault.age")))(t)
+	lab.Must(t, os.WriteFile(filepath.Join(s.dir, "vault.age"), vault, 0o600))
+	if _, err := lab.Value(office.Load(s.dir))(t).Unlock(both); err == nil {
+		t.Error("the vault of another office opens")
+	}
+}
+
 // TestSerialOfReplacedKey: the serial of a bundle that is signed with a replaced key raises no later one.
 func TestSerialOfReplacedKey(t *testing.T) {
 	s := newSeveral(t)

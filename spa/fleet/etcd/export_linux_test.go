@@ -1,0 +1,22 @@
+package etcd
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// Cluster is a cluster for tests of other packages with this one.
+type Cluster struct{ *cluster }
+
+// NewCluster starts an etcd with one member.
+func NewCluster(t testing.TB) Cluster { return Cluster{newCluster(t, 1)} }
+
+// Host returns its host and port.
+func (c Cluster) Host() string { return c.endpoints[0][len("https://"):] }
+
+// Files returns the paths of the authority's certificate, and of a user's certificate and key.
+func (c Cluster) Files(t testing.TB, user string) (ca, cert, key string) {
+	cert, key = c.issue(t, user, time.Now().Add(time.Hour))
+	return filepath.Join(c.dir, "ca.pem"), cert, key
+}
