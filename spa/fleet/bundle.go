@@ -145,7 +145,7 @@ func parseContents(text []byte) (*Contents, error) {
 		file, text := e.next()
 		name, ok := strings.CutPrefix(file, clientsDir)
 		name, ends := strings.CutSuffix(name, keys.Suffix)
-		if e.bad || !ok || !ends || name <= last {
+		if !ok || !ends || name <= last {
 			return nil, errors.New("an entry is cut off, out of order, or unknown to this version")
 		}
 		client, err := parse(name, text)

@@ -3,8 +3,10 @@ package fleet
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -139,9 +141,69 @@ func TestBundleContents(t *testing.T) {
 			t.Errorf("accepts contents %q", text)
 		}
 	}
-	whole := contents(1).text()
-	if _, err := parseContents(append(whole, "run 0\n"...)); err == nil {
-		t.Error("accepts an unknown entry")
+	whole := string(contents(2).text())
+	if _, err := parseContents([]byte(whole)); err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{"site 3\n": "sites 3\n", "site 3": "site 03", "gate.key ": "gate.kex ",
+		"clients/client-000000": "client-000000", "client-000001.toml": "client-000001",
+		"client-000000": "client-000002", "key": "run 0\nkey"} {
+		if _, err := parseContents([]byte(strings.Replace(whole, from, to, 1))); err == nil {
+			t.Errorf("accepts %q instead of %q", to, from)
+		}
+	}
+	for _, tail := range []string{"run 0\n", "clients/x.toml 9\nversion"} {
+		if _, err := parseContents([]byte(whole + tail)); err == nil {
+			t.Errorf("accepts %q at the end", tail)
+		}
+	}
+}
+
+// TestBundleParts: a size that is not that of the sealed part, and a signature of another length, are refused before anyone
+// verifies them.
+func TestBundleParts(t *testing.T) {
+	h := newHouse(t)
+	for name, change := range map[string]func(*Bundle){
+		"another size":      func(b *Bundle) { b.Size++ },
+		"a short signature": func(b *Bundle) { b.signature = b.signature[1:] },
+	} {
+		b := lab.Value(Parse(h.bundle(t, 7, contents(1))))(t)
+		change(b)
+		if _, err := Parse(b.Bytes()); !errors.Is(err, ErrFormat) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestSealRefuses: an office makes no bundle that no gateway could take.
+func TestSealRefuses(t *testing.T) {
+	h := newHouse(t)
+	large := contents(0)
+	large.Site = strings.Repeat("a", MaxBundle)
+	for name, seal := range map[string]func() (*Bundle, error){
+		"a bad name": func() (*Bundle, error) {
+			return h.seal.Seal("Web 7", h.web.Recipient(), 1, time.Now(), contents(0))
+		},
+		"serial 0": func() (*Bundle, error) { return h.seal.Seal("web7", h.web.Recipient(), 0, time.Now(), contents(0)) },
+		"too long": func() (*Bundle, error) { return h.seal.Seal("web7", h.web.Recipient(), 1, time.Now(), large) },
+	} {
+		if _, err := seal(); err == nil {
+			t.Errorf("%s: it is sealed", name)
+		}
+	}
+}
+
+// TestParseOfficeKey: an office's key has one form.
+func TestParseOfficeKey(t *testing.T) {
+	h := newHouse(t)
+	good := base64.StdEncoding.EncodeToString(h.office.Key)
+	if got, err := ParseOfficeKey(good); err != nil || !h.office.Key.Equal(got) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, text := range []string{"", good[1:], good + "\n", good[:10] + "\n" + good[10:], "AAAA" + good, good[:40]} {
+		if _, err := ParseOfficeKey(text); err == nil {
+			t.Errorf("accepts %q", text)
+		}
 	}
 }
 

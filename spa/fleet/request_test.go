@@ -3,6 +3,7 @@ package fleet
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -28,18 +29,31 @@ func TestRequest(t *testing.T) {
 		"empty":         "",
 		"another form":  strings.Replace(line, "spagw1", "spagw2", 1),
 		"no name":       strings.Replace(line, "web7", "Web 7", 1),
+		"a bad name":    strings.Replace(line, "web7", "Web7", 1),
 		"a bad address": strings.Replace(line, f[2], "a:b:c", 1),
 		"no port":       strings.Replace(line, f[3], ",", 1),
+		"port 65536":    strings.Replace(line, f[3], "65536", 1),
+		"33 ports":      strings.Replace(line, f[3], ports(33), 1),
 		"port 0":        strings.Replace(line, f[3], "0", 1),
 		"a port twice":  strings.Replace(line, f[3], "1,1", 1),
 		"cut off":       line[:len(line)-1],
 		"longer":        line + "q",
+		"in capitals":   strings.Replace(line, f[4], strings.ToUpper(f[4]), 1),
 		"an identity":   strings.Replace(line, f[4], id.String(), 1),
 	} {
 		if _, err := ParseRequest(text); !errors.Is(err, ErrRequest) || strings.Contains(err.Error(), "AGE-SECRET") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// ports returns n ports as a line has them.
+func ports(n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = strconv.Itoa(1000 + i)
+	}
+	return strings.Join(list, ",")
 }
 
 func FuzzParseRequest(f *testing.F) {
