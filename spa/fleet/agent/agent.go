@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"time"
 
 	"sallyport/keys/place"
 	"sallyport/spa/fleet"
@@ -31,8 +30,7 @@ type Agent struct {
 	To      string // the file
 	Log     *slog.Logger
 
-	troubled string    // the last trouble that was logged
-	since    time.Time // when it began
+	troubled string // the last trouble that was logged
 }
 
 // Run copies each new bundle until ctx ends.
@@ -44,13 +42,10 @@ func (a *Agent) Run(ctx context.Context) {
 func (a *Agent) note(err error) {
 	switch {
 	case err != nil && err.Error() != a.troubled:
-		if a.troubled == "" {
-			a.since = time.Now()
-		}
 		a.troubled = err.Error()
 		a.Log.Warn("no new bundle: the gateway keeps what it has", "error", err)
 	case err == nil && a.troubled != "":
-		a.Log.Info("bundles come again", "after", time.Since(a.since).Round(time.Second))
+		a.Log.Info("bundles come again")
 		a.troubled = ""
 	}
 }

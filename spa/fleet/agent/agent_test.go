@@ -75,7 +75,7 @@ func TestTakes(t *testing.T) {
 	}
 }
 
-// TestLogsOnce offers the same trouble a thousand times.
+// TestLogsOnce offers the same trouble a thousand times, and then the same bundle.
 func TestLogsOnce(t *testing.T) {
 	var log bytes.Buffer
 	make := bundles(t)
@@ -83,7 +83,8 @@ func TestLogsOnce(t *testing.T) {
 	for range 1000 {
 		o = append(o, []byte("noise"))
 	}
-	o = append(o, make("web", 1))
+	good := make("web", 1)
+	o = append(o, good, good)
 	to := filepath.Join(t.TempDir(), "bundle")
 	(&Agent{Source: o, Gateway: "web", To: to, Log: slog.New(slog.NewTextHandler(&log, nil))}).Run(t.Context())
 	if n := strings.Count(log.String(), "\n"); n != 3 {
@@ -199,23 +200,91 @@ func TestConfigRefused(t *testing.T) {
 		"from = \"http://example.net/web.bundle\"": "from", "from = \"web.bundle\"": "from", "from = \"https://\"": "from",
 		"from = \"https://user:secret@example.net/x\"": "from", "from = \"etcd://127.0.0.1:2379\"": "fleet",
 		"every = \"500ms\"": "every", "every = \"often\"": "every", "gateway = \"Web 7\"": "gateway", "cert = \"a\"": "cert",
-		"fleet = \"abc\"": "fleet", "colour = \"red\"": "colour",
+		"fleet = \"abc\"": "fleet", "colour = \"red\"": "colour", "to": "to: missing", "from": "from: missing",
+		"gateway": "gateway: missing", "from = \"https://[\"": "from", "key = \"a\"": "cert",
 	} {
-		key, _, _ := strings.Cut(change, " ")
+		key, value, _ := strings.Cut(change, " ")
 		var lines []string
 		for line := range strings.Lines(good) {
 			if !strings.HasPrefix(line, key+" ") {
 				lines = append(lines, line)
 			}
 		}
+		if value != "" {
+			lines = append(lines, change+"\n")
+		}
 		dir := t.TempDir()
-		lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte(strings.Join(lines, "")+change+"\n"), 0o644))
+		lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte(strings.Join(lines, "")), 0o644))
 		_, err := Load(dir)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", change, err)
 		}
 	}
 }
+
+// TestConfig: what agent.toml leaves out has a default, and paths are relative to its directory.
+func TestConfig(t *testing.T) {
+	dir := t.TempDir()
+	text := "version = 1\ngateway = \"web\"\nto = \"here\"\nfrom = \"etcd://a:2379,b:2379\"\nfleet = \"" +
+		keys.NewFleetID().String() + "\"\nca = \"/etc/ca.pem\"\n"
+	lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o644))
+	c := lab.Value(Load(dir))(t)
+	if c.Every != time.Minute || c.To != filepath.Join(dir, "here") || c.CA != "/etc/ca.pem" || c.Cert != "" {
+		t.Errorf("got %+v", c)
+	}
+}
+
+// TestRedirections: the agent follows redirections on the same server only, encrypted, and not for ever.
+func TestRedirections(t *testing.T) {
+	text := bundles(t)("web", 1)
+	count := 0
+	serve := func(rw http.ResponseWriter, r *http.Request) {
+		to := map[string]string{"/here": "/", "/plain": r.URL.Query().Get("to"), "/other": r.URL.Query().Get("to")}[r.URL.Path]
+		if r.URL.Path == "/round" && count < 100 {
+			count, to = count+1, "/round"
+		}
+		if to == "" {
+			rw.Write(text)
+			return
+		}
+		http.Redirect(rw, r, to, http.StatusFound)
+	}
+	plain := httptest.NewServer(http.HandlerFunc(serve))
+	defer plain.Close()
+	other := httptest.NewTLSServer(http.HandlerFunc(serve)) // with the same certificate
+	defer other.Close()
+	server := httptest.NewTLSServer(http.HandlerFunc(serve))
+	defer server.Close()
+	dir := t.TempDir()
+	lab.Must(t, os.WriteFile(filepath.Join(dir, "ca.pem"), pemOf(server), 0o644))
+	for path, want := range map[string]bool{"/": true, "/here": true, "/plain?to=" + plain.URL: false,
+		"/other?to=" + other.URL: false, "/round": false} {
+		c := &Config{From: server.URL + path, CA: filepath.Join(dir, "ca.pem"), Every: time.Hour}
+		source, closing, err := c.Open()
+		lab.Must(t, err)
+		got, _, err := source.(Web).get(t.Context(), "")
+		if (err == nil) != want || want && !bytes.Equal(got, text) || !want && !strings.Contains(err.Error(), "302") {
+			t.Errorf("%s: %d bytes, %v", path, len(got), err)
+		}
+		lab.Must(t, closing())
+	}
+}
+
+// TestCertificates: files that have no certificate, or not the key of it, are refused before the agent connects.
+func TestCertificates(t *testing.T) {
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	defer server.Close()
+	dir := t.TempDir()
+	cert, none := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "none.pem")
+	lab.Must(t, os.WriteFile(cert, pemOf(server), 0o644))
+	lab.Must(t, os.WriteFile(none, []byte("nothing"), 0o644))
+	for _, files := range [][3]string{{none, "", ""}, {dir + "/missing", "", ""}, {cert, cert, cert}, {"", none, none}} {
+		if _, err := TLS(files[0], files[1], files[2]); err == nil || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%q: %v", files, err)
+		}
+	}
+}
+
 func pemOf(s *httptest.Server) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
 }

@@ -25,7 +25,6 @@ const FileName = "agent.toml"
 const (
 	maxFile   = 64 << 10
 	stalls    = time.Minute // for one transfer
-	minEvery  = time.Second
 	normEvery = time.Minute
 )
 
@@ -82,9 +81,6 @@ func Load(dir string) (*Config, error) {
 	if raw.Every != "" {
 		c.Every, err = service.ParseDuration(raw.Every)
 		must("every", err)
-	}
-	if err == nil && c.Every < minEvery {
-		must("every", fmt.Errorf("must be at least %s", minEvery))
 	}
 	if strings.HasPrefix(raw.From, "etcd:") || raw.Fleet != "" {
 		c.Fleet, err = keys.ParseFleetID(raw.Fleet)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"sallyport/spa/lab"
 )
@@ -29,12 +30,13 @@ func TestConfined(t *testing.T) {
 	}
 	dir := lab.Value(os.MkdirTemp("", "agent"))(t)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	for _, sub := range []string{"", "config", "out", "from", "other"} {
+	for _, sub := range []string{"", "config", "out", "from", "other", "certs"} {
 		lab.Must(t, os.MkdirAll(filepath.Join(dir, sub), 0o755))
 		lab.Must(t, os.Chown(filepath.Join(dir, sub), 65534, 65534))
 	}
 	lab.Must(t, os.WriteFile(filepath.Join(dir, "from/web.bundle"), bundles(t)("web", 1), 0o644))
 	lab.Must(t, os.WriteFile(filepath.Join(dir, "other/secret"), []byte("x"), 0o644))
+	lab.Must(t, os.WriteFile(filepath.Join(dir, "certs/ca.pem"), []byte("x"), 0o644))
 	program := filepath.Join(dir, "test") // the build's own directory may be root's
 	lab.Must(t, os.WriteFile(program, lab.Value(os.ReadFile(lab.Value(os.Executable())(t)))(t), 0o755))
 	cmd := exec.Command(program, "-test.run=^TestConfined$", "-test.count=1")
@@ -48,13 +50,16 @@ func TestConfined(t *testing.T) {
 // inside is the confined process.
 func inside(t *testing.T, dir string) {
 	c := &Config{Gateway: "web", From: filepath.Join(dir, "from/web.bundle"), To: filepath.Join(dir, "out/web.bundle"),
-		Every: minEvery}
+		Every: time.Second, CA: filepath.Join(dir, "certs/ca.pem")}
 	lab.Must(t, Confine(c, filepath.Join(dir, "config")))
 	text := lab.Value(os.ReadFile(c.From))(t)
 	agent := &Agent{Gateway: "web", To: c.To}
 	agent.Log = discard()
 	for range 2 {
 		lab.Must(t, agent.take(text))
+	}
+	for _, file := range []string{c.CA, "/etc/hosts"} {
+		lab.Value(os.ReadFile(file))(t)
 	}
 	for what, try := range map[string]func() error{
 		"reads another directory":  func() error { _, err := os.ReadFile(filepath.Join(dir, "other/secret")); return err },
