@@ -130,10 +130,11 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// website serves one bundle by HTTPS, and counts how often it was transferred.
+// website serves one bundle by HTTPS, and counts how often it was asked for and transferred.
 type website struct {
 	mu        sync.Mutex
 	text      []byte
+	requests  int
 	transfers int
 	tag       string
 	status    int
@@ -142,17 +143,24 @@ type website struct {
 func (w *website) set(text []byte, tag string, status int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.text, w.tag, w.status, w.transfers = text, tag, status, 0
+	w.text, w.tag, w.status, w.requests, w.transfers = text, tag, status, 0, 0
+}
+
+// counts returns how often it was asked, and how often it transferred the bundle, since it was set.
+func (w *website) counts() (requests, transfers int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.requests, w.transfers
 }
 
 func (w *website) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.requests++
 	switch {
-	case r.URL.Path == "/elsewhere":
-		http.Redirect(rw, r, "http://"+r.Host+"/web.bundle", http.StatusFound)
 	case w.status != 0:
 		rw.WriteHeader(w.status)
+		rw.Write(w.text)
 	case w.tag != "" && r.Header.Get("If-None-Match") == w.tag:
 		rw.WriteHeader(http.StatusNotModified)
 	default:
@@ -176,21 +184,33 @@ func TestWeb(t *testing.T) {
 	to := run(t, "from = \""+server.URL+"/web.bundle\"\nca = \""+ca+"\"\n")
 	arrives(t, to, first)
 	untrusted := run(t, "from = \""+server.URL+"/web.bundle\"\n")
-	insecure := run(t, "from = \""+server.URL+"/elsewhere\"\nca = \""+ca+"\"\n")
+	lab.Eventually(t, "it is asked again", func() bool { requests, _ := site.counts(); return requests > 2 })
+	if _, transfers := site.counts(); transfers != 1 {
+		t.Errorf("an unchanged bundle was transferred %d times", transfers)
+	}
 
-	site.set([]byte("gone"), "", http.StatusInternalServerError)
+	site.set(make("web", 9), "", http.StatusInternalServerError)
+	lab.Eventually(t, "it is asked again", func() bool { requests, _ := site.counts(); return requests > 1 })
+	arrives(t, to, first)
 	second := make("web", 2)
 	site.set(second, `"2"`, 0)
 	arrives(t, to, second)
-	lab.Eventually(t, "an unchanged bundle is not transferred again", func() bool {
-		site.mu.Lock()
-		defer site.mu.Unlock()
-		return site.transfers == 1
-	})
-	for what, file := range map[string]string{"an unknown authority": untrusted, "a redirection to http": insecure} {
-		if _, err := os.Stat(file); err == nil {
-			t.Errorf("takes a bundle by %s", what)
+	if _, err := os.Stat(untrusted); err == nil {
+		t.Error("takes a bundle from a server with an unknown authority")
+	}
+}
+
+// TestEndless: a server that sends without end is not heard to the end.
+func TestEndless(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		part := make([]byte, 1<<20)
+		for range 2 * fleet.MaxFile / len(part) {
+			rw.Write(part)
 		}
+	}))
+	defer server.Close()
+	if text, _, err := (Web{URL: server.URL, Client: server.Client()}).get(t.Context(), ""); len(text) != fleet.MaxFile+1 {
+		t.Errorf("%d bytes, %v", len(text), err)
 	}
 }
 
