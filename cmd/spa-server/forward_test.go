@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -120,6 +121,15 @@ type sshSession struct {
 // ssh logs in to the machine through the gateway.
 func (g *inner) ssh(t *testing.T) *sshSession {
 	t.Helper()
+	s, err := g.login(t, lab.Patience)
+	if err != nil {
+		t.Fatalf("%v\nserver:\n%s", err, g.server.log())
+	}
+	return s
+}
+
+func (g *inner) login(t *testing.T, within time.Duration) (*sshSession, error) {
+	t.Helper()
 	file := func(name string) string { return filepath.Join(g.files, name) }
 	cmd := exec.Command("ssh", "-F", "none", "-p", "2222", "-b", g.alice, "-i", file("user"), "-o",
 		"StrictHostKeyChecking=accept-new", "-o", "UserKnownHostsFile="+file("known"), "-o", "BatchMode=yes", "-o",
@@ -141,10 +151,12 @@ func (g *inner) ssh(t *testing.T) *sshSession {
 		if !strings.Contains(line, g.behind+" 22") {
 			t.Errorf("ssh reached %q, want %s", line, g.behind)
 		}
-	case <-time.After(lab.Patience):
-		t.Fatalf("ssh does not get in:\n%s\nserver:\n%s", said.String(), g.server.log())
+	case <-time.After(within):
+		cmd.Process.Kill()
+		cmd.Wait()
+		return nil, fmt.Errorf("ssh does not get in:\n%s", said.String())
 	}
-	return s
+	return s, nil
 }
 
 // lives checks whether the session is alive.
@@ -214,7 +226,10 @@ func (g *inner) forwards(t *testing.T, cut bool) {
 	g.shut(g.alice, "closed")
 	s.lives(!cut)
 
-	whileGranted(t, func(d time.Duration) { g.knock(d.String()) }, func(time.Duration) error { s = g.ssh(t); return nil })
+	whileGranted(t, func(d time.Duration) { g.knock(d.String()) }, func(within time.Duration) (err error) {
+		s, err = g.login(t, within)
+		return err
+	})
 	lab.Eventually(t, "the grant to end", func() bool { return len(g.grants()) == 0 })
 	g.shut(g.alice, "expired")
 	s.lives(!cut)

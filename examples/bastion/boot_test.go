@@ -43,7 +43,7 @@ func (c *computer) knock() {
 	c.t.Helper()
 	config := filepath.Join(c.t.TempDir(), "spa")
 	c.alice(config, "import", c.path("/root/alice.token"))
-	c.alice(config, "open", "ssh", "--host", "gw")
+	c.alice(config, "open", "ssh", "--host", "gw", "--for", "10m")
 	conn := lab.Value(lab.Dial(c.client, alice, "192.0.2.1:22", lab.Patience))(c.t)
 	conn.Close()
 	c.dark()

@@ -38,7 +38,10 @@ var layouts = []struct{ name, line string }{
 // packet works twice, the guard is never missing, and the sandbox is whole.
 func TestLayouts(t *testing.T) {
 	c := guarded(t)
-	c.off("systemctl disable spa-guard.service spa-server.service; cp -a /etc/spa /srv/spa")
+	// A revocation refuses the client for the length of the window.
+	c.off(`systemctl disable spa-guard.service spa-server.service
+sed -i 's/window = "5s"/window = "5m"/' /etc/spa/server.toml
+cp -a /etc/spa /srv/spa`)
 	for _, layout := range layouts {
 		c.off("rm -rf /etc/systemd/system/spa-*.service.d /etc/spa /srv/state /var/lib/spa /var/log/spa; " +
 			"cp -a /srv/spa /etc/spa")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"os"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -46,7 +47,7 @@ func notFrom(own uint32) []bpf.RawInstruction {
 }
 
 // Await returns nil after a change that concerns the caller, or when changes were lost. Its errors are ctx's, the
-// socket's, and that of a read deadline that the caller has set.
+// socket's, and that of a read deadline that the caller has set. No change is lost to a deadline.
 func Await(ctx context.Context, changes *netlink.Conn, concerns func(netlink.Message) bool) error {
 	stop := context.AfterFunc(ctx, func() { changes.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -57,6 +58,8 @@ func Await(ctx context.Context, changes *netlink.Conn, concerns func(netlink.Mes
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, unix.ENOBUFS):
+			return nil
+		case errors.Is(err, os.ErrDeadlineExceeded) && ours: // between the messages of one batch
 			return nil
 		case err != nil:
 			return fmt.Errorf("watching the rule set: %w", err)
