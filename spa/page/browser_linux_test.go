@@ -30,6 +30,7 @@ func newView(t *testing.T, bin string, start func(testing.TB, *lab.Host) *lab.Br
 	gw := lab.NewGateway(t, bin, "ssh=tcp/22", "web=tcp/80")
 	v := &view{T: t, gw: gw}
 	v.edit("# browser = true", "browser = true")
+	v.edit(`for = "30s"`, `for = "10m"`)
 	v.edit(`address = "192.0.2.1"`, `address = "gw.example.net"`)
 	lab.Must(t, gw.Client.Route("default", "192.0.2.1"))
 	lab.Must(t, gw.Client.Route("::/0", "2001:db8::1"))

@@ -22,22 +22,33 @@ import (
 
 // Published is what published.toml says about the last publish. It is zero before the first.
 type Published struct {
-	Serial   int64
-	Time     time.Time
-	By       string              // the administrator
-	To       string              // the directory, from the office's if it is relative
-	Gateways map[string]string   // digests of what each file said
-	Clients  map[string][]string // of the terms and of the sealed key
+	Serial     int64
+	Time       time.Time
+	By         string // the administrator
+	To         string // the directory, from the office's if it is relative
+	Unfinished []Begun
+	Gateways   map[string]string   // digests of what each file said
+	Clients    map[string][]string // of the terms and of the sealed key
 }
 
+// A Begun is a publish after the last one. It failed or was killed, and some gateways may have its bundles.
+type Begun struct {
+	Serial int64     `toml:"serial"`
+	Time   time.Time `toml:"time"`
+}
+
+// maxBegun is how many of them are kept.
+const maxBegun = 50
+
 type rawPublished struct {
-	Version  int64               `toml:"version"`
-	Serial   int64               `toml:"serial"`
-	Time     time.Time           `toml:"time"`
-	By       string              `toml:"by"`
-	To       string              `toml:"to"`
-	Gateways map[string]string   `toml:"gateways"`
-	Clients  map[string][]string `toml:"clients"`
+	Version    int64               `toml:"version"`
+	Serial     int64               `toml:"serial"`
+	Time       time.Time           `toml:"time"`
+	By         string              `toml:"by"`
+	To         string              `toml:"to"`
+	Unfinished []Begun             `toml:"unfinished"`
+	Gateways   map[string]string   `toml:"gateways"`
+	Clients    map[string][]string `toml:"clients"`
 }
 
 func (o *Office) readPublished() error {
@@ -54,17 +65,30 @@ func (o *Office) readPublished() error {
 	if err != nil {
 		return err
 	}
-	if raw.Serial < 1 || raw.Serial == math.MaxInt64 {
-		return doc.Problem("serial", "should be a whole number from 1")
+	if raw.Serial < 0 || raw.Serial == math.MaxInt64 {
+		return doc.Problem("serial", "should be a whole number")
 	}
-	o.Published = Published{raw.Serial, raw.Time.UTC(), raw.By, raw.To, raw.Gateways, raw.Clients}
+	for _, begun := range raw.Unfinished {
+		if begun.Serial <= raw.Serial || begun.Serial == math.MaxInt64 {
+			return doc.Problem("unfinished", "should have serials above serial")
+		}
+	}
+	o.Published = Published{raw.Serial, raw.Time.UTC(), raw.By, raw.To, raw.Unfinished, raw.Gateways, raw.Clients}
 	return nil
 }
 
 func (p *Published) text() []byte {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Written by spa-fleet publish.\nversion = %d\nserial = %d\ntime = %s\nby = %q\nto = %s\n\n"+
-		"[gateways]\n", strict.Version, p.Serial, p.Time.UTC().Format(time.RFC3339), p.By, strict.Quote(p.To))
+	fmt.Fprintf(&b, "# Written by spa-fleet publish.\nversion = %d\nserial = %d\ntime = %s\nby = %q\nto = %s\n",
+		strict.Version, p.Serial, p.Time.UTC().Format(time.RFC3339), p.By, strict.Quote(p.To))
+	if len(p.Unfinished) > 0 {
+		b.WriteString("unfinished = [\n")
+		for _, begun := range p.Unfinished {
+			fmt.Fprintf(&b, "  {serial = %d, time = %s},\n", begun.Serial, begun.Time.UTC().Format(time.RFC3339))
+		}
+		b.WriteString("]\n")
+	}
+	b.WriteString("\n[gateways]\n")
 	for _, name := range slices.Sorted(maps.Keys(p.Gateways)) {
 		fmt.Fprintf(&b, "%s = %q\n", name, p.Gateways[name])
 	}
@@ -188,10 +212,11 @@ func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string
 		return nil, err
 	}
 	report.Changes, report.Over = o.Changes(), over && len(o.unknown(found)) > 0
-	next := Published{Serial: last + 1, Time: second(now), By: v.me, To: to}
-	next.Gateways, next.Clients = o.state()
 	// The serial first: killed after that, the next publish has a higher one than any bundle.
-	if err := write(o.path(publishedFile), next.text(), place.EitherWay); err != nil {
+	begun := o.Published
+	begun.Unfinished = append(slices.Clone(begun.Unfinished), Begun{last + 1, second(now)})
+	begun.Unfinished = begun.Unfinished[max(0, len(begun.Unfinished)-maxBegun):]
+	if err := write(o.path(publishedFile), begun.text(), place.EitherWay); err != nil {
 		return nil, err
 	}
 	known := last
@@ -213,7 +238,9 @@ func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string
 			report.Removed = append(report.Removed, g.Name)
 		}
 	}
-	return report, nil
+	done := Published{Serial: last + 1, Time: second(now), By: v.me, To: to}
+	done.Gateways, done.Clients = o.state()
+	return report, write(o.path(publishedFile), done.text(), place.EitherWay)
 }
 
 // Signs returns an error if the vault's key is not the one that office.toml names.
@@ -227,17 +254,18 @@ func (o *Office) Signs(v *Vault) error {
 
 // writePublished writes published.toml as it was read.
 func (o *Office) writePublished() error {
-	if o.Published.Serial == 0 {
+	if o.Published.Serial == 0 && len(o.Published.Unfinished) == 0 {
 		return remove(o.path(publishedFile))
 	}
 	return write(o.path(publishedFile), o.Published.text(), place.EitherWay)
 }
 
-// knows reports whether a bundle is of the last publish of this office, or of an earlier one. Of two publishes at once,
-// both have the same serial.
+// knows reports whether a bundle is of the last publish of this office, of an earlier one, or of one that it began since.
+// Of two publishes at once, both have the same serial.
 func (o *Office) knows(h *fleet.Head) bool {
 	p := o.Published
-	return h.Serial < p.Serial || h.Serial == p.Serial && h.Issued.Equal(p.Time)
+	return h.Serial < p.Serial || h.Serial == p.Serial && h.Issued.Equal(p.Time) ||
+		slices.ContainsFunc(p.Unfinished, func(b Begun) bool { return h.Serial == b.Serial && h.Issued.Equal(b.Time) })
 }
 
 // unknown returns the gateways with bundles that this office does not know, sorted.
@@ -256,10 +284,13 @@ func (o *Office) unknown(found map[string]Found) []string {
 // whose key was replaced: an administrator who has left could set it to the highest.
 func (o *Office) last(d Destination, found map[string]Found, over bool) (int64, error) {
 	last := o.Published.Serial
+	for _, begun := range o.Published.Unfinished {
+		last = max(last, begun.Serial)
+	}
 	for _, name := range o.unknown(found) {
 		b := found[name]
 		switch {
-		case !over && b.Head.Serial == last:
+		case !over && b.Head.Serial == o.Published.Serial:
 			return 0, fmt.Errorf("%s has serial %d, and is not of the publish of this office with that serial: %w",
 				d.Where(name), b.Head.Serial, ErrNewer)
 		case !over:

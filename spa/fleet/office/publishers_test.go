@@ -106,6 +106,52 @@ func TestTwoPublishers(t *testing.T) {
 	}
 }
 
+// full is a destination that fills up after a number of bundles.
+type full struct {
+	office.Directory
+	room int
+}
+
+var errFull = errors.New("full")
+
+func (f full) Put(ctx context.Context, bundles []*fleet.Bundle, known int64) error {
+	return errors.Join(f.Directory.Put(ctx, bundles[:f.room], known), errFull)
+}
+
+// TestFailedPublishes: whatever number of an administrator's publishes failed, with or without a bundle put, none of them
+// lets a later one undo what another administrator changed, and without such a change the next one goes on.
+func TestFailedPublishes(t *testing.T) {
+	for _, before := range []bool{false, true} { // something was published before
+		for failed := range 4 {
+			for room := range 2 {
+				s := newSeveral(t)
+				store := office.Directory(t.TempDir())
+				if before {
+					lab.Value(s.publish(t, s.dir, store, false))(t)
+				}
+				other := copied(t, s.dir)
+				for range failed {
+					if _, err := s.publish(t, s.dir, full{store, room}, false); !errors.Is(err, errFull) {
+						t.Fatalf("a full destination: %v", err)
+					}
+				}
+				alone := office.Directory(copied(t, string(store)))
+				if _, err := s.publish(t, copied(t, s.dir), alone, false); err != nil {
+					t.Errorf("after %d of its own that failed: %v", failed, err)
+				}
+				s.change(t, other, func(o *office.Office, _ *office.Vault) error { return o.RevokeClient("bob", s.now) })
+				lab.Value(s.publish(t, other, store, true))(t)
+				if _, err := s.publish(t, s.dir, store, false); !errors.Is(err, office.ErrNewer) {
+					t.Errorf("after %d that failed with %d bundles put, over another's revocation: %v", failed, room, err)
+				}
+				if names := s.clients(t, store); len(names) > 0 {
+					t.Errorf("after %d that failed, revoked and back: %s", failed, names)
+				}
+			}
+		}
+	}
+}
+
 // TestRevokedStays: a bundle has a revoked client, revoked, so that no file of that name counts again.
 func TestRevokedStays(t *testing.T) {
 	s := newSeveral(t)
