@@ -63,6 +63,9 @@ const states = `return [...document.querySelectorAll('.card')].map((c) => c.quer
 func (v *view) two(page, bin string) {
 	v.Helper()
 	w := v.second(bin)
+	for _, earlier := range []string{"keys", "seen", "half"} { // this gateway must have no other grant
+		v.gw.Command("spa-server", "revoke", earlier).Run() // not every browser had each client
+	}
 	v.fresh(page)
 	v.enter(v.keygen("new", "twin", "--allow", "ssh", "--for-browser"), true)
 	v.press("Add")
