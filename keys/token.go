@@ -34,8 +34,8 @@ import (
 // unasked, to renew a grant or in both address families, does not take it.
 //
 // A token for a fleet begins with "spa2" and has a third label. Its address is the domain of the gateways, its server
-// id is the fleet's id, its id is zero, its keys are those from which the gateways' are derived, and before the checksum
-// are the gateways:
+// id is the fleet's id, its id is zero, its keys are those from which the gateways' are derived, and before the
+// checksum are the gateways:
 //
 //	gateways                        2 bytes count; each a name and an address; sorted by name, each name once
 const checksumSize = 8

@@ -33,7 +33,7 @@ func (a *app) adminAdd() *cobra.Command {
 		Use:   "add NAME RECIPIENT|FILE",
 		Short: "Let another administrator open the office",
 		Long: `Seals the office to one more administrator, by the recipient that "spa-fleet admin
-identity" prints for them. From then on they can do everything that you can: read every
+identity" prints for them. From then on they can do all that you can: read every
 client's key, publish, and remove you.`,
 		Example: `  carol$ spa-fleet admin identity > carol.recipient
   spa-fleet admin add carol carol.recipient`,
@@ -46,8 +46,9 @@ client's key, publish, and remove you.`,
 			if err != nil {
 				return err
 			}
-			if err := sure(cmd, yes, fmt.Sprintf("%s will be able to read every key of the fleet and to publish. Add %[1]s?",
-				args[0])); err != nil {
+			question := fmt.Sprintf("%s will be able to read every key of the fleet, and to publish. Add %[1]s?",
+				args[0])
+			if err := sure(cmd, yes, question); err != nil {
 				return err
 			}
 			return a.withVault(cmd, func(o *office.Office, v *office.Vault) error {
@@ -115,9 +116,9 @@ func (a *app) adminRemove() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "remove NAME",
-		Short: "Shut an administrator out of the office",
-		Long: `Seals the office, and the key of every client, to the other administrators only. The one
-that is removed still knows what they have read: it prints what has to be replaced. If the
+		Short: "Remove an administrator from the office",
+		Long: `Seals the office, and the key of every client, to the other administrators only. It prints
+what to replace, because the removed administrator still has the keys of the past. If the
 command was interrupted, run it again.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeAdmin,
@@ -125,7 +126,7 @@ command was interrupted, run it again.`,
 			if err := validAdmin(args[0]); err != nil {
 				return err
 			}
-			if err := sure(cmd, yes, fmt.Sprintf("%s will not be able to open this office any more. Remove %[1]s?",
+			if err := sure(cmd, yes, fmt.Sprintf("%s will no longer be able to open this office. Remove %[1]s?",
 				args[0])); err != nil {
 				return err
 			}
@@ -144,11 +145,13 @@ command was interrupted, run it again.`,
 }
 
 func (a *app) tellRemoved(cmd *cobra.Command, o *office.Office, name string, n int) {
-	fmt.Fprintf(cmd.OutOrStdout(), "%s is no administrator any more; the keys of %d clients are sealed anew\n", name, n)
-	cli.Note(cmd, "%s still knows what the office knew, also from an earlier copy of it: the key that signs bundles and "+
-		"the keys of all clients", name)
-	cli.Note(cmd, "a new key that signs bundles, for all gateways: spa-fleet rotate-key")
-	cli.Note(cmd, "a new key for each of the %d clients: spa-fleet client rotate NAME --overlap 0", len(o.Clients))
+	fmt.Fprintf(cmd.OutOrStdout(), "%s is no longer an administrator; the keys of %d clients are sealed to the others "+
+		"only\n", name, n)
+	cli.Note(cmd, "%s may still have the key that signs bundles and the keys of all clients, even from an old copy of "+
+		"the office", name)
+	cli.Note(cmd, "to replace the key that signs bundles: spa-fleet rotate-key")
+	cli.Note(cmd, "to replace the key of each of the %d clients: spa-fleet client rotate NAME --overlap 0",
+		len(o.Clients))
 	a.publishNext(cmd, o)
 }
 
@@ -156,10 +159,10 @@ func (a *app) adminIdentity() *cobra.Command {
 	var passphrase bool
 	cmd := &cobra.Command{
 		Use:   "identity",
-		Short: "Print your recipient, by which an administrator adds you",
-		Long: `Prints the recipient of your identity, which is no secret: give it to an administrator, who
-runs "spa-fleet admin add". If you have no identity it is made in --identity, sealed with
-a passphrase if --passphrase is given.`,
+		Short: "Print your recipient, with which an administrator adds you",
+		Long: `Prints the recipient of your identity. It is not secret: send it to an administrator, who
+runs "spa-fleet admin add". If you have no identity, this makes one in --identity, and
+seals it with a passphrase if --passphrase is given.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			id, err := a.ensureIdentity(cmd, passphrase)

@@ -16,13 +16,14 @@ func newAgent() *cobra.Command {
 	dir := "/etc/spa-fleet"
 	cmd := &cobra.Command{
 		Use:   "agent",
-		Short: "On a gateway: fetch its bundle whenever there is a new one, in the foreground",
-		Long: `Fetches the bundle of one gateway from a directory, a web server or etcd, and puts it
-where spa-server looks. Its configuration is agent.toml in the directory that --config
-names, see spa-fleet(8). It has no key and needs no privilege: it does not run as root, and
-on Linux it can open nothing but its own files. spa-server checks every bundle.
+		Short: "Fetch a gateway's bundles, in the foreground",
+		Long: `Runs on a gateway. It fetches each new bundle of the gateway from a directory, a web server
+or etcd, and puts it where spa-server looks. --config names the directory of agent.toml, its
+configuration: examples/fleet describes it. The agent has no key of the fleet, and refuses to
+run as root. On Linux with Landlock, it can open only the files that it needs. spa-server
+checks every bundle.
 
-While the source is away the gateway keeps what it has.`,
+While the source is unreachable, the gateway keeps its bundle.`,
 		Example: `  spa-fleet agent
   spa-fleet agent --config /etc/spa-fleet`,
 		Args: cobra.NoArgs,
@@ -36,8 +37,8 @@ While the source is away the gateway keeps what it has.`,
 				return err
 			}
 			if err := agent.Confine(c, dir); err != nil {
-				return cli.Fail(err, "systemctl start spa-fleet-agent; by hand: setpriv --reuid spa-fleet --regid spa-fleet "+
-					"--clear-groups spa-fleet agent")
+				return cli.Fail(err, "systemctl start spa-fleet-agent; by hand: setpriv --reuid spa-fleet "+
+					"--regid spa-fleet --clear-groups spa-fleet agent")
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()

@@ -29,13 +29,12 @@ func (a *app) clientNew() *cobra.Command {
 		Use:   "new NAME --allow SERVICE[,SERVICE]",
 		Short: "Make a client's key and print its enrolment token",
 		Long: `Writes clients/NAME.toml and clients/NAME.age and prints the enrolment token: one line
-that holds all that a client needs for every gateway of the fleet, also for those that are
-added later. Anyone who has the token can open what the client may open, so hand it over as
-you would a password, and let "spa-client import" read it. --qr and --png draw it as a QR
-code instead.
+with all that a client needs for every gateway of the fleet, including those that are added
+later. Anyone with the token can open what the client may open: hand it over as you would a
+password, for "spa-client import" to read. --qr and --png draw it as a QR code instead.
 
 --on names the gateways that let the client in; without it, all do. "spa-fleet publish"
-makes the client known to them.`,
+tells the gateways about the client.`,
 		Example: `  spa-fleet client new alice --allow ssh
   spa-fleet client new bob --allow ssh,web --on web7,db1 --expires 90d --out bob.token`,
 		Args: cobra.ExactArgs(1),
@@ -73,7 +72,8 @@ func (a *app) makeClient(cmd *cobra.Command, o *office.Office, v *office.Vault, 
 	err := o.NewClient(v, t, func(p *keys.Profile) error { return give(cmd, h, p) })
 	switch {
 	case errors.Is(err, place.ErrExists):
-		return cli.Fail(err, fmt.Sprintf("choose another name, or give %s a new key: spa-fleet client rotate %[1]s", t.Name))
+		return cli.Fail(err, fmt.Sprintf("choose another name, or give %s a new key: spa-fleet client rotate %[1]s",
+			t.Name))
 	case err != nil:
 		return err
 	}

@@ -16,7 +16,7 @@ func (a *app) clientRevoke() *cobra.Command {
 		Use:   "revoke NAME",
 		Short: "Revoke a client's key permanently",
 		Long: `Marks the client as revoked. The next publish leaves it out, and each gateway shuts it out
-as soon as it has that bundle. A gateway that is cut off from bundles goes on letting it in.`,
+when that bundle arrives. A gateway that gets no bundles continues to let it in.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeClient,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -39,8 +39,8 @@ as soon as it has that bundle. A gateway that is cut off from bundles goes on le
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s is revoked, and still gets in until the gateways have the next bundle\n",
-					args[0])
+				fmt.Fprintf(cmd.OutOrStdout(), "%s is revoked, but can still knock until the gateways have the next "+
+					"bundle\n", args[0])
 				a.publishNext(cmd, o)
 				return nil
 			})

@@ -21,11 +21,11 @@ func (a *app) clientRotate() *cobra.Command {
 		Short: "Give a client a new key and print its enrolment token",
 		Long: `Makes a new key for a client and prints the enrolment token that holds it. The previous
 key stays valid for a while, so that the client keeps access until the new token arrives.
-The new key is good on each gateway as soon as that has the bundle of the next
-"spa-fleet publish"; with --overlap 0 the previous key ends there at the same moment.
+Each gateway accepts the new key once it has the bundle of the next "spa-fleet publish".
+With --overlap 0 the previous key ends there at the same moment.
 
-At most two keys can be valid. While the previous one is, rotate refuses to make a third:
---force ends the previous one, and --lost replaces the newer one, if its token was lost.`,
+At most two keys can be valid. While the previous key is valid, rotate refuses to make a
+third. --force ends the previous key. --lost replaces the newer key, if its token was lost.`,
 		Example: `  spa-fleet client rotate alice
   spa-fleet client rotate alice --overlap 24h --out alice.token
   spa-fleet client rotate alice --overlap 0          the laptop was stolen`,
@@ -56,9 +56,9 @@ func (a *app) rotateClient(cmd *cobra.Command, o *office.Office, v *office.Vault
 	k, err := o.RotateClient(v, name, r, now, func(p *keys.Profile) error { return give(cmd, h, p) })
 	switch {
 	case errors.Is(err, office.ErrRevoked):
-		return cli.Fail(err, "make a client of another name")
+		return cli.Fail(err, "make a client with another name")
 	case errors.Is(err, office.ErrTwoKeys):
-		return cli.Fail(err, "rotate again after that, or end the previous key now with --force; if the token of the new "+
+		return cli.Fail(err, "rotate again after that, or end the previous key now: --force; if the token of the new "+
 			"key was lost: --lost")
 	case errors.Is(err, office.ErrNoLost):
 		return cli.Fail(err, "make a new key: spa-fleet client rotate "+name)
@@ -68,7 +68,7 @@ func (a *app) rotateClient(cmd *cobra.Command, o *office.Office, v *office.Vault
 	if now.Before(k.Until) {
 		cli.Note(cmd, "the previous key is valid until %s", moment(k.Until))
 	} else {
-		cli.Note(cmd, "the previous key ends on each gateway with the next bundle")
+		cli.Note(cmd, "the previous key ends on each gateway when the next bundle arrives")
 	}
 	a.publishNext(cmd, o)
 	return nil

@@ -23,8 +23,8 @@ func (a *app) clientSet() *cobra.Command {
 		Use:   "set NAME KEY=VALUE...",
 		Short: "Change settings of a client",
 		Long: `Changes settings in clients/NAME.toml: all of them, or none if one has a mistake. KEY=
-removes a setting, so that its default holds. Comments and all other lines stay as they
-are. The gateways know of it after "spa-fleet publish".
+removes a setting, so that its default applies. Comments and all other lines stay as they
+are. The change takes effect with the next "spa-fleet publish".
 
 Keys: allow, gateways, from, deny, delegate, when (lists: a,b), widest4, widest6, expires,
 max_for, require_source.`,
@@ -48,7 +48,7 @@ func (a *app) setClient(cmd *cobra.Command, s setting, name string, args []strin
 	for i, arg := range args {
 		key, value, _ := strings.Cut(arg, "=")
 		if key == "revoked" {
-			return cli.Misuse(fmt.Errorf("set does not change revoked"), "spa-fleet client revoke "+name)
+			return cli.Misuse(fmt.Errorf("set cannot change revoked"), "spa-fleet client revoke "+name)
 		}
 		if end, err := enrol.ParseExpires(value, time.Now()); key == "expires" && err == nil {
 			args[i] = "expires=" + end.Format(time.RFC3339)

@@ -22,7 +22,7 @@ type target struct{ to, ca, cert, key string }
 func (p *target) flags(cmd *cobra.Command, what string) {
 	cmd.Flags().StringVar(&p.to, "to", "", "`DIR` "+what+", or etcd://HOST:PORT,HOST:PORT")
 	cmd.MarkFlagDirname("to")
-	cmd.Flags().StringVar(&p.ca, "ca", "", "`FILE` with the certificates that sign those of etcd (default: the system's)")
+	cmd.Flags().StringVar(&p.ca, "ca", "", "`FILE` with the authorities for etcd's certificate (default: the system's)")
 	cmd.Flags().StringVar(&p.cert, "cert", "", "`FILE` with this administrator's certificate for etcd")
 	cmd.Flags().StringVar(&p.key, "key", "", "`FILE` with the key of --cert")
 }
@@ -49,7 +49,8 @@ func (a *app) open(o *office.Office, p target) (*destination, error) {
 		return &destination{office.Directory(path), path, name, func() error { return nil }}, nil
 	}
 	if p.cert == "" || p.key == "" {
-		return nil, cli.Misuse(errors.New("etcd knows administrators by their certificates: --cert and --key are needed"),
+		return nil, cli.Misuse(
+			errors.New("etcd identifies administrators by certificate: --cert and --key are required"),
 			"spa-fleet publish --to "+path+" --ca ca.pem --cert me.pem --key me.key")
 	}
 	secure, err := agent.TLS(p.ca, p.cert, p.key)
@@ -67,7 +68,7 @@ func (a *app) open(o *office.Office, p target) (*destination, error) {
 func (a *app) name(o *office.Office, to string) (path, name string, err error) {
 	if to == "" {
 		if o.Published.To == "" {
-			return "", "", cli.Misuse(errors.New("nothing was published yet, so --to is needed"), "spa-fleet publish --to DIR")
+			return "", "", cli.Misuse(errors.New("the first publish needs --to"), "spa-fleet publish --to DIR")
 		}
 		return o.Destination(), o.Published.To, nil
 	}

@@ -78,7 +78,8 @@ func checkKnows(ts *testscript.TestScript, neg bool, args []string) {
 			if before && client.Previous != nil {
 				key, keyID = client.Previous.Key, client.Previous.ID
 			}
-			if client.Revoked.IsZero() && client.Name == p.Client && key.Equal(at.Key) && keyID == at.ID && c.Gates.Current.Equal(at.Gate) {
+			if client.Revoked.IsZero() && client.Name == p.Client && key.Equal(at.Key) && keyID == at.ID &&
+				c.Gates.Current.Equal(at.Gate) {
 				found = true
 			}
 		}

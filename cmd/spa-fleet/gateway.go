@@ -25,10 +25,10 @@ func (a *app) gatewayAdd() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "add NAME [FILE]",
-		Short: "Add a gateway by the line that it printed",
-		Long: `Adds a gateway by the line that "spa-server init --fleet" prints on it, read from FILE or
-from standard input. It prints the command to run on the gateway, which then trusts this
-office. A gateway that is known gets the address and the key of its new line.`,
+		Short: "Add a gateway",
+		Long: `Adds a gateway. FILE, or standard input, has the line that "spa-server init --fleet" printed
+there. The command prints another one to run on the gateway, which then trusts this office.
+An existing gateway gets the address and the key in its new line.`,
 		Example: `  spa-fleet gateway add web7 web7.line
   ssh web7 sudo spa-server init --fleet | spa-fleet gateway add web7`,
 		Args: cobra.RangeArgs(1, 2),
@@ -45,7 +45,7 @@ office. A gateway that is known gets the address and the key of its new line.`,
 }
 
 func yesFlag(cmd *cobra.Command, yes *bool) {
-	cmd.Flags().BoolVar(yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(yes, "yes", false, "do not ask for confirmation")
 }
 
 // readRequest reads the gateway's line.
@@ -78,7 +78,7 @@ func readText(cmd *cobra.Command, files []string) (string, error) {
 
 func (a *app) addGateway(cmd *cobra.Command, r fleet.Request, yes bool) error {
 	add := func(replace bool) error {
-		// With the vault: the gateway must not be told to trust a key that somebody wrote into office.toml.
+		// With the vault: the gateway must not trust a key that an attacker wrote into office.toml.
 		return a.withVault(cmd, func(o *office.Office, v *office.Vault) error {
 			if err := o.Signs(v); err != nil {
 				return err
@@ -87,7 +87,7 @@ func (a *app) addGateway(cmd *cobra.Command, r fleet.Request, yes bool) error {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "gateway %s is in the fleet; run on %s, as root:\n\n  %s\n\n", g.Name, g.Name,
+			fmt.Fprintf(cmd.OutOrStdout(), "added gateway %s; run this on %[1]s, as root:\n\n  %s\n\n", g.Name,
 				pinning(o, g))
 			a.publishNext(cmd, o)
 			return nil
@@ -95,8 +95,9 @@ func (a *app) addGateway(cmd *cobra.Command, r fleet.Request, yes bool) error {
 	}
 	err := add(yes)
 	if errors.Is(err, office.ErrReplaces) {
-		question := fmt.Sprintf("Gateway %s has another key in this office, or is retired. If the old one was stolen, choose another name: "+
-			"the thief has what clients use at this one.\nWas it set up anew, and is this its line?", r.Name)
+		question := fmt.Sprintf("Gateway %s has another key in this office, or is retired. If it was stolen, give the "+
+			"new one another name: the thief has the clients' keys for this name.\nWas the gateway set up again, and "+
+			"is this its line?", r.Name)
 		if err := sure(cmd, false, question); err != nil {
 			return err
 		}
@@ -168,14 +169,14 @@ func (a *app) gatewayRetire() *cobra.Command {
 		Use:   "retire NAME",
 		Short: "Make no more bundles for a gateway",
 		Long: `Marks a gateway as retired: it gets no more bundles, and "spa-fleet publish" removes its
-last one. The gateway itself is not changed. With the bundle that it has, it goes on
-letting clients in until it is switched off; the keys in it are good at no other gateway.
-Tokens that were handed out keep its name.`,
+last one. The gateway itself does not change: with the bundle that it has, it lets clients
+in until it is switched off. The keys in that bundle work at no other gateway. Existing
+tokens keep the gateway's name.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeGateway,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			question := fmt.Sprintf("Gateway %s will get no more bundles: revoked clients stay valid there until it is "+
-				"switched off. Retire it?", args[0])
+			question := fmt.Sprintf("Gateway %s will get no more bundles, so it will let revoked clients in until it "+
+				"is switched off. Retire it?", args[0])
 			o, err := a.load()
 			if err == nil && o.Gateway(args[0]) != nil {
 				err = sure(cmd, yes, question)
@@ -189,7 +190,7 @@ Tokens that were handed out keep its name.`,
 					return err
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s is retired\n", g.Name)
-				cli.Note(cmd, "still to do: switch %s off, or run there: spa-server teardown; until then its clients get in",
+				cli.Note(cmd, "now switch %s off, or run there: spa-server teardown; until then it lets its clients in",
 					g.Name)
 				a.publishNext(cmd, o)
 				return nil

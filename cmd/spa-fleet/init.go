@@ -33,20 +33,20 @@ func (a *app) initCommand() *cobra.Command {
 		Use:   "init --name NAME",
 		Short: "Make the office of a new fleet",
 		Long: `Makes the office of a new fleet in the directory --office: its id, the key that signs
-bundles, and the vault that holds its secrets. You are its first administrator: your
-identity is made in --identity unless that file exists. With --passphrase the new identity
-is sealed: every command that opens the vault asks for the passphrase.
+bundles, and the vault with its secrets. You are its first administrator. If the file
+--identity does not exist, your identity is made there. With --passphrase the new identity
+is sealed, and every command that opens the vault prompts for the passphrase.
 
-Gateways are found by their name in --domain, or have an address of their own. --service
-names what clients may be allowed to open, with the ports of the gateways' server.toml.`,
+Clients find a gateway at its name in --domain, or at its own address. Each --service is
+one that clients may be allowed to open, with its ports as in the gateways' server.toml.`,
 		Example: `  spa-fleet init --name prod --domain example.net --service ssh=tcp/22
   spa-fleet init --office ~/fleet --name prod --service ssh=tcp/22 --service web=tcp/80,tcp/443`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.init(cmd, s) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&s.name, "name", "", "`NAME` of the fleet: clients say NAME/GATEWAY")
-	flags.StringVar(&s.domain, "domain", "", "`DOMAIN` in which the gateways are found by their names")
+	flags.StringVar(&s.name, "name", "", "`NAME` of the fleet, for clients' --host NAME/GATEWAY")
+	flags.StringVar(&s.domain, "domain", "", "`DOMAIN` in which clients find gateways by name")
 	flags.StringArrayVar(&s.services, "service", nil, "a `NAME=PORTS` that clients may open: ssh=tcp/22")
 	flags.UintSliceVar(&s.ports, "knock-port", []uint{62201}, "UDP `PORT`s on which all gateways listen for knocks")
 	flags.StringVar(&s.admin, "admin", "", "your `NAME` as an administrator (default your user name)")
@@ -68,7 +68,7 @@ func (a *app) init(cmd *cobra.Command, s starting) error {
 	}
 	if _, err := office.Load(a.dir); !errors.Is(err, office.ErrNone) {
 		if err == nil {
-			err = fmt.Errorf("%s is an office already", a.dir)
+			err = fmt.Errorf("%s already has an office", a.dir)
 		}
 		return cli.Fail(err, "choose another directory: --office DIR")
 	}
@@ -83,8 +83,8 @@ func (a *app) init(cmd *cobra.Command, s starting) error {
 	if err != nil {
 		return a.explain(err)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "made the office of %s in %s; %s is its administrator\n", o.Name, a.dir, s.admin)
-	a.next(cmd, "spa-fleet gateway add NAME FILE, with the line that spa-server init --fleet prints on a gateway")
+	fmt.Fprintf(cmd.OutOrStdout(), "made the office of %s in %s; its administrator is %s\n", o.Name, a.dir, s.admin)
+	a.next(cmd, "on a gateway, spa-server init --fleet > NAME.line; here, spa-fleet gateway add NAME NAME.line")
 	return nil
 }
 
@@ -153,7 +153,7 @@ func (a *app) ensureIdentity(cmd *cobra.Command, passphrase bool) (*age.HybridId
 	if err != nil {
 		return nil, err
 	}
-	cli.Note(cmd, "your identity is in %s: keep a copy where nobody else can read it", path)
+	cli.Note(cmd, "your identity is in %s: keep a private copy elsewhere", path)
 	return id, nil
 }
 

@@ -21,10 +21,11 @@ func newRoot() *cobra.Command {
 	a := new(app)
 	root := &cobra.Command{
 		Use:   "spa-fleet",
-		Short: "Say who may use which gateway of a fleet",
-		Long: `spa-fleet keeps the office of a fleet: a directory, in git if you like, that says who may
-use which gateway. "spa-fleet publish" makes a bundle for each gateway, signed by the
-office and sealed to that gateway. Whoever stores bundles can read none of them.
+		Short: "Decide who may use which gateway of a fleet",
+		Long: `spa-fleet keeps the office of a fleet: a directory, in git if you like, with the clients,
+the gateways, and who may use which. "spa-fleet publish" makes a bundle for each gateway,
+signed by the office and sealed to that gateway. A server that stores bundles cannot read
+or change them.
 
   spa-fleet init --name prod --domain example.net --service ssh=tcp/22
   web7# spa-server init --fleet                       it prints a line
@@ -32,7 +33,7 @@ office and sealed to that gateway. Whoever stores bundles can read none of them.
   spa-fleet client new alice --allow ssh > alice.token
   spa-fleet publish --to /srv/bundles
 
-A single gateway needs none of this: see spa-keygen(8).`,
+For a single gateway, see spa-keygen(8).`,
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.dir, "office", ".", "`DIR` of the office")

@@ -20,10 +20,10 @@ func TestManPages(t *testing.T) {
 }
 
 const files = `The office is a directory. All of it can lie in git: files that end in .age are sealed, the others hold
-no secret. You
-may edit the terms of a client and the services in office.toml by hand; each command checks all files, and names the
-one in which it finds a mistake, half a merge or a conflict. Whoever can change the files decides who gets in after the
-next publish, which reports all changes since the one before: protect the directory, and the repository, accordingly.
+no secret. You may edit the terms of a client and the services in office.toml by hand. Each command checks all files,
+and names the one in which it finds a mistake, half a merge or a conflict. Write access to the files decides who gets in
+after the next publish, which reports all changes since the one before: protect the directory and the repository
+accordingly.
 
 office.toml
 	The fleet: its name and domain, its id, the key that gateways trust, knock ports and services.

@@ -41,11 +41,12 @@ func (a *app) explain(err error) error {
 	case errors.Is(err, office.ErrNone):
 		return cli.Fail(err, "go to the office's directory or name it with --office DIR; make one with spa-fleet init")
 	case errors.Is(err, place.ErrHeld):
-		return cli.Fail(err, "another spa-fleet is at work there: wait for it, and run this again")
+		return cli.Fail(err, "another spa-fleet is running there: wait for it, and run this again")
 	case errors.Is(err, office.ErrUnknown):
-		return cli.Fail(err, "list what there is: spa-fleet gateway list, spa-fleet client list, spa-fleet admin list")
+		return cli.Fail(err, "list the names: spa-fleet gateway list, spa-fleet client list, spa-fleet admin list")
 	case errors.As(err, &file):
-		return cli.Fail(err, "nothing was changed; what was merged or edited there: git -C "+quote.Shell(a.dir)+" status")
+		return cli.Fail(err, "nothing was changed; to find what was merged or edited: git -C "+quote.Shell(a.dir)+
+			" status")
 	}
 	return err
 }
@@ -57,7 +58,8 @@ func (a *app) identityPath() (string, error) {
 	}
 	dir, err := os.UserConfigDir()
 	if err != nil {
-		return "", cli.Misuse(errors.New("this account has no configuration directory"), "choose a file: --identity FILE")
+		return "", cli.Misuse(errors.New("this account has no configuration directory"),
+			"choose a file: --identity FILE")
 	}
 	return filepath.Join(dir, "spa", "fleet.identity"), nil
 }
@@ -84,8 +86,8 @@ func (a *app) me(ctx context.Context) (*age.HybridIdentity, error) {
 		return answer, unasked(path, err)
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, cli.Fail(fmt.Errorf("this account has no identity as an administrator: %w", err),
-			"make one with spa-fleet admin identity, and have it added; or name yours with --identity FILE")
+		return nil, cli.Fail(fmt.Errorf("this account has no administrator's identity: %w", err),
+			"make one with spa-fleet admin identity, for an administrator to add; or name yours with --identity FILE")
 	}
 	return id, err
 }
@@ -93,7 +95,7 @@ func (a *app) me(ctx context.Context) (*age.HybridIdentity, error) {
 // unasked returns the error if a passphrase could not be asked for.
 func unasked(path string, err error) error {
 	if errors.Is(err, tty.ErrNone) {
-		return cli.Fail(fmt.Errorf("the passphrase for %s is needed, but %w", path, err), "run it from a terminal")
+		return cli.Fail(fmt.Errorf("%s needs its passphrase, but %w", path, err), "run it from a terminal")
 	}
 	return err
 }
@@ -102,7 +104,8 @@ func unasked(path string, err error) error {
 func (a *app) unlock(cmd *cobra.Command, o *office.Office, me *age.HybridIdentity) (*office.Vault, error) {
 	v, err := o.Unlock(me)
 	if errors.Is(err, office.ErrNotAdmin) {
-		return nil, cli.Fail(err, "let an administrator add you: spa-fleet admin identity prints what they need")
+		return nil, cli.Fail(err, "run spa-fleet admin identity, and send what it prints to an administrator, who "+
+			"adds you")
 	}
 	if err != nil {
 		return nil, err
@@ -140,7 +143,7 @@ func sure(cmd *cobra.Command, yes bool, question string) error {
 	}
 	ok, err := tty.Confirm(cmd.Context(), question+" [y/N] ")
 	if errors.Is(err, tty.ErrNone) {
-		return cli.Misuse(errors.New(question+" There is no terminal to ask on"), "to say so in advance: --yes")
+		return cli.Misuse(errors.New(question+" There is no terminal for the answer"), "to answer yes: --yes")
 	}
 	if err == nil && !ok {
 		err = errors.New("nothing was changed")

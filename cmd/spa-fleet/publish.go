@@ -25,15 +25,15 @@ func (a *app) publishCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "publish [--to DIR]",
 		Short: "Make a bundle for each gateway",
-		Long: `Makes NAME.bundle for each gateway in the directory --to (default: that of the last
-publish), with the next serial, or puts the bundles into etcd, where spa-fleet agent on each
-gateway gets its own within a second. Any tool may carry the bundles to the gateways (rsync, git,
-a web server, spa-fleet agent): they are signed, and sealed to their gateways. All are made
-before one is written. Interrupted, run it again.
+		Long: `Writes a NAME.bundle with the next serial for each gateway, into the directory --to
+(default: that of the last publish) or into etcd, where spa-fleet agent on each gateway
+fetches its own. Any tool may carry bundles to gateways (rsync, git, a web server, spa-fleet
+agent), because they are signed, and sealed to their gateways. All bundles are made before
+the first is written. If the command was interrupted, run it again.
 
-If another administrator has published since your copy of the office was made, publish
-refuses: get their changes first (git pull). --over publishes anyway, with a higher serial,
-if their changes are lost.`,
+If --to has a bundle that your copy of the office does not know, another administrator has
+published, and publish refuses: get their changes first (git pull). If their changes are
+lost, --over publishes anyway, with a higher serial.`,
 		Example: `  spa-fleet publish --to /srv/bundles
   spa-fleet publish && git commit -am publish && rsync -a bundles/ web7:/var/lib/bundles/
   spa-fleet publish --to etcd://192.0.2.10:2379,192.0.2.11:2379 --ca ca.pem --cert me.pem --key me.key`,
@@ -43,7 +43,7 @@ if their changes are lost.`,
 		},
 	}
 	p.flags(cmd, "for the bundles")
-	cmd.Flags().BoolVar(&p.over, "over", false, "publish although this office lacks a later publish")
+	cmd.Flags().BoolVar(&p.over, "over", false, "publish over another administrator's later publish")
 	cli.JSONFlag(cmd, &p.asJSON)
 	return cmd
 }
@@ -60,7 +60,7 @@ func (a *app) publish(cmd *cobra.Command, o *office.Office, v *office.Vault, p p
 	switch {
 	case errors.Is(err, office.ErrNewer):
 		return cli.Fail(err, "get their changes, and publish again: git -C "+quote.Shell(a.dir)+
-			" pull; if those are lost: --over")
+			" pull; if they are lost: --over")
 	case errors.Is(err, office.ErrSameID):
 		return cli.Fail(err, "give one of them a new key: spa-fleet client rotate NAME")
 	case errors.Is(err, fs.ErrNotExist):
@@ -73,12 +73,12 @@ func (a *app) publish(cmd *cobra.Command, o *office.Office, v *office.Vault, p p
 	}
 	tellChanges(cmd, report.Changes)
 	if report.Over {
-		cli.Warn(cmd, "clients that others have revoked since serial %d may be back: check with spa-fleet client list",
+		cli.Warn(cmd, "clients that others revoked after serial %d may get in again: check with spa-fleet client list",
 			o.Published.Serial)
 	}
 	if n := len(report.Earlier); n > 0 {
-		cli.Warn(cmd, "a removed administrator can open the keys of %d clients, such as %s: spa-fleet client rotate %[2]s", n,
-			report.Earlier[0])
+		cli.Warn(cmd, "a removed administrator can open the keys of %d clients, such as %s: spa-fleet client rotate "+
+			"%[2]s", n, report.Earlier[0])
 	}
 	for _, name := range report.Removed {
 		cli.Note(cmd, "removed the bundle of %s, which is retired", name)

@@ -13,13 +13,14 @@ func (a *app) rotateKeyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotate-key",
 		Short: "Replace the key that signs bundles",
-		Long: `Makes a new key that signs bundles: when an administrator has left who knew the old one.
-It prints the command that makes each gateway trust the new key. Until it has run there, a
-gateway keeps the bundle that it has and refuses newer ones. Publish first, and bring the
-bundles: a gateway that trusts the new key and has no bundle of it shuts all clients out.`,
+		Long: `Makes a new key that signs bundles, for when an administrator who had the old one has left.
+For each gateway it prints the command with which the gateway trusts the new key. Until that
+has run there, the gateway keeps its bundle and refuses newer ones. Publish first, and bring
+the bundles to the gateways: a gateway that trusts the new key, but has no bundle signed with
+it, shuts all clients of the fleet out.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			err := sure(cmd, yes, "Every gateway will refuse new bundles until it is told the new key. Replace it?")
+			err := sure(cmd, yes, "Every gateway will refuse new bundles until it trusts the new key. Replace the key?")
 			if err != nil {
 				return err
 			}
@@ -27,8 +28,8 @@ bundles: a gateway that trusts the new key and has no bundle of it shuts all cli
 				if err := o.RotateKey(v); err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "there is a new key; publish, bring each gateway its bundle, and only then run "+
-					"there, as root:\n\n")
+				fmt.Fprintf(cmd.OutOrStdout(), "made a new key; publish, bring each gateway its bundle, and only then "+
+					"run there, as root:\n\n")
 				for _, g := range o.Active() {
 					fmt.Fprintf(cmd.OutOrStdout(), "  %s# %s && systemctl restart spa-server\n", g.Name, pinning(o, g))
 				}

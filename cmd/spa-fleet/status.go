@@ -20,13 +20,13 @@ func (a *app) statusCommand() *cobra.Command {
 	maxAge := enrol.Overlap(7 * 24 * time.Hour)
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show which gateway has which bundle, and what is not published yet",
-		Long: `Shows the bundle of each gateway in the directory of the last publish, or in --to: its
-serial, and since when. A bundle is behind if a later publish did not reach the directory,
-and stale if it is older than --max-age. Then it lists what has changed since the last
-publish. It opens nothing, and needs no identity.
+		Short: "Show the published bundles, and what is not published yet",
+		Long: `Shows the serial and the time of each gateway's bundle, in --to or where the last publish
+put it. A bundle is behind if a later publish did not reach that place, and stale if it is
+older than --max-age. Then it lists what has changed since the last publish. It needs no
+identity. "spa-server status" shows what a gateway itself has.
 
-It exits with 1 if a gateway lacks a current bundle.`,
+It exits with 1 if a gateway has no current bundle there.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := a.load()
@@ -37,7 +37,7 @@ It exits with 1 if a gateway lacks a current bundle.`,
 		},
 	}
 	p.flags(cmd, "with the bundles")
-	cmd.Flags().Var(&maxAge, "max-age", "how old a bundle may be")
+	cmd.Flags().Var(&maxAge, "max-age", "the greatest age of a bundle")
 	cli.JSONFlag(cmd, &asJSON)
 	return cmd
 }
@@ -80,7 +80,7 @@ func (a *app) status(cmd *cobra.Command, o *office.Office, p target, maxAge time
 		return err
 	}
 	if bad > 0 {
-		return cli.Fail(fmt.Errorf("%d of %d gateways have no current bundle here", bad, len(o.Active())),
+		return cli.Fail(fmt.Errorf("%d of %d gateways have no current bundle there", bad, len(o.Active())),
 			"spa-fleet publish")
 	}
 	if len(changes) > 0 && !asJSON {
@@ -94,8 +94,8 @@ func printStatus(cmd *cobra.Command, o *office.Office, states []office.State, ch
 	if o.Published.Serial == 0 {
 		fmt.Fprintf(out, "fleet %s: nothing published yet\n", o.Name)
 	} else {
-		fmt.Fprintf(out, "fleet %s: serial %d, published %s by %s\n", o.Name, o.Published.Serial, moment(o.Published.Time),
-			o.Published.By)
+		fmt.Fprintf(out, "fleet %s: serial %d, published %s by %s\n", o.Name, o.Published.Serial,
+			moment(o.Published.Time), o.Published.By)
 	}
 	if len(states) > 0 {
 		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)

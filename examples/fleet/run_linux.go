@@ -61,7 +61,7 @@ func address(gateway string) string { return gateway + "." + domain }
 // door returns where a gateway's service is.
 func (f *fleet) door(gateway string) string { return f.gateways[gateway].Addr4 + ":22" }
 
-// opens lets somebody knock, and connect.
+// opens knocks from a host, and connects.
 func (f *fleet) opens(ctx context.Context, who *stage.Host, gateway string) error {
 	out, err := f.knock(ctx, who, gateway, "10s")
 	f.Output(out)
@@ -71,7 +71,7 @@ func (f *fleet) opens(ctx context.Context, who *stage.Host, gateway string) erro
 	return f.meets(who, stage.Open, gateway)
 }
 
-// silence lets somebody knock in vain.
+// silence knocks from a host, and checks that there is no answer and the service stays dark.
 func (f *fleet) silence(ctx context.Context, who *stage.Host, gateway string) error {
 	_, err := f.knock(ctx, who, gateway, "3s")
 	how, broken := "no answer", error(nil)
@@ -93,7 +93,7 @@ func (f *fleet) knock(ctx context.Context, who *stage.Host, gateway, timeout str
 		timeout, "--config", who.Name())
 }
 
-// meets lets somebody try a gateway's service.
+// meets connects from a host to a gateway's service.
 func (f *fleet) meets(who *stage.Host, want stage.Promise, gateway string) error {
 	conn, err := f.Meet(who, want, f.door(gateway))
 	if conn != nil {
@@ -123,7 +123,8 @@ func short(text string) string {
 
 // manage runs spa-fleet in the office and returns what it prints.
 func (f *fleet) manage(ctx context.Context, args ...string) (string, error) {
-	return f.Command(ctx, f.office, "$", "", "spa-fleet", append(args, "--office", "office", "--identity", "admin.identity")...)
+	args = append(args, "--office", "office", "--identity", "admin.identity")
+	return f.Command(ctx, f.office, "$", "", "spa-fleet", args...)
 }
 
 // publish publishes, carries each bundle to its gateway, and waits until those that run have taken it over.

@@ -30,7 +30,7 @@ func (f *fleet) steps() []stage.Step {
 		{Title: "The gateways start, and are dark", Do: f.guard},
 		{Title: "Alice's one token opens each gateway; bob's opens web only", Do: f.use},
 		{Title: "A fourth gateway: alice's token opens it as it is", Do: f.grow},
-		{Title: "Bob is revoked: he is out at once", Do: f.revoke},
+		{Title: "Bob is revoked, and shut out at once", Do: f.revoke},
 		{Title: "An older bundle is put back, and refused", Do: f.rollBack},
 		{Title: "A thief has the files of web: they open nothing at db", Do: f.steal},
 		{Title: "Office and bundles are gone: a gateway that restarts has what it kept", Do: f.lose},
@@ -38,7 +38,8 @@ func (f *fleet) steps() []stage.Step {
 }
 
 func (f *fleet) found(ctx context.Context) error {
-	out, err := f.manage(ctx, "init", "--name", "prod", "--domain", domain, "--service", "ssh=tcp/22", "--admin", "anna")
+	out, err := f.manage(ctx, "init", "--name", "prod", "--domain", domain, "--service", "ssh=tcp/22", "--admin",
+		"anna")
 	f.Output(out)
 	if err != nil {
 		return err
@@ -111,7 +112,7 @@ func (f *fleet) enrol(ctx context.Context) error {
 	return f.publish(ctx)
 }
 
-// newClient gives somebody a token, once.
+// newClient makes a client, and imports its token on its host.
 func (f *fleet) newClient(ctx context.Context, who *stage.Host, terms ...string) error {
 	file := who.Name() + ".token"
 	out, err := f.manage(ctx, slices.Concat([]string{"client", "new", who.Name()}, terms, []string{"--out", file})...)
@@ -175,7 +176,7 @@ func (f *fleet) revoke(ctx context.Context) error {
 	if err := f.meets(f.bob, stage.Open, "web"); err != nil {
 		return err
 	}
-	f.Say("For a later step, somebody keeps the bundle of web that is in force now.")
+	f.Say("For a later step, an attacker keeps the bundle of web that is in force now.")
 	if err := os.Link(f.bundle("web"), f.old()); err != nil {
 		return err
 	}
@@ -193,7 +194,7 @@ func (f *fleet) revoke(ctx context.Context) error {
 	return f.silence(ctx, f.bob, "web")
 }
 
-// old returns where the bundle is that somebody keeps.
+// old returns the path of the attacker's copy of a bundle.
 func (f *fleet) old() string { return filepath.Join(f.Dir, "old.bundle") }
 
 func (f *fleet) rollBack(ctx context.Context) error {

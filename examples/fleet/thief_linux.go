@@ -33,7 +33,8 @@ func (f *fleet) steal(ctx context.Context) error {
 	if err := f.Verdict("thief    tries web's key on db's bundle", how, err); err != nil {
 		return err
 	}
-	f.Say("It opens web's bundle, which has alice's key for web. The stranger has bought that key, and knocks as alice.")
+	f.Say("It opens web's bundle, which has alice's key for web. The stranger has bought that key, and knocks as " +
+		"alice.")
 	if err := f.impersonate(key); err != nil {
 		return err
 	}

@@ -61,7 +61,8 @@ type Seal struct {
 }
 
 // Seal makes the bundle of one gateway. The contents' keys must be those at the gateway's server id.
-func (s Seal) Seal(gateway string, to *age.HybridRecipient, serial int64, issued time.Time, c *Contents) (*Bundle, error) {
+func (s Seal) Seal(gateway string, to *age.HybridRecipient, serial int64, issued time.Time,
+	c *Contents) (*Bundle, error) {
 	var sealed bytes.Buffer
 	w, err := age.Encrypt(&sealed, to)
 	if err != nil {

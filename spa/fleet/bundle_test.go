@@ -136,7 +136,8 @@ func TestBundleContents(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, text := range []string{"", "site 3\nwe", "site 03\nweb", "site 3\nweb", "site 3\nwebgate.key 0\n", "site 9999999999\n"} {
+	for _, text := range []string{"", "site 3\nwe", "site 03\nweb", "site 3\nweb", "site 3\nwebgate.key 0\n",
+		"site 9999999999\n"} {
 		if _, err := parseContents([]byte(text)); err == nil {
 			t.Errorf("accepts contents %q", text)
 		}

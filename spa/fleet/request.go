@@ -69,8 +69,8 @@ func ParseRequest(text string) (Request, error) {
 	return r, nil
 }
 
-// ParseRecipient parses an age hybrid recipient, age1pq1 and so on. Its error quotes nothing: somebody may have given
-// an identity by mistake.
+// ParseRecipient parses an age hybrid recipient, age1pq1 and so on. Its error does not quote the text, which may be an
+// identity, given by mistake.
 func ParseRecipient(text string) (*age.HybridRecipient, error) {
 	r, err := age.ParseHybridRecipient(text)
 	if err != nil || r.String() != text {

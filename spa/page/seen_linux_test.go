@@ -18,7 +18,8 @@ const unreadable = `
 	const linear = (x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
 	const light = ([r, g, b]) => [r, g, b].map((x) => linear(x / 255))
 		.reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0);
-	const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p); return (x + 0.05) / (y + 0.05); };
+	const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
+		return (x + 0.05) / (y + 0.05); };
 	const behind = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
 		if (c.length === 3 || c[3] === 1) return c; } return [255, 255, 255]; };
 	const bad = [];
@@ -28,7 +29,8 @@ const unreadable = `
 		const text = e.matches('input, textarea, select') ||
 			[...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
 		if (text && ratio(rgb(s.color), behind(e)) < 4.5) bad.push('text of ' + e.outerHTML.slice(0, 60));
-		const control = e.matches('input, textarea, select, button:not(.main)') && e.type !== 'checkbox' && e.type !== 'file';
+		const control = e.matches('input, textarea, select, button:not(.main)') &&
+			e.type !== 'checkbox' && e.type !== 'file';
 		const edge = ratio(rgb(s.borderTopColor), behind(e.parentElement));
 		if (control && edge < 3) bad.push('edge of ' + e.outerHTML.slice(0, 60));
 	}
@@ -39,8 +41,8 @@ const wide = `const w = document.documentElement.clientWidth; const d = document
 	return d <= 0 ? 'fits' : d + ' ' + [...document.querySelectorAll('body *')].find((e) =>
 		e.getBoundingClientRect().right > w + 1)?.outerHTML.slice(0, 80)`
 
-// bare: in a browser that lets pages keep nothing, the page works and offers to keep nothing; a picture that is none does
-// not silence it. Chromium is made to be such a browser: Debian's has no detector of QR codes either.
+// bare: in a browser that lets pages store nothing, the page works and does not offer to keep anything. A file that is
+// not a picture does not silence it. Chromium is made to be such a browser: Debian's has no QR code detector either.
 func (v *view) bare(page string) {
 	v.Helper()
 	if v.browser.Name() != "chromium" {
@@ -95,7 +97,8 @@ func (v *view) seen(page string) {
 	v.enter("spa1", true)
 	v.press("Add")
 	v.reads("This is not a valid token")
-	v.browser.Run("for (const id of ['hosts-row', 'new-row', 'picture-row']) document.getElementById(id).hidden = false")
+	v.browser.Run("for (const id of ['hosts-row', 'new-row', 'picture-row']) " +
+		"document.getElementById(id).hidden = false")
 	v.wantSeen("the form")
 	v.enter(v.keygen("new", "seen", "--allow", "ssh,web"), false)
 	v.browser.Run("document.getElementById('keep').checked = true; document.getElementById('keep').onchange()")

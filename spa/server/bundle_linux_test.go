@@ -255,8 +255,8 @@ func TestRollback(t *testing.T) {
 	}
 }
 
-// TestUnreadableKey: while the gateway's key cannot be read no client of the fleet knocks, and afterwards no bundle counts
-// that is older than the last one.
+// TestUnreadableKey: while the gateway's key cannot be read, the fleet's clients cannot knock. Afterwards a bundle that
+// is older than the last one is refused.
 func TestUnreadableKey(t *testing.T) {
 	p := newFleetSite(t, "")
 	ann, bob := fleetClient("ann"), fleetClient("bob")
@@ -276,7 +276,7 @@ func TestUnreadableKey(t *testing.T) {
 	p.wantInForce("restarted", 5, []*keys.Client{ann}, []*keys.Client{bob})
 }
 
-// TestLeavesTheFleet: a client that is not in the next bundle, or may do less there, loses its grants, and a packet that
+// TestLeavesTheFleet: a client that is not in the next bundle, or may do less there, loses its grants. A packet that
 // was made before opens nothing, even if a later bundle has the client again.
 func TestLeavesTheFleet(t *testing.T) {
 	for name, change := range map[string]func(c *keys.Client) *keys.Client{
@@ -416,11 +416,13 @@ func TestWatchBundle(t *testing.T) {
 
 	p.offer(p.bundle(4, fleetClient("bob")))
 	r, err := p.s.reload(t.Context())
-	if err != nil || !serial(4)() || !slices.Equal(r.Added, []string{"bob"}) || !slices.Equal(r.Removed, []string{"ann"}) {
+	if err != nil || !serial(4)() || !slices.Equal(r.Added, []string{"bob"}) ||
+		!slices.Equal(r.Removed, []string{"ann"}) {
 		t.Errorf("reload: %+v, %v", r, err)
 	}
 	p.offer([]byte("y"))
-	if r, err := p.s.reload(t.Context()); r == nil || err == nil || !strings.Contains(err.Error(), "not a whole bundle") {
+	r, err = p.s.reload(t.Context())
+	if r == nil || err == nil || !strings.Contains(err.Error(), "not a whole bundle") {
 		t.Errorf("reload with a bad one: %+v, %v", r, err)
 	}
 }

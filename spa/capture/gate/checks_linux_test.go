@@ -204,7 +204,8 @@ func TestKeys(t *testing.T) {
 		}
 	}
 	b.SetKeys(nil)
-	if empty := framed(datagram(stranger4, own4, knockPort, make([]byte, 200))); b.passes(t, empty) || b.passes(t, frames[stranger4]) {
+	empty := framed(datagram(stranger4, own4, knockPort, make([]byte, 200)))
+	if b.passes(t, empty) || b.passes(t, frames[stranger4]) {
 		t.Error("without a key a packet passes")
 	}
 }

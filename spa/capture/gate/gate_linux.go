@@ -147,8 +147,8 @@ func newMap(name string, size uint32) (*ebpf.Map, []byte, error) {
 	return m, memory, nil
 }
 
-// SetKeys replaces the keys; at most MaxKeys count. A packet is checked with the old ones or with the new ones, unless they
-// change twice while it is checked: then it may be dropped.
+// SetKeys replaces the keys; at most MaxKeys count. A packet is checked with the old keys or with the new ones. If they
+// change twice while it is checked, it may be dropped.
 func (g *Gate) SetKeys(list []Key) {
 	if g == nil {
 		return

@@ -115,10 +115,10 @@ func datagram(from, to netip.Addr, port uint16, payload []byte) []byte {
 	var ip []byte
 	n := udpHeader + len(payload)
 	if from.Is4() {
-		ip = append([]byte{0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protoUDP, 0, 0}, append(from.AsSlice(), to.AsSlice()...)...)
+		ip = slices.Concat([]byte{0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protoUDP, 0, 0}, from.AsSlice(), to.AsSlice())
 		binary.BigEndian.PutUint16(ip[2:], uint16(ipv4Header+n))
 	} else {
-		ip = append([]byte{0x60, 0, 0, 0, 0, 0, protoUDP, 64}, append(from.AsSlice(), to.AsSlice()...)...)
+		ip = slices.Concat([]byte{0x60, 0, 0, 0, 0, 0, protoUDP, 64}, from.AsSlice(), to.AsSlice())
 		binary.BigEndian.PutUint16(ip[4:], uint16(n))
 	}
 	for _, v := range []int{40000, int(port), n, 0} {
@@ -164,7 +164,8 @@ func (b *bench) judge(ip []byte, at int, anyLength bool) verdict {
 }
 
 func isKnockPort(ip []byte, at int) bool {
-	return len(ip) >= at+udpHeader && slices.Contains([]uint16{knockPort, sharedPort}, binary.BigEndian.Uint16(ip[at+2:]))
+	return len(ip) >= at+udpHeader &&
+		slices.Contains([]uint16{knockPort, sharedPort}, binary.BigEndian.Uint16(ip[at+2:]))
 }
 
 // model4 is the model of the filter for IPv4, from the documentation of the package.

@@ -215,8 +215,8 @@ func (p *program) refusals(line int32, to string) {
 
 // ownCount sets R1 to this processor's counters, or jumps.
 func (p *program) ownCount(otherwise string) {
-	p.add(asm.FnGetSmpProcessorId.Call(), asm.JGE.Imm(asm.R0, int32(p.cpus), otherwise), asm.LSh.Imm(asm.R0, countShift),
-		asm.LoadMapValue(asm.R1, p.counts.FD(), 0), asm.Add.Reg(asm.R1, asm.R0))
+	p.add(asm.FnGetSmpProcessorId.Call(), asm.JGE.Imm(asm.R0, int32(p.cpus), otherwise),
+		asm.LSh.Imm(asm.R0, countShift), asm.LoadMapValue(asm.R1, p.counts.FD(), 0), asm.Add.Reg(asm.R1, asm.R0))
 }
 
 // count adds to the counter of the reason in length, among those of the line. Without CAP_PERFMON the kernel refuses an

@@ -53,8 +53,9 @@ func TestTakes(t *testing.T) {
 	make := bundles(t)
 	second := make("web", 2)
 	all := map[string][]byte{
-		"first": make("web", 1), "second": second, "tenth": make("web", 10), "another's": make("db", 11), "nothing": nil,
-		"cut": second[:len(second)-1], "longer": append(bytes.Clone(second), 0), "noise": bytes.Repeat([]byte("x"), 3000),
+		"first": make("web", 1), "second": second, "tenth": make("web", 10), "another's": make("db", 11),
+		"nothing": nil, "cut": second[:len(second)-1], "longer": append(bytes.Clone(second), 0),
+		"noise": bytes.Repeat([]byte("x"), 3000),
 	}
 	whole := map[string]bool{"first": true, "second": true, "tenth": true}
 	for a := range all {
@@ -96,8 +97,8 @@ func TestLogsOnce(t *testing.T) {
 func run(t testing.TB, config string) (to string) {
 	t.Helper()
 	dir := t.TempDir()
-	lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte("version = 1\ngateway = \"web\"\nto = \"here\"\nevery = \"1s\"\n"+
-		config), 0o644))
+	const start = "version = 1\ngateway = \"web\"\nto = \"here\"\nevery = \"1s\"\n"
+	lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte(start+config), 0o644))
 	c := lab.Value(Load(dir))(t)
 	source, closing, err := c.Open()
 	lab.Must(t, err)
@@ -217,9 +218,11 @@ func TestEndless(t *testing.T) {
 func TestConfigRefused(t *testing.T) {
 	const good = "version = 1\ngateway = \"web\"\nto = \"here\"\nfrom = \"/srv/web.bundle\"\n"
 	for change, want := range map[string]string{
-		"from = \"http://example.net/web.bundle\"": "from", "from = \"web.bundle\"": "from", "from = \"https://\"": "from",
+		"from = \"http://example.net/web.bundle\"": "from", "from = \"web.bundle\"": "from",
+		"from = \"https://\"": "from",
 		"from = \"https://user:secret@example.net/x\"": "from", "from = \"etcd://127.0.0.1:2379\"": "fleet",
-		"every = \"500ms\"": "every", "every = \"often\"": "every", "gateway = \"Web 7\"": "gateway", "cert = \"a\"": "cert",
+		"every = \"500ms\"": "every", "every = \"often\"": "every", "gateway = \"Web 7\"": "gateway",
+		"cert = \"a\"": "cert",
 		"fleet = \"abc\"": "fleet", "colour = \"red\"": "colour", "to": "to: missing", "from": "from: missing",
 		"gateway": "gateway: missing", "from = \"https://[\"": "from", "key = \"a\"": "cert",
 	} {

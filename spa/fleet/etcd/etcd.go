@@ -282,7 +282,7 @@ func (s *Store) read(ctx context.Context, gateway string, take func([]byte)) (in
 	}
 	head, err := fleet.ParseReadable(r.Kvs[0].Value)
 	if err != nil || head.Gateway != gateway || head.Size > fleet.MaxBundle {
-		take(r.Kvs[0].Value) // the gateway says what is wrong with it
+		take(r.Kvs[0].Value) // the gateway reports the problem
 		return r.Header.Revision, nil
 	}
 	revision := r.Header.Revision

@@ -30,7 +30,8 @@ func newOffice(t testing.TB) office {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(nil)
 	lab.Must(t, err)
-	return office{fleet.Seal{Fleet: keys.NewFleetID(), Key: private}, lab.Value(age.GenerateHybridIdentity())(t).Recipient()}
+	to := lab.Value(age.GenerateHybridIdentity())(t).Recipient()
+	return office{fleet.Seal{Fleet: keys.NewFleetID(), Key: private}, to}
 }
 
 // bundles returns bundles of one serial for gateways with this many clients.
@@ -40,8 +41,8 @@ func (o office) bundles(t testing.TB, serial int64, clients int, gateways ...str
 	for _, gateway := range gateways {
 		c := &fleet.Contents{Site: gateway, Gates: keys.Gates{Current: keys.NewGateKey()}}
 		for i := range clients {
-			c.Clients = append(c.Clients, &keys.Client{Name: fmt.Sprintf("c%06d", i), ID: keys.NewID(), Key: keys.NewKey(),
-				Allow: []string{"ssh"}})
+			c.Clients = append(c.Clients, &keys.Client{Name: fmt.Sprintf("c%06d", i), ID: keys.NewID(),
+				Key: keys.NewKey(), Allow: []string{"ssh"}})
 		}
 		list = append(list, lab.Value(o.seal.Seal(gateway, o.to, serial, time.Now(), c))(t))
 	}
@@ -100,7 +101,9 @@ func TestFollow(t *testing.T) {
 	for serial, clients := range []int{0, 1, 6000, 2} {
 		bundles := o.bundles(t, int64(serial+1), clients, "web", "db")
 		lab.Must(t, s.Publish(t.Context(), bundles, int64(serial)))
-		lab.Eventually(t, "both gateways get their bundle", func() bool { return web.has(bundles[0]) && db.has(bundles[1]) })
+		lab.Eventually(t, "both gateways get their bundle", func() bool {
+			return web.has(bundles[0]) && db.has(bundles[1])
+		})
 		there := heads(t, s)
 		if there["web"] != bundles[0].Head || there["db"] != bundles[1].Head || len(there) != 2 {
 			t.Errorf("heads: %v", there)

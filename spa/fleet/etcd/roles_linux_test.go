@@ -9,8 +9,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// permitAgent makes a user of etcd, without a password, who may read one gateway's bundle and nothing else: for the agent
-// there, whose certificate has the user's name as its common name.
+// permitAgent makes a user of etcd, without a password, that may read one gateway's bundle and nothing else. It is for
+// the agent there: the common name of its certificate is the user's name.
 func permitAgent(ctx context.Context, s *Store, user, gateway string) error {
 	exactly := ""
 	return s.permit(ctx, user, clientv3.PermissionType(clientv3.PermRead), map[string]string{
@@ -19,7 +19,7 @@ func permitAgent(ctx context.Context, s *Store, user, gateway string) error {
 	})
 }
 
-// permitOffice makes a user who may write all bundles of the fleet: for administrators.
+// permitOffice makes a user that may write all bundles of the fleet: for administrators.
 func permitOffice(ctx context.Context, s *Store, user string) error {
 	return s.permit(ctx, user, clientv3.PermissionType(clientv3.PermReadWrite), map[string]string{
 		s.prefix: clientv3.GetPrefixRangeEnd(s.prefix)})

@@ -88,7 +88,8 @@ func newCluster(t testing.TB, size int) *cluster {
 	}
 	ca := filepath.Join(c.dir, "ca.pem")
 	for i := range size {
-		client, peer := fmt.Sprintf("https://127.0.0.1:%d", ports[2*i]), fmt.Sprintf("https://127.0.0.1:%d", ports[2*i+1])
+		client := fmt.Sprintf("https://127.0.0.1:%d", ports[2*i])
+		peer := fmt.Sprintf("https://127.0.0.1:%d", ports[2*i+1])
 		c.endpoints = append(c.endpoints, client)
 		c.args = append(c.args, []string{program, "--name", fmt.Sprintf("m%d", i), "--data-dir", t.TempDir(),
 			"--listen-client-urls", client, "--advertise-client-urls", client,

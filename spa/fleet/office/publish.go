@@ -247,7 +247,7 @@ func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string
 func (o *Office) Signs(v *Vault) error {
 	if !v.public().Equal(o.Key) {
 		return problem(o.path(officeFile), "its key is not that of the vault: spa-fleet rotate-key was interrupted, or "+
-			"somebody has changed it")
+			"the file was edited")
 	}
 	return nil
 }

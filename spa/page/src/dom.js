@@ -21,7 +21,7 @@ export function say(text, bad = false) {
   find('say').className = bad ? 'bad' : '';
 }
 
-// wrong says what is wrong with a field, and goes there.
+// wrong shows what to correct in a field, and moves the focus there.
 export function wrong(id, text) {
   right(id);
   const field = find(id);

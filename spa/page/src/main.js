@@ -42,7 +42,7 @@ function focus(gateway = state.gateways[0]) {
   else find('adding').firstElementChild.focus();
 }
 
-// save keeps what should be kept, and returns what is to be said of it if that went wrong.
+// save stores what the user keeps. If that fails, it returns the message to show.
 function save() {
   if (!state.lock) return '';
   if (!store.current(state.lock)) {

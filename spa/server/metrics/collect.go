@@ -23,26 +23,28 @@ var (
 		"verdict", "reason")
 	received = describe("capture_received_packets_total", "Packets seen on the knock ports.")
 	passed   = describe("capture_passed_packets_total", "Packets passed on for a decision.")
-	framed   = describe("capture_framed_packets_total", "Packets from browsers passed on for a decision: those in STUN "+
-		"requests.")
+	framed   = describe("capture_framed_packets_total", "Packets from browsers passed on for a decision: those in "+
+		"STUN requests.")
 	ignored = describe("capture_ignored_packets_total", "Packets that the capture ignored, by reason.",
 		"reason")
 	dropped = describe("capture_dropped_packets_total", "Packets that the kernel dropped because they arrived faster "+
 		"than they were read. Knocks may be among them.")
 	gated = describe("gate_in_kernel", "1 if the kernel drops forged knocks, 0 if each wakes the server.")
-	shut  = describe("gate_dropped_packets_total", "Packets to the knock ports that the kernel dropped, by reason. Apart "+
-		"from those without a head (cut), they are in spa_packets_total too.", "reason")
+	shut  = describe("gate_dropped_packets_total", "Packets to the knock ports that the kernel dropped, by reason. "+
+		"Apart from those without a head (cut), they are in spa_packets_total too.", "reason")
 	grants  = describe("grants", "Live grants: one for each client, service and address.")
 	clients = describe("clients", "Clients with a file, including revoked ones.")
-	leftOut = describe("client_files_ignored", "Client files that are ignored because of a mistake or their mode: these "+
-		"clients cannot knock.")
+	leftOut = describe("client_files_ignored", "Client files that are ignored because of a mistake or their mode: "+
+		"these clients cannot knock.")
 	floor = describe("floor_seconds", "Seconds for which all knocks are still refused, after a reboot or with a new "+
 		"journal. 0: knocks are accepted.")
 	live    = describe("journal_nonces", "Used packets that the replay journal remembers.")
 	records = describe("journal_used_slots", "Slots of the replay journal that are in use.")
 	room    = describe("journal_slots", "Slots that the replay journal has.")
-	faults  = describe("journal_faults_total", "Packets that were refused because the replay journal could not be used.")
-	damaged = describe("journal_damaged", "1 if the replay journal was damaged when the server started, and is a new one.")
+	faults  = describe("journal_faults_total", "Packets that were refused because the replay journal could not be "+
+		"used.")
+	damaged = describe("journal_damaged", "1 if the replay journal was damaged when the server started, and is a new "+
+		"one.")
 	inPlace = describe("guard_in_place", "1 if the guard is in place, 0 if guarded ports may be open.")
 	putBack = describe("guard_put_back_total", "How often the guard was put back after another tool had changed it.")
 	kept    = describe("keeper_alive", "0 if the guard's keeper has ended, and another tool could flush the guard "+
@@ -60,8 +62,8 @@ var (
 	recoveryKeys    = describe("recovery_keys", "Clients with a recovery key that are not revoked.")
 	recoverySpent   = describe("recovery_keys_spent", "Clients with a recovery key that has no uses left.")
 
-	bundleSerial = describe("fleet_bundle_serial", "Serial of the fleet's bundle in force. 0: there is none, and no client "+
-		"of the fleet can knock.")
+	bundleSerial = describe("fleet_bundle_serial", "Serial of the fleet's bundle in force. 0: there is none, and no "+
+		"client of the fleet can knock.")
 	bundleAge = describe("fleet_bundle_age_seconds", "Seconds since the office has issued the bundle in force.")
 	bundleOld = describe("fleet_bundle_old", "1 if the bundle in force is older than max_age, or there is none.")
 	bundleBad = describe("fleet_bundles_refused_total", "Bundles that were offered and refused, by reason.", "reason")

@@ -21,7 +21,7 @@ import (
 
 // Errors of a bundle that is good by itself, but not after the one in force.
 var (
-	// ErrOlder means that a bundle's serial is lower: somebody offers an old one, with clients that may be revoked.
+	// ErrOlder means that a bundle's serial is lower: an old bundle was offered, with clients that may be revoked.
 	ErrOlder = errors.New("an older bundle than the one in force")
 	// ErrTwin means that another bundle has the serial of the one in force: two offices have the same key.
 	ErrTwin = errors.New("has the serial of the one in force, and other contents: was the office's directory copied?")
