@@ -1,5 +1,6 @@
-// Dist makes what users download: archives of the programs, packages of the server, the client and the office of a fleet, a list of what is
-// inside (CycloneDX), and SHA256SUMS. From the same commit it makes the same bytes, in any directory.
+// Dist makes what users download: archives of the programs, packages of the server, the client and the office of a
+// fleet, a list of what is inside (CycloneDX), and SHA256SUMS. From the same commit it makes the same bytes, in any
+// directory.
 //
 //	go run -C .ci/dist . [--only linux/amd64] [--version 1.2.3] DIRECTORY
 //

@@ -139,7 +139,8 @@ func testArch(t *testing.T, dir, copied string) {
 	cmd := exec.Command("bash", "-ec", `source aur/PKGBUILD
 srcdir=$1; mkdir "$srcdir"; ln -s "$2" "$srcdir/sallyport-$pkgver"
 cd "$srcdir"; build
-for pkgname in sallyport-server sallyport-client sallyport-fleet; do pkgdir=$1/root; cd "$srcdir"; package_$pkgname; done`,
+pkgdir=$1/root
+for pkgname in sallyport-server sallyport-client sallyport-fleet; do cd "$srcdir"; package_$pkgname; done`,
 		"bash", filepath.Join(root, "src"), copied)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
