@@ -219,10 +219,10 @@ func TestConfigRefused(t *testing.T) {
 	const good = "version = 1\ngateway = \"web\"\nto = \"here\"\nfrom = \"/srv/web.bundle\"\n"
 	for change, want := range map[string]string{
 		"from = \"http://example.net/web.bundle\"": "from", "from = \"web.bundle\"": "from",
-		"from = \"https://\"": "from",
+		"from = \"https://\"":                          "from",
 		"from = \"https://user:secret@example.net/x\"": "from", "from = \"etcd://127.0.0.1:2379\"": "fleet",
 		"every = \"500ms\"": "every", "every = \"often\"": "every", "gateway = \"Web 7\"": "gateway",
-		"cert = \"a\"": "cert",
+		"cert = \"a\"":    "cert",
 		"fleet = \"abc\"": "fleet", "colour = \"red\"": "colour", "to": "to: missing", "from": "from: missing",
 		"gateway": "gateway: missing", "from = \"https://[\"": "from", "key = \"a\"": "cert",
 	} {
