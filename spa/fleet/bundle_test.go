@@ -160,8 +160,8 @@ func TestBundleContents(t *testing.T) {
 	}
 }
 
-// TestBundleParts: a size that is not that of the sealed part, and a signature of another length, are refused before anyone
-// verifies them.
+// TestBundleParts: a size that is not that of the sealed part, and a signature of another length, are refused before
+// anyone verifies them.
 func TestBundleParts(t *testing.T) {
 	h := newHouse(t)
 	for name, change := range map[string]func(*Bundle){

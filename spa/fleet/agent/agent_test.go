@@ -262,7 +262,8 @@ func TestRedirections(t *testing.T) {
 	text := bundles(t)("web", 1)
 	count := 0
 	serve := func(rw http.ResponseWriter, r *http.Request) {
-		to := map[string]string{"/here": "/", "/plain": r.URL.Query().Get("to"), "/other": r.URL.Query().Get("to")}[r.URL.Path]
+		other := r.URL.Query().Get("to")
+		to := map[string]string{"/here": "/", "/plain": other, "/other": other}[r.URL.Path]
 		if r.URL.Path == "/round" && count < 100 {
 			count, to = count+1, "/round"
 		}

@@ -260,8 +260,8 @@ func (o *Office) writePublished() error {
 	return write(o.path(publishedFile), o.Published.text(), place.EitherWay)
 }
 
-// knows reports whether a bundle is of the last publish of this office, of an earlier one, or of one that it began since.
-// Of two publishes at once, both have the same serial.
+// knows reports whether a bundle is of the last publish of this office, of an earlier one, or of one that it began
+// since. Of two publishes at once, both have the same serial.
 func (o *Office) knows(h *fleet.Head) bool {
 	p := o.Published
 	return h.Serial < p.Serial || h.Serial == p.Serial && h.Issued.Equal(p.Time) ||

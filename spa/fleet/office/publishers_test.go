@@ -118,8 +118,8 @@ func (f full) Put(ctx context.Context, bundles []*fleet.Bundle, known int64) err
 	return errors.Join(f.Directory.Put(ctx, bundles[:f.room], known), errFull)
 }
 
-// TestFailedPublishes: whatever number of an administrator's publishes failed, with or without a bundle put, none of them
-// lets a later one undo what another administrator changed, and without such a change the next one goes on.
+// TestFailedPublishes: whatever number of an administrator's publishes failed, with or without a bundle put, none of
+// them lets a later one undo what another administrator changed. Without such a change the next one goes on.
 func TestFailedPublishes(t *testing.T) {
 	for _, before := range []bool{false, true} { // something was published before
 		for failed := range 4 {
