@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -42,14 +43,30 @@ connections. Established sessions continue: spa-server revoke NAME --cut ends th
 				}
 				return err
 			}
+			if errors.Is(err, fs.ErrNotExist) && inFleet(*dir) {
+				return cli.Fail(fmt.Errorf("there is no client %s with a file on this gateway: %w", args[0], err),
+					officeRevokes+args[0])
+			}
 			if err != nil {
 				return absent(err, args[0])
 			}
 			record(cmd, *dir, actOn(c))
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is revoked\n", c.Name)
+			if inFleet(*dir) {
+				cli.Note(cmd, "that is the key in the file here. %s", officeRevokes+args[0])
+			}
 			return nil
 		},
 	}
+}
+
+// officeRevokes says where a client of the fleet is revoked, whether or not there is a file of its name.
+const officeRevokes = "a client of the fleet is revoked in its office: spa-fleet client revoke "
+
+// inFleet reports whether the gateway is in a fleet.
+func inFleet(dir string) bool {
+	gateway, err := config.Load(dir)
+	return err == nil && gateway.Fleet.On()
 }
 
 // remove removes a file that could not be marked as revoked: that shuts the client out too.
