@@ -314,8 +314,6 @@ func parseGrantingText(t testing.TB, text string) Granting {
 // TestVectorsAreGenerated: making the vectors again gives exactly the bytes of the files.
 func TestVectorsAreGenerated(t *testing.T) { lab.Vectors(t, vectorDir, makeVectors(t)) }
 
-func vectorFile(name string) string { return filepath.Join(vectorDir, name+".txt") }
-
 // lines writes a vector.
 type lines struct{ strings.Builder }
 
