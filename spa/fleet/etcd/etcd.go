@@ -36,6 +36,7 @@ const (
 	patience   = 10 * time.Second // for one answer
 	keepAlive  = 5 * time.Second  // a store that is gone is noticed after twice this
 	resyncTime = time.Second      // before the next attempt after an error
+	readPause  = time.Second      // between two reads: a store may report changes without end
 )
 
 // ErrNewer means that the store has a publication that the caller does not know: publishing over it could undo what
@@ -232,6 +233,7 @@ func (s *Store) follow(ctx context.Context, gateway string, take func([]byte)) e
 		return err
 	}
 	watch := s.client.Watch(clientv3.WithRequireLeader(ctx), s.headKey(gateway), clientv3.WithRev(revision+1))
+	due := time.Now().Add(readPause)
 	alive := time.NewTicker(patience)
 	defer alive.Stop()
 	for {
@@ -241,13 +243,43 @@ func (s *Store) follow(ctx context.Context, gateway string, take func([]byte)) e
 				return err
 			}
 		case r, ok := <-watch:
-			if err := r.Err(); err != nil || !ok {
-				return fmt.Errorf("etcd: the watch ended: %w", cmp.Or(err, context.Canceled)) // or compacted: read again
+			if err := over(r, ok); err != nil {
+				return err
 			}
 			if len(r.Events) == 0 {
 				continue
 			}
+			if err := settle(ctx, watch, due); err != nil {
+				return err
+			}
 			if _, err := s.read(ctx, gateway, take); err != nil {
+				return err
+			}
+			due = time.Now().Add(readPause)
+		}
+	}
+}
+
+// over returns an error if a watch has ended, or was compacted: read again.
+func over(r clientv3.WatchResponse, ok bool) error {
+	if err := r.Err(); err != nil || !ok {
+		return fmt.Errorf("etcd: the watch ended: %w", cmp.Or(err, context.Canceled))
+	}
+	return nil
+}
+
+// settle waits until the next read is due. That one is enough for every change until then.
+func settle(ctx context.Context, watch clientv3.WatchChan, due time.Time) error {
+	timer := time.NewTimer(time.Until(due))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+			return nil
+		case r, ok := <-watch:
+			if err := over(r, ok); err != nil {
 				return err
 			}
 		}

@@ -64,6 +64,7 @@ func answered(err error) bool { return err == nil || errors.Is(err, rpctypes.Err
 type follower struct {
 	mu      sync.Mutex
 	last    []byte
+	times   int // that it was given a bundle
 	trouble error
 }
 
@@ -74,7 +75,7 @@ func follow(t testing.TB, s *Store, gateway string) *follower {
 	var ended sync.WaitGroup
 	ended.Go(func() {
 		s.Follow(ctx, gateway,
-			func(text []byte) { f.mu.Lock(); defer f.mu.Unlock(); f.last, f.trouble = text, nil },
+			func(text []byte) { f.mu.Lock(); defer f.mu.Unlock(); f.last, f.trouble = text, nil; f.times++ },
 			func(err error) { f.mu.Lock(); defer f.mu.Unlock(); f.trouble = err })
 	})
 	t.Cleanup(func() { cancel(); ended.Wait() })
@@ -118,6 +119,27 @@ func TestFollow(t *testing.T) {
 	lab.Must(t, s.Remove(t.Context(), "db"))
 	if left := heads(t, s); len(left) != 1 {
 		t.Errorf("after a gateway was removed: %v", left)
+	}
+}
+
+// TestFollowFlood: a store that reports changes without end has a gateway's agent read once a second, and the last change
+// comes through.
+func TestFollowFlood(t *testing.T) {
+	c, o := newCluster(t, 1), newOffice(t)
+	s := c.open(t, o, "anyone")
+	bundles := o.bundles(t, 1, 1, "web")
+	began := time.Now()
+	web := follow(t, s, "web")
+	lab.Must(t, s.Publish(t.Context(), bundles, 0))
+	for range 300 {
+		lab.Value(s.client.Put(t.Context(), s.headKey("web"), "noise"))(t)
+	}
+	lab.Must(t, s.putHeads(t.Context(), bundles))
+	lab.Eventually(t, "the last change", func() bool { return web.has(bundles[0]) })
+	web.mu.Lock()
+	defer web.mu.Unlock()
+	if most := 2 + int(time.Since(began)/time.Second); web.times > most {
+		t.Errorf("it read %d times in %v", web.times, time.Since(began))
 	}
 }
 
