@@ -46,9 +46,10 @@ type lock struct {
 }
 
 const (
-	lockLabel = "sallyport 1 locked profile"
-	saltSize  = 16
-	plainSize = Size + 8 + Size // gate key, id, key
+	lockLabel         = "sallyport 1 locked profile"
+	lockRecoveryLabel = "sallyport 1 locked recovery profile"
+	saltSize          = 16
+	plainSize         = Size + 8 + Size // gate key, id, key
 )
 
 // The most that reading a file may cost, whoever wrote it.
@@ -85,7 +86,7 @@ func (p *Profile) Lock(passphrase []byte, keyring string) (*StoredProfile, error
 	plain := append(binary.BigEndian.AppendUint64(append([]byte(nil), p.Gate.bytes()...), uint64(p.ID)), p.Key.bytes()...)
 	nonce := make([]byte, chacha20poly1305.NonceSizeX, sealedSize)
 	rand.Read(nonce)
-	s.lock.sealed = aead.Seal(nonce, nonce, plain, s.bound())
+	s.lock.sealed = aead.Seal(nonce, nonce, plain, s.bound(s.label()))
 	return s, nil
 }
 
@@ -112,7 +113,10 @@ func (s *StoredProfile) Unlock(passphrase []byte) (*Profile, error) {
 		return nil, err
 	}
 	nonce, sealed := s.lock.sealed[:chacha20poly1305.NonceSizeX], s.lock.sealed[chacha20poly1305.NonceSizeX:]
-	plain, err := aead.Open(nil, nonce, sealed, s.bound())
+	plain, err := aead.Open(nil, nonce, sealed, s.bound(s.label()))
+	if err != nil && s.Recovery { // earlier programs did not bind that
+		plain, err = aead.Open(nil, nonce, sealed, s.bound(lockLabel))
+	}
 	if err != nil {
 		return nil, ErrPassphrase
 	}
@@ -126,9 +130,16 @@ func (l *lock) aead(passphrase []byte) (cipher.AEAD, error) {
 	return chacha20poly1305.NewX(argon2.IDKey(passphrase, l.salt, l.passes, l.memory, l.lanes, chacha20poly1305.KeySize))
 }
 
+func (s *StoredProfile) label() string {
+	if s.Recovery {
+		return lockRecoveryLabel
+	}
+	return lockLabel
+}
+
 // bound returns what is authenticated together with the keys: everything else in the file.
-func (s *StoredProfile) bound() []byte {
-	b := s.appendBinary([]byte(lockLabel))
+func (s *StoredProfile) bound(label string) []byte {
+	b := s.appendBinary([]byte(label))
 	b = appendText(b, s.lock.keyring)
 	b = binary.BigEndian.AppendUint32(b, s.lock.memory)
 	b = binary.BigEndian.AppendUint32(b, s.lock.passes)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/crypto/chacha20poly1305"
+
 	"sallyport/keys/place"
 	"sallyport/spa/lab"
 )
@@ -146,6 +148,29 @@ func TestLockBinds(t *testing.T) {
 		if _, err := s.Unlock(passphrase); !errors.Is(err, ErrPassphrase) {
 			t.Errorf("%s: got %v, want ErrPassphrase", name, err)
 		}
+	}
+}
+
+// TestLockBindsRecovery: an attacker who can write the file cannot make a recovery key an ordinary one. One that an
+// earlier program locked, which did not bind that, opens.
+func TestLockBindsRecovery(t *testing.T) {
+	p := testProfile()
+	p.Recovery = true
+	s := cheaply(t, p)
+	if q, err := s.Unlock(passphrase); err != nil || !q.Recovery {
+		t.Errorf("got %v, %v", q, err)
+	}
+	s.Recovery = false
+	if _, err := s.Unlock(passphrase); !errors.Is(err, ErrPassphrase) {
+		t.Errorf("a recovery key was made an ordinary one: %v", err)
+	}
+	s.Recovery = true
+	aead := lab.Value(s.lock.aead(passphrase))(t)
+	nonce := bytes.Clone(s.lock.sealed[:chacha20poly1305.NonceSizeX])
+	plain := lab.Value(aead.Open(nil, nonce, s.lock.sealed[len(nonce):], s.bound(lockRecoveryLabel)))(t)
+	s.lock.sealed = aead.Seal(bytes.Clone(nonce), nonce, plain, s.bound(lockLabel))
+	if q, err := s.Unlock(passphrase); err != nil || !q.Recovery {
+		t.Errorf("locked by an earlier program: %v, %v", q, err)
 	}
 }
 
