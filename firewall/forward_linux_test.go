@@ -415,10 +415,12 @@ func TestForwardTrial(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		f := bothFamilies[0]
 		w := newForwarded(t, k, forwarding{away: true}, f)
-		w.must(w.gw.Do(func() error { return Teardown(w.config.State) }))
-		w.open()
-		w.load(3 * time.Second)
-		w.dark(f.stranger, f.gateway, "2222")
+		inTime(t, 3*time.Second, func(within time.Duration) bool {
+			w.must(w.gw.Do(func() error { return Teardown(w.config.State) }))
+			w.open()
+			w.load(within)
+			return !w.isOpen(f.stranger, f.gateway, "2222")
+		})
 		w.die()
 		lab.Eventually(t, "the end of the trial", func() bool { return w.isOpen(f.stranger, f.gateway, "2222") })
 	})

@@ -38,10 +38,7 @@ var layouts = []struct{ name, line string }{
 // packet works twice, the guard is never missing, and the sandbox is whole.
 func TestLayouts(t *testing.T) {
 	c := guarded(t)
-	// A revocation refuses the client for the length of the window.
-	c.off(`systemctl disable spa-guard.service spa-server.service
-sed -i 's/window = "5s"/window = "5m"/' /etc/spa/server.toml
-cp -a /etc/spa /srv/spa`)
+	c.off("systemctl disable spa-guard.service spa-server.service; cp -a /etc/spa /srv/spa")
 	for _, layout := range layouts {
 		c.off("rm -rf /etc/systemd/system/spa-*.service.d /etc/spa /srv/state /var/lib/spa /var/log/spa; " +
 			"cp -a /srv/spa /etc/spa")
@@ -73,7 +70,8 @@ cp -a /etc/spa /srv/spa`)
 		if outcome := lab.Value(attempts.Stop())(t); outcome.Through > 0 {
 			t.Errorf("%s: a stranger reached sshd: %v", layout.name, outcome)
 		}
-		c.run("systemctl reload spa-server.service")
+		// A revocation refuses the client for as long as the window.
+		c.run(`sed -i 's/window = "5s"/window = "5m"/' /etc/spa/server.toml; systemctl reload spa-server.service`)
 		c.knock()
 		c.run("spa-server revoke alice; systemctl kill -s KILL spa-server; systemctl reset-failed spa-server; " +
 			"systemctl restart spa-server.service")
