@@ -2,6 +2,7 @@ package keys
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"sallyport/keys/service"
@@ -65,4 +66,26 @@ type Credential struct {
 	ID     ID
 	Key    Key
 	Until  time.Time // zero: no end of its own
+}
+
+// Taken returns the ids of the keys that were good and are not any more. After is nil if the client is gone.
+func Taken(before, after *Client, now time.Time) []ID {
+	if after == nil {
+		return before.IDs()
+	}
+	var taken []ID
+	for _, was := range before.Credentials() {
+		kept := func(is Credential) bool { return is.ID == was.ID && is.Key.Equal(was.Key) && is.Good(now) }
+		if was.Good(now) && !slices.ContainsFunc(after.Credentials(), kept) {
+			taken = append(taken, was.ID)
+		}
+	}
+	return taken
+}
+
+// Rekeyed reports whether the client has lost all its keys, for others or none. Its grants must end then: nothing
+// records which key opened them, so it may have been a stolen one.
+func Rekeyed(before, after *Client, now time.Time) bool {
+	had := slices.DeleteFunc(before.Credentials(), func(c Credential) bool { return !c.Good(now) })
+	return len(Taken(before, after, now)) >= len(had)
 }

@@ -214,6 +214,9 @@ func (i *importing) renew(cmd *cobra.Command, there *keys.StoredProfile, p *keys
 	next.Gate, next.ID, next.Key = p.Gate, p.ID, p.Key
 	next.KnockPorts, next.Receipts, next.Recovery = p.KnockPorts, p.Receipts, p.Recovery
 	next.Gateways = p.Gateways
+	if p.IsFleet() {
+		next.Address = cmp.Or(next.Address, p.Address) // the token's gateways may be in it
+	}
 	next.Services = make(map[string][]string)
 	for _, services := range []map[string][]string{old.Services, p.Services} {
 		maps.Copy(next.Services, services)

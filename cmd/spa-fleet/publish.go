@@ -84,7 +84,7 @@ func (a *app) publish(cmd *cobra.Command, o *office.Office, v *office.Vault, p p
 		cli.Note(cmd, "removed the bundle of %s, which is retired", name)
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "published serial %d in %s: %d gateways, %d clients, %d bytes\n",
-		report.Serial, d.path, len(report.Gateways), report.Clients, report.Bytes)
+		report.Serial, quote.Printable(d.path), len(report.Gateways), report.Clients, report.Bytes)
 	return err
 }
 

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/config"
 	"sallyport/spa/fleet"
 	"sallyport/spa/lab"
 )
@@ -243,6 +246,64 @@ func TestFleetAtBoot(t *testing.T) {
 	if held := g.grants(); len(held) != 1 || held[0].Client != "ann" {
 		t.Errorf("grants: %+v", held)
 	}
+}
+
+// TestFleetRekeyedLate: a bundle with another key for a client arrives while no server runs, long after the office has
+// made that key. Grants that the client has until then may be those of a thief, and end at the start. So they do if the
+// server was killed while it took the bundle over.
+func TestFleetRekeyedLate(t *testing.T) {
+	again := func(o *office, was *keys.Client) *keys.Client { return fleetClient(was.Name, "ssh") }
+	rotated := func(o *office, was *keys.Client) *keys.Client {
+		is, at := again(o, was), o.seal.Fleet.Server(o.name)
+		is.Previous = &keys.Previous{ID: was.Key.IDAt(at), Key: was.Key.At(at), Until: time.Now().Add(-100 * time.Hour)}
+		return is
+	}
+	for name, replace := range map[string]func(*office, *keys.Client) *keys.Client{
+		"rotated": rotated, "made again": again,
+	} {
+		for _, killed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, killed %v", name, killed), func(t *testing.T) {
+				g := newGateway(t)
+				o := g.joinFleet()
+				g.start()
+				ann, bob := fleetClient("ann", "ssh"), fleetClient("bob", "ssh")
+				o.publish(1, time.Now(), ann, bob)
+				o.inForce(1)
+				o.knocks(ann, true)
+				o.knocks(bob, true)
+				g.server.stop(syscall.SIGKILL)
+				o.publish(2, time.Now(), replace(o, ann), bob)
+				if killed {
+					o.keep()
+				}
+				g.start()
+				o.inForce(2)
+				if held := g.grants(); len(held) != 1 || held[0].Client != "bob" {
+					t.Errorf("grants: %+v", held)
+				}
+				g.server.stop(syscall.SIGKILL)
+				g.start()
+				if held := g.grants(); len(held) != 1 || held[0].Client != "bob" {
+					t.Errorf("after another start: %+v", held)
+				}
+			})
+		}
+	}
+}
+
+// keep does what the server does first with a bundle that is offered: it keeps it for the next start, beside the one
+// before.
+func (o *office) keep() {
+	o.t.Helper()
+	text, state := lab.Value(os.ReadFile(o.path))(o.t), lab.Value(config.Load(o.dir))(o.t).State
+	for _, name := range []string{config.BundlesFile, config.BundlesFile2} {
+		path := filepath.Join(state, name)
+		if kept := lab.Value(os.ReadFile(path))(o.t); !bytes.Contains(kept, []byte("\nserial ")) {
+			lab.Must(o.t, os.WriteFile(path, append(binary.BigEndian.AppendUint64(nil, uint64(len(text))), text...), 0o600))
+			return
+		}
+	}
+	o.t.Fatal("both files have a bundle")
 }
 
 // TestInitFleet: init --fleet makes a key that nobody else can read, with a new gateway or for one that there is, and

@@ -18,7 +18,7 @@ import (
 // checkFleet reports what keeps bundles of the fleet from being taken over. It adds the fleet's clients to the
 // registry.
 func checkFleet(c *config.Config, registry *keys.Registry, now time.Time) []Finding {
-	bundles := setup.JoinFleet(c, registry, nil)
+	bundles := setup.JoinFleet(c, registry, nil, now)
 	if bundles == nil {
 		return nil
 	}

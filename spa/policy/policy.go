@@ -205,12 +205,18 @@ func (p *Policy) Allows(c *keys.Client, g firewall.Grant, now time.Time) bool {
 // OfReplacedKey reports whether the grant may have been opened with a key that has been replaced and has ended since: a
 // grant names its client and no key, so what may have begun before that end counts.
 func (p *Policy) OfReplacedKey(c *keys.Client, g firewall.Grant, now time.Time) bool {
+	return c != nil && c.Previous != nil && !now.Before(c.Previous.Until) &&
+		p.MayBeFrom(c, g, c.Previous.Until, now)
+}
+
+// MayBeFrom reports whether a grant that the client may keep may have begun before an earlier time.
+func (p *Policy) MayBeFrom(c *keys.Client, g firewall.Grant, before, now time.Time) bool {
 	t, ok := p.stillAllowed(c, g, now)
-	if !ok || c.Previous == nil || now.Before(c.Previous.Until) {
+	if !ok {
 		return false
 	}
 	longest := t.duration(t.most, c.MaxFor) + clockStep // files have whole seconds, too
-	return !g.Until.After(c.Previous.Until.Add(longest))
+	return !g.Until.After(before.Add(longest))
 }
 
 func (p *Policy) stillAllowed(c *keys.Client, g firewall.Grant, now time.Time) (terms, bool) {

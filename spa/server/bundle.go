@@ -39,6 +39,7 @@ type member struct {
 	folder  place.Folder      // where bundles are offered; without a Root: it could not be opened
 	watcher *fsnotify.Watcher // of that directory; nil: it could not be opened
 	kept    *setup.Kept
+	rekeyed map[string]time.Time // at the start: see setup.Bundles
 
 	taking sync.Mutex // one bundle at a time is taken over. Lock it before Server.reading
 
@@ -47,6 +48,7 @@ type member struct {
 	before   *setup.Bundle     // the last one in force, if it cannot be opened any more: nothing older may follow it
 	since    time.Time         // when it was taken over
 	clients  int               // that it has
+	seen     fs.FileInfo       // the file that was read last
 	unkept   error             // why it is not kept for the next start
 	refused  map[string]uint64 // offered files, by reason
 	last     refused
@@ -110,14 +112,16 @@ func (s *Server) openOffers(m *member) error {
 
 // joinFleet begins with the best bundle that there is.
 func (s *Server) joinFleet() {
-	found := setup.JoinFleet(s.config, s.clients, s.log)
+	now := s.now()
+	found := setup.JoinFleet(s.config, s.clients, s.log, now)
 	if found == nil {
 		return
 	}
 	if s.fleet == nil { // for captured packets
 		s.fleet = newMember(s.config)
 	}
-	m, now := s.fleet, s.now()
+	m := s.fleet
+	m.rekeyed = found.Rekeyed
 	if m.kept != nil {
 		m.kept.InForce(found.Slot)
 	}
@@ -131,7 +135,7 @@ func (s *Server) joinFleet() {
 		s.setGates()
 		return
 	}
-	if best == found.Offered {
+	if best == found.Offered && !found.IsKept(best) {
 		s.keepBundle(best)
 	}
 	s.belong(best)
@@ -198,6 +202,9 @@ func (s *Server) watchBundle(ctx context.Context) error {
 			return nil
 		case <-old.C:
 			s.noteAge(s.now())
+			if !waiting && s.missedBundle() {
+				_, _ = s.takeBundle(ctx, true)
+			}
 		case <-again.C:
 			waiting = false
 			_, _ = s.takeBundle(ctx, true) // a refusal is logged
@@ -220,6 +227,25 @@ func (s *Server) watchBundle(ctx context.Context) error {
 			again.Reset(0)
 		}
 	}
+}
+
+// missedBundle reports whether there is another file than was read last: not every file system reports changes, and
+// none reports that a link now leads to another directory.
+func (s *Server) missedBundle() bool {
+	m := s.fleet
+	if m.folder.Root == nil {
+		return false
+	}
+	if err := place.InPlace(m.folder.Root, m.folder.Path); err != nil {
+		return true
+	}
+	is, err := m.folder.Root.Lstat(filepath.Base(m.config.Fleet.Bundle))
+	if err != nil {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.seen == nil || !os.SameFile(is, m.seen) || !is.ModTime().Equal(m.seen.ModTime()) || is.Size() != m.seen.Size()
 }
 
 // concernsBundle reports whether an event is about the file in which bundles are offered.
@@ -277,7 +303,12 @@ func (s *Server) readBundle() (*setup.Bundle, error) {
 	if err := place.InPlace(m.folder.Root, m.folder.Path); err != nil {
 		return nil, err
 	}
-	text, err := setup.ReadOffered(m.folder, filepath.Base(m.config.Fleet.Bundle))
+	file := filepath.Base(m.config.Fleet.Bundle)
+	seen, _ := m.folder.Root.Lstat(file) // before it is read: what changes then is read again
+	m.mu.Lock()
+	m.seen = seen
+	m.mu.Unlock()
+	text, err := setup.ReadOffered(m.folder, file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

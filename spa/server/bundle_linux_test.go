@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"filippo.io/age"
@@ -253,6 +254,56 @@ func TestRollback(t *testing.T) {
 		}
 		p.wantInForce(what, 5, []*keys.Client{ann}, []*keys.Client{bob})
 	}
+}
+
+// TestRenamedGateway: a gateway that gets another name in its fleet takes no lower serial under that than it has had.
+func TestRenamedGateway(t *testing.T) {
+	p := newFleetSite(t, `gateway = "gw"`)
+	ann, bob := fleetClient("ann"), fleetClient("bob")
+	p.offer(p.bundle(5, ann))
+	p.take(t)
+	p.rewrite(`gateway = "gw"`, `gateway = "web8"`)
+	p.s.config = lab.Value(config.Load(p.s.dir))(t)
+	named := func(serial int64) []byte {
+		return p.sealed(p.seal, "web8", p.to, serial, p.contents([]*keys.Client{bob}))
+	}
+	p.offer(named(4))
+	p.restart()
+	p.wantInForce("older", 0, nil, []*keys.Client{ann, bob})
+	p.offer(named(6))
+	p.take(t)
+	p.wantInForce("newer", 6, []*keys.Client{bob}, []*keys.Client{ann})
+}
+
+// TestUnreported: a bundle is taken over although no event reports it, and it is reported if the directory that was
+// opened is no longer the one of the settings.
+func TestUnreported(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "bundles")
+	lab.Must(t, os.Mkdir(dir, 0o755))
+	p := newFleetSite(t, fmt.Sprintf("bundle = %q", filepath.Join(dir, "web.bundle")))
+	ann, bob := fleetClient("ann"), fleetClient("bob")
+	p.offer(p.bundle(5, ann))
+	p.take(t)
+	p.s.fleet.watcher = nil // as on a network file system
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- p.s.watchBundle(ctx) }()
+		time.Sleep(2 * time.Minute)
+		p.offer(p.bundle(6, bob))
+		time.Sleep(2 * time.Minute)
+		p.wantInForce("later", 6, []*keys.Client{bob}, []*keys.Client{ann})
+		if p.said.has("refused") {
+			t.Error("what has not changed is refused")
+		}
+		lab.Must(t, errors.Join(os.Rename(dir, dir+".away"), os.Mkdir(dir, 0o755)))
+		time.Sleep(2 * time.Minute)
+		if st := p.s.fleetStatus(time.Now()); st.LastRefused == nil {
+			t.Error("another directory goes unnoticed")
+		}
+		cancel()
+		lab.Must(t, <-ended)
+	})
 }
 
 // TestUnreadableKey: while the gateway's key cannot be read, the fleet's clients cannot knock. Afterwards a bundle that

@@ -249,7 +249,7 @@ func change(before, after *keys.Client) string {
 func (s *Server) shut(ctx context.Context, before, after *keys.Client) []firewall.Grant {
 	now := s.now()
 	s.narrow(before, after)
-	rekeyed := map[string]bool{before.Name: rekeyed(before, after, now)}
+	rekeyed := map[string]bool{before.Name: keys.Rekeyed(before, after, now)}
 	return s.endUnkept(ctx, s.firewall.GrantsOf(before.Name, now), rekeyed, now)
 }
 
@@ -261,7 +261,7 @@ func (s *Server) narrow(before, after *keys.Client) {
 	if renamed, ok := s.clients.Lookup(before.ID); after == nil && ok {
 		after = renamed.Client
 	}
-	s.takeAway(before.Name, takenKeys(before, after, now), []string{everything}, now)
+	s.takeAway(before.Name, keys.Taken(before, after, now), []string{everything}, now)
 	if after == nil {
 		return
 	}
@@ -277,28 +277,6 @@ func (s *Server) narrow(before, after *keys.Client) {
 		lost = append(lost, everything)
 	}
 	s.takeAway(before.Name, append(before.IDs(), after.IDs()...), lost, now)
-}
-
-// takenKeys returns the ids of the keys that were good and are not any more. After is nil if the client is gone.
-func takenKeys(before, after *keys.Client, now time.Time) []keys.ID {
-	if after == nil {
-		return before.IDs()
-	}
-	var taken []keys.ID
-	for _, was := range before.Credentials() {
-		kept := func(is keys.Credential) bool { return is.ID == was.ID && is.Key.Equal(was.Key) && is.Good(now) }
-		if was.Good(now) && !slices.ContainsFunc(after.Credentials(), kept) {
-			taken = append(taken, was.ID)
-		}
-	}
-	return taken
-}
-
-// rekeyed reports whether the client has lost all its keys, for others or none. Its grants must end then: nothing
-// records which key opened them, so it may have been a stolen one.
-func rekeyed(before, after *keys.Client, now time.Time) bool {
-	had := slices.DeleteFunc(before.Credentials(), func(c keys.Credential) bool { return !c.Good(now) })
-	return len(takenKeys(before, after, now)) >= len(had)
 }
 
 // narrowed reports whether the client may do less now for another reason than its list of services.

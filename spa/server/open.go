@@ -228,8 +228,12 @@ func (s *Server) openFirewall(ctx context.Context, o Options) error {
 	if err := s.mayConfirm(o.ConfirmBy); err != nil {
 		return err
 	}
-	fw, err := setup.OpenGuard(ctx, s.config, s.clients, setup.Loading{Confirm: o.Confirm, ConfirmBy: o.ConfirmBy,
-		Now: s.now, Log: s.log, Left: func() { s.actions.Left() }})
+	loading := setup.Loading{Confirm: o.Confirm, ConfirmBy: o.ConfirmBy, Now: s.now, Log: s.log,
+		Left: func() { s.actions.Left() }}
+	if s.fleet != nil {
+		loading.Rekeyed = s.fleet.rekeyed
+	}
+	fw, err := setup.OpenGuard(ctx, s.config, s.clients, loading)
 	if err != nil {
 		return err
 	}

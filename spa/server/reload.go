@@ -222,7 +222,7 @@ func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r
 	for _, c := range clients {
 		if c.before != nil {
 			s.narrow(c.before, c.after)
-			lost[c.before.Name] = rekeyed(c.before, c.after, now)
+			lost[c.before.Name] = keys.Rekeyed(c.before, c.after, now)
 		}
 	}
 	r.Ended = shown(s.endUnkept(ctx, held, lost, now))

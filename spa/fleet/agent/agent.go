@@ -19,8 +19,9 @@ import (
 // A Source has a gateway's bundle.
 type Source interface {
 	// Follow calls take with the bytes that are there and with each later version, until ctx ends. They may be
-	// anything. It reports trouble and goes on.
-	Follow(ctx context.Context, take func([]byte), trouble func(error))
+	// anything. If take returns an error, it calls take again later, even if nothing has changed. It reports trouble
+	// and goes on.
+	Follow(ctx context.Context, take func([]byte) error, trouble func(error))
 }
 
 // Agent copies a bundle from its source to a file.
@@ -35,7 +36,11 @@ type Agent struct {
 
 // Run copies each new bundle until ctx ends.
 func (a *Agent) Run(ctx context.Context) {
-	a.Source.Follow(ctx, func(text []byte) { a.note(a.take(text)) }, a.note)
+	a.Source.Follow(ctx, func(text []byte) error {
+		err := a.take(text)
+		a.note(err)
+		return err
+	}, a.note)
 }
 
 // note logs trouble once, and its end.

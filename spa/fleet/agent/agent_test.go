@@ -41,7 +41,7 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // offers is a source that offers one thing after another.
 type offers [][]byte
 
-func (o offers) Follow(_ context.Context, take func([]byte), _ func(error)) {
+func (o offers) Follow(_ context.Context, take func([]byte) error, _ func(error)) {
 	for _, text := range o {
 		take(text)
 	}

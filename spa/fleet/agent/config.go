@@ -193,6 +193,6 @@ type stored struct {
 }
 
 // Follow implements Source.
-func (s stored) Follow(ctx context.Context, take func([]byte), trouble func(error)) {
+func (s stored) Follow(ctx context.Context, take func([]byte) error, trouble func(error)) {
 	s.store.Follow(ctx, s.gateway, take, trouble)
 }

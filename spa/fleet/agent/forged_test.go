@@ -22,7 +22,7 @@ import (
 // versions is what a source has, one after the other.
 type versions [][]byte
 
-func (v versions) Follow(_ context.Context, take func([]byte), _ func(error)) {
+func (v versions) Follow(_ context.Context, take func([]byte) error, _ func(error)) {
 	for _, text := range v {
 		take(text)
 	}

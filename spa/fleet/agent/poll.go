@@ -16,13 +16,18 @@ import (
 // errSame means that there is nothing new.
 var errSame = errors.New("not changed")
 
-// poll calls look at once and then every interval. Look returns errSame where there is nothing new.
-func poll(ctx context.Context, every time.Duration, take func([]byte), trouble func(error),
-	look func(context.Context) ([]byte, error)) {
+// anew is how many looks may pass between two that read everything. A source is not trusted: it may have said of
+// something else that it was the version that is there now.
+const anew = 60
+
+// poll calls look at once and then every interval. Look returns errSame where there is nothing new; with all, it
+// returns what is there in any case.
+func poll(ctx context.Context, every time.Duration, take func([]byte) error, trouble func(error),
+	look func(ctx context.Context, all bool) ([]byte, error)) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	for {
-		text, err := look(ctx)
+	for since := anew; ; since++ {
+		text, err := look(ctx, since >= anew)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -31,7 +36,9 @@ func poll(ctx context.Context, every time.Duration, take func([]byte), trouble f
 		case err != nil:
 			trouble(err)
 		default:
-			take(text)
+			if since = 0; take(text) != nil {
+				since = anew
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -49,14 +56,15 @@ type File struct {
 }
 
 // Follow implements Source.
-func (f File) Follow(ctx context.Context, take func([]byte), trouble func(error)) {
+func (f File) Follow(ctx context.Context, take func([]byte) error, trouble func(error)) {
 	var seen os.FileInfo
-	poll(ctx, f.Every, take, trouble, func(context.Context) ([]byte, error) {
+	poll(ctx, f.Every, take, trouble, func(_ context.Context, all bool) ([]byte, error) {
 		fi, err := os.Stat(f.Path)
 		if err != nil {
 			return nil, err
 		}
-		if seen != nil && os.SameFile(seen, fi) && seen.ModTime().Equal(fi.ModTime()) && seen.Size() == fi.Size() {
+		if !all && seen != nil && os.SameFile(seen, fi) && seen.ModTime().Equal(fi.ModTime()) &&
+			seen.Size() == fi.Size() {
 			return nil, errSame
 		}
 		text, err := place.ReadFile(f.Path, fleet.MaxFile)
@@ -74,10 +82,14 @@ type Web struct {
 	Every  time.Duration
 }
 
-// Follow implements Source. It transfers a bundle only if it has changed since the last time (ETag, RFC 9110).
-func (w Web) Follow(ctx context.Context, take func([]byte), trouble func(error)) {
+// Follow implements Source. It transfers a bundle only if it has changed since the last time (ETag, RFC 9110), or if
+// it could not be taken, and now and then anyway.
+func (w Web) Follow(ctx context.Context, take func([]byte) error, trouble func(error)) {
 	var tag string
-	poll(ctx, w.Every, take, trouble, func(ctx context.Context) ([]byte, error) {
+	poll(ctx, w.Every, take, trouble, func(ctx context.Context, all bool) ([]byte, error) {
+		if all {
+			tag = ""
+		}
 		text, now, err := w.get(ctx, tag)
 		if err == nil {
 			tag = now

@@ -35,6 +35,7 @@ const (
 	batch      = 100              // operations in a transaction: etcd takes 128
 	patience   = 10 * time.Second // for one answer
 	keepAlive  = 5 * time.Second  // a store that is gone is noticed after twice this
+	maxAnswer  = 16 << 20         // bytes in one: a part of a bundle, or the readable parts of all
 	resyncTime = time.Second      // before the next attempt after an error
 	readPause  = time.Second      // between two reads: a store may report changes without end
 )
@@ -59,7 +60,7 @@ type Store struct {
 // Open opens a store. It does not wait for an answer.
 func Open(c Config) (*Store, error) {
 	client, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints, TLS: c.TLS, DialKeepAliveTime: keepAlive,
-		DialKeepAliveTimeout: keepAlive, Logger: zap.NewNop()})
+		DialKeepAliveTimeout: keepAlive, MaxCallRecvMsgSize: maxAnswer, Logger: zap.NewNop()})
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
@@ -209,8 +210,9 @@ func (s *Store) Found(ctx context.Context) (map[string][]byte, error) {
 }
 
 // Follow calls take with the bytes of a gateway's bundle, with the one that is there and with each that follows, until
-// ctx ends. It reports trouble and goes on. The bytes may be anything.
-func (s *Store) Follow(ctx context.Context, gateway string, take func([]byte), trouble func(error)) {
+// ctx ends. If take returns an error, it calls take again after a while. It reports trouble and goes on. The bytes may
+// be anything.
+func (s *Store) Follow(ctx context.Context, gateway string, take func([]byte) error, trouble func(error)) {
 	for ctx.Err() == nil {
 		err := s.follow(ctx, gateway, take)
 		if ctx.Err() != nil {
@@ -225,11 +227,17 @@ func (s *Store) Follow(ctx context.Context, gateway string, take func([]byte), t
 }
 
 // follow is Follow until something goes wrong.
-func (s *Store) follow(ctx context.Context, gateway string, take func([]byte)) error {
+func (s *Store) follow(ctx context.Context, gateway string, take func([]byte) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	revision, err := s.read(ctx, gateway, take)
-	if err != nil {
+	var revision int64
+	var head []byte
+	taken := true
+	read := func() (err error) {
+		revision, head, err = s.read(ctx, gateway, func(text []byte) { taken = take(text) == nil })
+		return err
+	}
+	if err := read(); err != nil {
 		return err
 	}
 	watch := s.client.Watch(clientv3.WithRequireLeader(ctx), s.headKey(gateway), clientv3.WithRev(revision+1))
@@ -239,7 +247,11 @@ func (s *Store) follow(ctx context.Context, gateway string, take func([]byte)) e
 	for {
 		select {
 		case <-alive.C: // a watch waits in silence for a store that is gone
-			if err := s.ping(ctx, gateway); err != nil {
+			changed, err := s.changed(ctx, gateway, revision, head)
+			if err == nil && (changed || !taken) {
+				err = read()
+			}
+			if err != nil {
 				return err
 			}
 		case r, ok := <-watch:
@@ -252,7 +264,7 @@ func (s *Store) follow(ctx context.Context, gateway string, take func([]byte)) e
 			if err := settle(ctx, watch, due); err != nil {
 				return err
 			}
-			if _, err := s.read(ctx, gateway, take); err != nil {
+			if err := read(); err != nil {
 				return err
 			}
 			due = time.Now().Add(readPause)
@@ -286,10 +298,29 @@ func settle(ctx context.Context, watch clientv3.WatchChan, due time.Time) error 
 	}
 }
 
-// ping returns an error if the store does not answer.
-func (s *Store) ping(ctx context.Context, gateway string) error {
-	_, err := s.get(ctx, s.headKey(gateway), clientv3.WithKeysOnly())
-	return err
+// errBack means that a store was restored from a backup, or made again: a watch would wait for revisions to come that
+// are past.
+var errBack = errors.New("the store went back to an earlier state")
+
+// changed reports whether a gateway's bundle has another readable part than head, which it had at a revision. It
+// returns an error if the store does not answer, or has not come as far as that.
+func (s *Store) changed(ctx context.Context, gateway string, revision int64, head []byte) (bool, error) {
+	r, err := s.get(ctx, s.headKey(gateway))
+	switch {
+	case err != nil:
+		return false, err
+	case r.Header.Revision < revision:
+		return false, fmt.Errorf("etcd: %w", errBack)
+	}
+	return !bytes.Equal(headIn(r), head), nil
+}
+
+// headIn returns the value in an answer; nil if there is none.
+func headIn(r *clientv3.GetResponse) []byte {
+	if len(r.Kvs) == 0 {
+		return nil
+	}
+	return r.Kvs[0].Value
 }
 
 // get gets one key.
@@ -303,31 +334,32 @@ func (s *Store) get(ctx context.Context, key string, options ...clientv3.OpOptio
 	return r, nil
 }
 
-// read reads the bundle as it is at one revision, and returns that.
-func (s *Store) read(ctx context.Context, gateway string, take func([]byte)) (int64, error) {
+// read reads the bundle as it is at one revision, and returns that and its readable part.
+func (s *Store) read(ctx context.Context, gateway string, take func([]byte)) (revision int64, readable []byte,
+	err error) {
 	r, err := s.get(ctx, s.headKey(gateway))
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	if len(r.Kvs) == 0 {
-		return r.Header.Revision, nil
+	revision, readable = r.Header.Revision, headIn(r)
+	if readable == nil {
+		return revision, nil, nil
 	}
-	head, err := fleet.ParseReadable(r.Kvs[0].Value)
+	head, err := fleet.ParseReadable(readable)
 	if err != nil || head.Gateway != gateway || head.Size > fleet.MaxBundle {
-		take(r.Kvs[0].Value) // the gateway reports the problem
-		return r.Header.Revision, nil
+		take(readable) // the gateway reports the problem
+		return revision, readable, nil
 	}
-	revision := r.Header.Revision
-	text := bytes.NewBuffer(bytes.Clone(r.Kvs[0].Value))
+	text := bytes.NewBuffer(bytes.Clone(readable))
 	for i := int64(0); i*partSize < head.Size; i++ {
 		r, err := s.get(ctx, s.partKey(head.Head, i), clientv3.WithRev(revision))
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 		if len(r.Kvs) > 0 && len(r.Kvs[0].Value) <= partSize {
 			text.Write(r.Kvs[0].Value)
 		}
 	}
 	take(text.Bytes())
-	return revision, nil
+	return revision, readable, nil
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -66,6 +67,8 @@ type follower struct {
 	last    []byte
 	times   int // that it was given a bundle
 	trouble error
+	full    bool // it takes nothing
+	refused int
 }
 
 func follow(t testing.TB, s *Store, gateway string) *follower {
@@ -75,11 +78,23 @@ func follow(t testing.TB, s *Store, gateway string) *follower {
 	var ended sync.WaitGroup
 	ended.Go(func() {
 		s.Follow(ctx, gateway,
-			func(text []byte) { f.mu.Lock(); defer f.mu.Unlock(); f.last, f.trouble = text, nil; f.times++ },
+			f.take,
 			func(err error) { f.mu.Lock(); defer f.mu.Unlock(); f.trouble = err })
 	})
 	t.Cleanup(func() { cancel(); ended.Wait() })
 	return f
+}
+
+func (f *follower) take(text []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.full {
+		f.refused++
+		return syscall.ENOSPC
+	}
+	f.last, f.trouble = text, nil
+	f.times++
+	return nil
 }
 
 func (f *follower) has(b *fleet.Bundle) bool {
@@ -252,6 +267,41 @@ func TestTrouble(t *testing.T) {
 		c.start(t, i)
 	}
 	got(publish())
+}
+
+// TestTakenAgain: a bundle that could not be taken is offered again, though nothing in the store has changed.
+func TestTakenAgain(t *testing.T) {
+	c, o := newCluster(t, 1), newOffice(t)
+	s := c.open(t, o, "anyone")
+	f := follow(t, s, "web")
+	set := func(full bool) { f.mu.Lock(); defer f.mu.Unlock(); f.full = full }
+	set(true)
+	b := o.bundles(t, 1, 1, "web")
+	lab.Must(t, s.Publish(t.Context(), b, 0))
+	lab.Eventually(t, "it is refused", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.refused > 0 })
+	set(false)
+	lab.Eventually(t, "it arrives", func() bool { return f.has(b[0]) })
+}
+
+// TestStoreGoesBack: a store that was made again has lower revisions than followers have seen. They get what is
+// published then.
+func TestStoreGoesBack(t *testing.T) {
+	c, o := newCluster(t, 1), newOffice(t)
+	s := c.open(t, o, "anyone")
+	f := follow(t, s, "web")
+	for serial := range int64(20) { // revisions that the new store does not reach
+		lab.Must(t, s.Publish(t.Context(), o.bundles(t, serial+1, 1, "web"), serial))
+	}
+	last := o.bundles(t, 21, 1, "web")
+	lab.Must(t, s.Publish(t.Context(), last, 20))
+	lab.Eventually(t, "it arrives", func() bool { return f.has(last[0]) })
+
+	c.kill(0)
+	c.args[0][slices.Index(c.args[0], "--data-dir")+1] = t.TempDir()
+	c.start(t, 0)
+	next := o.bundles(t, 22, 1, "web")
+	lab.Eventually(t, "the office can publish", func() bool { return s.Publish(t.Context(), next, 22) == nil })
+	lab.Eventually(t, "it arrives from the new store", func() bool { return f.has(next[0]) })
 }
 
 // TestLeastRights gives an agent the role that its page describes: it reads its own gateway's keys and nothing else.

@@ -16,7 +16,7 @@ var _ Destination = Directory("")
 // Lock implements Destination.
 func (d Directory) Lock() (unlock func(), err error) { return place.LockAlone(string(d), patience) }
 
-// Found implements Destination.
+// Found implements Destination. It keeps only the readable parts: together, bundles can be larger than memory.
 func (d Directory) Found(context.Context) (map[string][]byte, error) {
 	if _, err := os.Stat(string(d)); err != nil {
 		return nil, err
@@ -27,8 +27,13 @@ func (d Directory) Found(context.Context) (map[string][]byte, error) {
 	}
 	found := make(map[string][]byte, len(list))
 	for _, name := range list {
-		if found[name], err = place.ReadFile(d.Where(name), fleet.MaxFile); err != nil {
+		text, err := place.ReadFile(d.Where(name), fleet.MaxFile)
+		if err != nil {
 			return nil, err
+		}
+		found[name] = nil // damaged
+		if b, err := fleet.Parse(text); err == nil {
+			found[name] = b.Readable()
 		}
 	}
 	return found, nil

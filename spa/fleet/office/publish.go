@@ -68,12 +68,33 @@ func (o *Office) readPublished() error {
 	if raw.Serial < 0 || raw.Serial == math.MaxInt64 {
 		return doc.Problem("serial", "should be a whole number")
 	}
+	if err := raw.checkNames(doc); err != nil {
+		return err
+	}
 	for _, begun := range raw.Unfinished {
 		if begun.Serial <= raw.Serial || begun.Serial == math.MaxInt64 {
 			return doc.Problem("unfinished", "should have serials above serial")
 		}
 	}
 	o.Published = Published{raw.Serial, raw.Time.UTC(), raw.By, raw.To, raw.Unfinished, raw.Gateways, raw.Clients}
+	return nil
+}
+
+// checkNames refuses names that are none: commands print them, and they may be made for the terminal that shows them.
+func (raw *rawPublished) checkNames(doc *strict.Document) error {
+	if raw.By != "" && service.ValidName(raw.By) != nil {
+		return doc.Problem("by", "should be the name of an administrator")
+	}
+	for name := range raw.Gateways {
+		if err := service.ValidName(name); err != nil {
+			return doc.Problem("gateways", "has a name that no gateway has: %s", err)
+		}
+	}
+	for name := range raw.Clients {
+		if err := service.ValidName(name); err != nil {
+			return doc.Problem("clients", "has a name that no client has: %s", err)
+		}
+	}
 	return nil
 }
 
@@ -316,6 +337,9 @@ func (o *Office) seal(v *Vault, serial int64, now time.Time) ([]*fleet.Bundle, *
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := o.readBack(ks); err != nil {
+		return nil, nil, err
+	}
 	report := &Report{Serial: serial, Removed: []string{}, Earlier: []string{}}
 	for i, k := range ks {
 		if !k.current {
@@ -343,6 +367,19 @@ func (o *Office) seal(v *Vault, serial int64, now time.Time) ([]*fleet.Bundle, *
 		report.Bytes += b.Size + int64(len(b.Readable()))
 	}
 	return bundles, report, nil
+}
+
+// readBack returns an error unless a gateway can read each client: otherwise it would refuse the whole bundle.
+func (o *Office) readBack(ks []opened) error {
+	parse := keys.ClientParser()
+	var problems []error
+	for i, k := range ks {
+		c := o.Clients[i].Terms.At(o.Fleet.Server("any"), k.FleetKey) // only ids and keys differ between gateways
+		if _, err := parse(c.Name, c.Text()); err != nil {
+			problems = append(problems, problem(o.termsPath(c.Name), "no gateway could read this client: %v", err))
+		}
+	}
+	return errors.Join(problems...)
 }
 
 // contents returns what a gateway is told.

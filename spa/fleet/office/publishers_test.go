@@ -3,12 +3,14 @@ package office_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -259,6 +261,74 @@ func TestOpenStore(t *testing.T) {
 	for _, state := range lab.Value(o.States(context.Background(), store, s.now, time.Hour))(t) {
 		if state.Gateway != "web" {
 			t.Errorf("state: %+v", state)
+		}
+	}
+}
+
+// TestFoundInDirectory: what is read of a directory is the readable part of each whole bundle, however large the files
+// are, and nothing of a damaged one.
+func TestFoundInDirectory(t *testing.T) {
+	s := newSeveral(t)
+	d := office.Directory(t.TempDir())
+	lab.Value(s.publish(t, s.dir, d, false))(t)
+	whole := lab.Value(os.ReadFile(d.Where("web")))(t)
+	lab.Must(t, os.WriteFile(d.Where("cut"), whole[:len(whole)-1], 0o644))
+	for _, name := range []string{"large", "larger"} {
+		lab.Must(t, os.WriteFile(d.Where(name), nil, 0o644))
+		lab.Must(t, os.Truncate(d.Where(name), fleet.MaxFile))
+	}
+	want := string(lab.Value(fleet.Parse(whole))(t).Readable())
+	for name, text := range lab.Value(d.Found(t.Context()))(t) {
+		if name == "web" && string(text) != want || name != "web" && text != nil {
+			t.Errorf("%s: %d bytes", name, len(text))
+		}
+	}
+}
+
+// TestNamesInPublished: published.toml, which others may write, has no name that could act on a terminal.
+func TestNamesInPublished(t *testing.T) {
+	s := newSeveral(t)
+	d := office.Directory(t.TempDir())
+	lab.Value(s.publish(t, s.dir, d, false))(t)
+	path := filepath.Join(s.dir, "published.toml")
+	good := string(lab.Value(os.ReadFile(path))(t))
+	for was, is := range map[string]string{"by = \"anna": "by = \"anna\\u001b[2K", "\nweb = ": "\n\"web\\u001b[2K\" = ",
+		"\nbob = ": "\n\"bob\\u001b[2K\" = "} {
+		if !strings.Contains(good, was) {
+			t.Fatalf("there is no %q in\n%s", was, good)
+		}
+		lab.Must(t, os.WriteFile(path, []byte(strings.Replace(good, was, is, 1)), 0o640))
+		if o, err := office.Load(s.dir); err == nil || strings.Contains(err.Error(), "\x1b") {
+			t.Errorf("%q: %v, %v", is, o, err)
+		}
+	}
+}
+
+// TestUnreadableTerms: terms that no gateway can read keep an office from publishing: gateways would refuse the bundle
+// for all clients.
+func TestUnreadableTerms(t *testing.T) {
+	networks := make([]string, 2500)
+	for i := range networks {
+		networks[i] = fmt.Sprintf("\"2001:db8:%x:%x::/64\"", i/50+0x1000, i%50+0x1000)
+	}
+	for name, term := range map[string]string{
+		"":                 "",
+		"too long":         "from = [" + strings.Join(networks, ", ") + "]\n",
+		"beyond the years": "expires = 9999-12-31T23:59:59-12:00\n",
+	} {
+		s := newSeveral(t)
+		d := office.Directory(t.TempDir())
+		path := filepath.Join(s.dir, "clients", "bob.toml")
+		text := string(lab.Value(os.ReadFile(path))(t))
+		lab.Must(t, os.WriteFile(path, []byte(text+term), 0o640))
+		_, err := s.publish(t, s.dir, d, false)
+		if there := lab.Value(d.Found(t.Context()))(t); (err != nil) != (name != "") || len(there) == 1 != (name == "") ||
+			err != nil && !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v, and %d bundles", name, err, len(there))
+		}
+		if name == "" {
+			b := lab.Value(fleet.Parse(lab.Value(os.ReadFile(d.Where("web")))(t)))(t)
+			lab.Value(fleet.Open(b, s.gateway))(t)
 		}
 	}
 }

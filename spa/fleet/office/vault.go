@@ -14,6 +14,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/keys/place"
+	"sallyport/keys/service"
 	"sallyport/keys/strict"
 	"sallyport/spa/fleet"
 )
@@ -142,6 +143,11 @@ func parseVault(path string, text []byte) (*Vault, keys.FleetID, error) {
 	own, ownErr := age.ParseHybridIdentity(raw.Identity)
 	if errors.Join(idErr, gateErr, seedErr, ownErr) != nil || len(seed) != ed25519.SeedSize {
 		return nil, keys.FleetID{}, doc.Problem("version", "the vault is whole, but lacks a key")
+	}
+	for name := range raw.Admins {
+		if err := service.ValidName(name); err != nil {
+			return nil, keys.FleetID{}, doc.Problem("admins", "has a name that no administrator has: %s", err)
+		}
 	}
 	signing := ed25519.NewKeyFromSeed(seed)
 	v := &Vault{signing: &signing, gate: gate, own: own, admins: raw.Admins, replaced: raw.Replaced}

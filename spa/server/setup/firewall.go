@@ -10,12 +10,18 @@ import (
 )
 
 // keepAtStart returns which grants of an earlier server the clients may still have. A key may have been revoked while
-// no server was running.
-func keepAtStart(c *config.Config, clients *keys.Registry, now func() time.Time) func(firewall.Grant) bool {
+// no server was running. Rekeyed are clients of a fleet that had only other keys here until then: a bundle comes some
+// time after its office has replaced a key.
+func keepAtStart(c *config.Config, clients *keys.Registry, rekeyed map[string]time.Time,
+	now func() time.Time) func(firewall.Grant) bool {
 	rules := policy.New(c, nil)
 	return func(g firewall.Grant) bool {
 		client, _ := clients.Client(g.Client)
-		return rules.Keeps(client, g, now()) && !rules.OfReplacedKey(client, g, now())
+		if !rules.Keeps(client, g, now()) || rules.OfReplacedKey(client, g, now()) {
+			return false
+		}
+		until, ok := rekeyed[g.Client]
+		return !ok || !rules.MayBeFrom(client, g, until, now())
 	}
 }
 

@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"filippo.io/age"
 
@@ -58,7 +60,7 @@ type Bundle struct {
 // come first, and the key, which readKey returns, last. Its error has one of the Reasons.
 func TakeBundle(c *config.Config, text []byte, inForce *Bundle,
 	readKey func() (*age.HybridIdentity, error)) (*Bundle, error) {
-	parsed, err := verified(c, text)
+	parsed, err := verified(c, text, c.FleetName())
 	if err != nil {
 		return nil, err
 	}
@@ -83,8 +85,9 @@ func TakeBundle(c *config.Config, text []byte, inForce *Bundle,
 	return b, nil
 }
 
-// verified returns the bundle that a file has, if this gateway's office has signed it.
-func verified(c *config.Config, text []byte) (*fleet.Bundle, error) {
+// verified returns the bundle that a file has, if this gateway's office has signed it for a gateway of this name;
+// empty: of any name.
+func verified(c *config.Config, text []byte, gateway string) (*fleet.Bundle, error) {
 	office := fleet.Office{Fleet: c.Fleet.ID}
 	var err error
 	if office.Key, err = fleet.ParseOfficeKey(c.Fleet.Office); err != nil {
@@ -94,9 +97,9 @@ func verified(c *config.Config, text []byte) (*fleet.Bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch err := office.Verify(start, c.FleetName()); {
+	switch err := office.Verify(start, cmp.Or(gateway, start.Gateway)); {
 	case errors.Is(err, fleet.ErrRecipient):
-		return nil, fmt.Errorf("%w: for %s, and this one is %s", err, start.Gateway, c.FleetName())
+		return nil, fmt.Errorf("%w: for %s, and this one is %s", err, start.Gateway, gateway)
 	case errors.Is(err, fleet.ErrFleet):
 		return nil, fmt.Errorf("%w: %s", err, start.Fleet)
 	case err != nil:
@@ -109,11 +112,21 @@ func verified(c *config.Config, text []byte) (*fleet.Bundle, error) {
 type Bundles struct {
 	Key     error   // why no bundle can be opened
 	Kept    *Bundle // the last one that was in force, from the state directory; nil: none, or it cannot be opened
-	Last    *Bundle // the last one that was in force, even if it cannot be opened: nothing older may follow it
+	Last    *Bundle // the same, even if it cannot be opened, or was for another name: nothing older may follow it
 	Slot    int     // which of the two files has it
 	Offered *Bundle // nil: Refused
 	Refused error   // fs.ErrNotExist: none is offered
+
+	// Rekeyed are clients that had only other keys until some time, or until now: a grant from before may be of a key
+	// that was stolen.
+	Rekeyed map[string]time.Time
+
+	before *Bundle   // the one before Kept; nil: none
+	at     time.Time // when Kept was taken over
 }
+
+// IsKept reports whether a bundle is the one that is kept.
+func (b *Bundles) IsKept(other *Bundle) bool { return b.Kept != nil && b.Kept.Whole == other.Whole }
 
 // Best returns the bundle to begin with; nil if there is none.
 func (b *Bundles) Best() *Bundle {
@@ -126,7 +139,7 @@ func (b *Bundles) Best() *Bundle {
 // JoinFleet adds the clients of the fleet to those that have files, as a start does. It returns nil for a gateway that
 // is in no fleet. Files that only root can read are accepted and logged; without a log they are refused, as the server
 // refuses them later.
-func JoinFleet(c *config.Config, clients *keys.Registry, log *slog.Logger) *Bundles {
+func JoinFleet(c *config.Config, clients *keys.Registry, log *slog.Logger, now time.Time) *Bundles {
 	if !c.Fleet.On() {
 		return nil
 	}
@@ -137,11 +150,34 @@ func JoinFleet(c *config.Config, clients *keys.Registry, log *slog.Logger) *Bund
 		}
 		return AsServer(log, read)
 	})
-	if best := found.Best(); best != nil {
-		changes, _ := clients.FleetChanges(best.Contents.Clients) // TakeBundle has tried that
-		clients.ApplyFleet(changes)
-	}
+	found.apply(clients, now)
 	return found
+}
+
+// apply puts the clients of the best bundle into force, after those of the earlier ones: so it finds out which of them
+// have lost their keys since grants were given.
+func (b *Bundles) apply(clients *keys.Registry, now time.Time) {
+	b.Rekeyed = make(map[string]time.Time)
+	follow := func(next *Bundle, counts bool, at time.Time) {
+		if next == nil {
+			return
+		}
+		changes, _ := clients.FleetChanges(next.Contents.Clients) // TakeBundle has tried that
+		for _, c := range clients.ApplyFleet(changes) {
+			if counts && c.Before != nil && c.After != nil && keys.Rekeyed(c.Before, c.After, now) {
+				b.Rekeyed[c.Before.Name] = at
+			}
+		}
+	}
+	if b.Kept != nil { // else it must not stay in force
+		follow(b.before, false, time.Time{})
+	}
+	at := b.at
+	if now.Before(at) {
+		at = now
+	}
+	follow(b.Kept, b.before != nil, at)
+	follow(b.Offered, true, now)
 }
 
 func loadBundles(c *config.Config, asServer func(read func() error) error) *Bundles {
@@ -153,18 +189,24 @@ func loadBundles(c *config.Config, asServer func(read func() error) error) *Bund
 	readKey := func() (*age.HybridIdentity, error) { return key, b.Key }
 	for slot := range 2 {
 		var text []byte
+		var at time.Time
 		if err := sandbox.OrAs(SystemUser, func() (err error) {
-			text, err = readKept(c.State, slot)
+			text, at, err = readKept(c.State, slot)
 			return err
 		}); err != nil {
 			continue // missing, or torn by a crash: then the other one is whole
 		}
-		known, err := verified(c, text)
-		if err != nil || b.Last != nil && known.Serial < b.Last.Serial {
+		known, err := verified(c, text, "")
+		if err != nil {
 			continue
 		}
-		b.Last, b.Slot = &Bundle{Head: known.Head, Whole: sha256.Sum256(text)}, slot
-		b.Kept, _ = TakeBundle(c, text, nil, readKey)
+		kept, _ := TakeBundle(c, text, nil, readKey)
+		if b.Last != nil && known.Serial < b.Last.Serial {
+			b.before = kept
+			continue
+		}
+		b.Last, b.Slot, b.before = &Bundle{Head: known.Head, Whole: sha256.Sum256(text)}, slot, b.Kept
+		b.Kept, b.at = kept, at
 	}
 	var text []byte
 	b.Refused = inFolder(filepath.Dir(c.Fleet.Bundle), func(d place.Folder) error {

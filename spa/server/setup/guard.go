@@ -129,14 +129,18 @@ func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logg
 	defer lock.Close()
 	clients, problems := LoadClients(filepath.Join(c.Dir, config.ClientsDir))
 	defer clients.Close()
-	if found := JoinFleet(c, clients, log); found != nil && found.Best() == nil {
-		log.Error("no bundle of the fleet can be used: its clients' grants end", "error",
-			errors.Join(found.Key, found.Refused))
+	loading := Loading{Stopgap: stopgap, Now: time.Now, Log: log}
+	if found := JoinFleet(c, clients, log, time.Now()); found != nil {
+		loading.Rekeyed = found.Rekeyed
+		if found.Best() == nil {
+			log.Error("no bundle of the fleet can be used: its clients' grants end", "error",
+				errors.Join(found.Key, found.Refused))
+		}
 	}
 	for _, problem := range problems {
 		log.Error("client file ignored: this client cannot knock until it is fixed", "error", problem)
 	}
-	fw, err := OpenGuard(ctx, c, clients, Loading{Stopgap: stopgap, Now: time.Now, Log: log})
+	fw, err := OpenGuard(ctx, c, clients, loading)
 	if err != nil {
 		return "", err
 	}
@@ -152,7 +156,8 @@ type Loading struct {
 	ConfirmBy string
 	// Stopgap is a guard without earlier grants and flows, whose state is not the configured one.
 	Stopgap bool
-	Left    func() // see firewall.Config
+	Rekeyed map[string]time.Time // see Bundles
+	Left    func()               // see firewall.Config
 	Now     func() time.Time
 	Log     *slog.Logger
 }
@@ -162,7 +167,7 @@ type Loading struct {
 func OpenGuard(ctx context.Context, c *config.Config, clients *keys.Registry, l Loading) (*firewall.Firewall, error) {
 	fc := FirewallConfig(c, clients, l.Now)
 	fc.NoCarry, fc.Left, fc.ConfirmBy = l.Stopgap, l.Left, l.ConfirmBy
-	fc.Keep = keepAtStart(c, clients, l.Now)
+	fc.Keep = keepAtStart(c, clients, l.Rekeyed, l.Now)
 	fc.Networks = slices.ContainsFunc(clients.Clients(), (*keys.Client).LetsInMore)
 	fw, err := firewall.New(fc, l.Log)
 	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"sallyport/spa/config"
 	"sallyport/spa/fleet"
@@ -71,23 +72,23 @@ func (k *Kept) Close() error {
 	return errors.Join(errs...)
 }
 
-// readKept reads the bundle in one of the files.
-func readKept(state string, slot int) ([]byte, error) {
+// readKept reads the bundle in one of the files, and returns when it was written.
+func readKept(state string, slot int) ([]byte, time.Time, error) {
 	file, err := openPlainFile(keptPath(state, slot))
 	if err != nil {
-		return nil, err
+		return nil, time.Time{}, err
 	}
 	defer file.Close()
 	var head [keptHead]byte
 	if _, err := io.ReadFull(file, head[:]); err != nil {
-		return nil, err
+		return nil, time.Time{}, err
 	}
 	info, err := file.Stat()
 	n := binary.BigEndian.Uint64(head[:])
 	if err != nil || n > fleet.MaxFile || n > uint64(info.Size()) {
-		return nil, errors.Join(fleet.ErrFormat, err)
+		return nil, time.Time{}, errors.Join(fleet.ErrFormat, err)
 	}
 	text := make([]byte, n)
 	_, err = io.ReadFull(file, text)
-	return text, err
+	return text, info.ModTime(), err
 }
