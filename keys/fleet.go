@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -172,11 +173,14 @@ func validDomain(domain string) error {
 	if domain == "" {
 		return nil
 	}
-	host, port, err := service.SplitAddress("a." + domain)
+	host, port, err := service.SplitAddress(domain)
+	if err == nil {
+		_, _, err = service.SplitAddress("a." + domain)
+	}
 	if err != nil {
 		return err
 	}
-	if port != 0 || strings.Contains(host, ":") {
+	if _, err := netip.ParseAddr(host); err == nil || port != 0 {
 		return errors.New("a domain is a name without a port")
 	}
 	return nil

@@ -96,6 +96,7 @@ func badFleets() map[string]func(f *fleetToken) {
 	return map[string]func(f *fleetToken){
 		"domain-port": domain("example.net:443"), "domain-address": domain("[2001:db8::1]"), "domain-dot": domain(".net"),
 		"domain-label": domain("-a.net"), "domain-none": domain(""),
+		"domain-ipv4": domain("192.0.2.1"), "domain-long": domain(strings.Repeat("a.", 124) + "a"),
 		"fleet-id-0":  func(f *fleetToken) { f.server = keys.FleetID{} },
 		"client-id":   func(f *fleetToken) { f.id = 1 },
 		"trailing":    func(f *fleetToken) { f.tail = []byte{0} },

@@ -34,12 +34,20 @@ later. Anyone with the token can open what the client may open: hand it over as 
 password, for "spa-client import" to read. --qr and --png draw it as a QR code instead.
 
 --on names the gateways that let the client in; without it, all do. "spa-fleet publish"
-tells the gateways about the client.`,
+tells the gateways about the client.
+
+--for-browser makes a key for the page that "spa-keygen page" prints. The page knocks at
+gateways whose server.toml has capture.browser=true. It keeps the keys of those that its
+user adds, and no others.`,
 		Example: `  spa-fleet client new alice --allow ssh
+  spa-fleet client new phone --allow ssh --on web7 --for-browser --qr
   spa-fleet client new bob --allow ssh,web --on web7,db1 --expires 90d --out bob.token`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := validClient(args[0]); err != nil {
+				return err
+			}
+			if err := m.terms.ForBrowser(cmd); err != nil {
 				return err
 			}
 			t := &keys.Terms{Client: keys.Client{Name: args[0], Allow: m.allow}, Gateways: m.on}

@@ -27,7 +27,6 @@ type making struct {
 	handing enrol.Handing
 	uses    usesFlags
 	ensure  bool
-	browser bool
 	setting setting
 }
 
@@ -86,8 +85,6 @@ which --out names a file for. --json tells as "changed" whether there was anythi
 	cmd.Flags().StringSliceVar(&m.allow, "allow", nil, "`SERVICE`s that the client may open: names, "+
 		"or ports such as tcp/8443")
 	cmd.Flags().BoolVar(&m.ensure, "ensure", false, "if the client exists, set what is given here and keep its key")
-	cmd.Flags().BoolVar(&m.browser, "for-browser", false, "make a key for the page of \"spa-keygen page\": it expires in "+
-		browserExpires+" and opens for at most "+browserMaxFor+", unless --expires and --max-for say otherwise")
 	m.terms.Flags(cmd)
 	m.handing.Flags(cmd)
 	m.uses.flags(cmd)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -21,7 +20,8 @@ func newPage() *cobra.Command {
 		Short: "Print the page with which a browser knocks",
 		Long: `Prints one file of HTML. A phone or a computer that opens it knocks without any
 program, if the gateway takes knocks from browsers (capture.browser in server.toml). It
-holds no key: give each user a token of "spa-keygen new NAME --for-browser".
+holds no key: give each user a token of "spa-keygen new NAME --for-browser", or of
+"spa-fleet client new NAME --for-browser".
 
 Serve it by HTTPS from a host that you control, or hand out the file. A web server that serves the
 page can take the keys that are entered in it. --dir writes a directory to serve: with
@@ -59,26 +59,10 @@ func writeSite(dir string) error {
 	return nil
 }
 
-// Limits of a key for a browser, unless others are given: a browser is a weaker place for a key than spa-client's file.
-const (
-	browserMaxFor  = "1h"
-	browserExpires = "30d"
-)
-
 // forBrowser gives a client that a page will knock for a short reach, and warns of what keeps the page from knocking.
 func (m *making) forBrowser(cmd *cobra.Command, c *config.Config) error {
-	if !m.browser {
-		return nil
-	}
-	if m.terms.RequireSource {
-		return cli.Misuse(errors.New("--require-source: a page cannot find out its own address"),
-			"leave it out, or use --from NETWORK")
-	}
-	if !cmd.Flags().Changed("max-for") {
-		m.terms.MaxFor = browserMaxFor
-	}
-	if !cmd.Flags().Changed("expires") {
-		m.terms.Expires = browserExpires
+	if err := m.terms.ForBrowser(cmd); err != nil || !m.terms.Browser {
+		return err
 	}
 	if !c.Capture.Browser {
 		cli.Warn(cmd, "this gateway takes no knocks from browsers yet: spa-server set capture.browser=true, then restart it")

@@ -97,8 +97,7 @@ func (v *view) seen(page string) {
 	v.enter("spa1", true)
 	v.press("Add")
 	v.reads("This is not a valid token")
-	v.browser.Run("for (const id of ['hosts-row', 'new-row', 'picture-row']) " +
-		"document.getElementById(id).hidden = false")
+	v.browser.Run("for (const d of document.querySelectorAll('#add [id$=-row]')) d.hidden = false")
 	v.wantSeen("the form")
 	v.enter(v.keygen("new", "seen", "--allow", "ssh,web"), false)
 	v.browser.Run("document.getElementById('keep').checked = true; document.getElementById('keep').onchange()")

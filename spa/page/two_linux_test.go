@@ -6,8 +6,9 @@ import (
 	"sallyport/spa/lab"
 )
 
-// second starts another gateway, at 198.51.100.1, whose name and clients are those of the first.
-func (v *view) second(bin string) *view {
+// second starts another gateway, at 198.51.100.1, whose name and clients are those of the first. It is also in a fleet,
+// of which second returns the tokens that join does.
+func (v *view) second(bin string) (w *view, first, token string) {
 	v.Helper()
 	host := lab.New(v.T, "second")[0]
 	lab.Must(v, lab.Link(v.gw.Client, "vd", host, "vs"))
@@ -15,14 +16,15 @@ func (v *view) second(bin string) *view {
 	lab.Must(v, host.AddAddr("vs", "198.51.100.1/24"))
 	lab.Must(v, host.Route("192.0.2.0/24", "198.51.100.2"))
 	gw := lab.NewGatewayAt(v, bin, v.gw.Client, host, "198.51.100.1", "ssh=tcp/22")
-	w := &view{T: v.T, browser: v.browser, gw: gw}
+	w = &view{T: v.T, browser: v.browser, gw: gw}
 	w.edit("# browser = true", "browser = true")
 	w.edit(`for = "30s"`, `for = "10m"`)
 	w.edit(`address = "198.51.100.1"`, `address = "gw.example.org"`)
+	first, token = w.join()
 	gw.Start()
 	_, err := lab.EchoServer(host, ":22")
 	lab.Must(v, err)
-	return w
+	return w, first, token
 }
 
 // in presses a button of the gateway at an address.
@@ -60,9 +62,8 @@ const states = `return [...document.querySelectorAll('.card')].map((c) => c.quer
 	(c.querySelector('.state').textContent.match(/ssh is \w+/) ?? '')).join('; ')`
 
 // two: two gateways of one name in one browser have a key each. What becomes of one does not change the other.
-func (v *view) two(page, bin string) {
+func (v *view) two(page string, w *view) {
 	v.Helper()
-	w := v.second(bin)
 	for _, earlier := range []string{"keys", "seen", "half"} { // this gateway must have no other grant
 		v.gw.Command("spa-server", "revoke", earlier).Run() // not every browser had each client
 	}

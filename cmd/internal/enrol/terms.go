@@ -20,6 +20,7 @@ type Terms struct {
 	Widest6         int
 	Expires, MaxFor string
 	RequireSource   bool
+	Browser         bool // see ForBrowser
 }
 
 // Flags adds the flags of the terms to a command.
@@ -38,6 +39,8 @@ func (t *Terms) Flags(cmd *cobra.Command) {
 	flags.StringVar(&t.MaxFor, "max-for", "", "the longest `DURATION` that it may open for: 10m")
 	flags.BoolVar(&t.RequireSource, "require-source", false, "refuse requests that do not state their address; "+
 		"not for clients behind NAT")
+	flags.BoolVar(&t.Browser, "for-browser", false, "make a key for the page of \"spa-keygen page\": it expires in "+
+		browserExpires+" and opens for at most "+browserMaxFor+", unless --expires and --max-for say otherwise")
 }
 
 // Apply parses the terms into the client.

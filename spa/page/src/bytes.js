@@ -33,9 +33,11 @@ export const number = (bytes) => bytes.reduce((n, x) => (n << 8n) | BigInt(x), 0
 // base64 has no padding: its alphabet is that of ICE.
 export const base64 = (bytes) => btoa(text(bytes)).replace(/=+$/, '');
 
+export const base64url = (bytes) => base64(bytes).replace(/\+/g, '-').replace(/\//g, '_');
+
 // fromBase64url decodes the one text of some bytes; otherwise it returns null.
 export function fromBase64url(s) {
   if (!/^[A-Za-z0-9_-]*$/.test(s) || s.length % 4 === 1) return null;
   const b = ascii(atob(s.replace(/-/g, '+').replace(/_/g, '/')));
-  return base64(b).replace(/\+/g, '-').replace(/\//g, '_') === s ? b : null;
+  return base64url(b) === s ? b : null;
 }

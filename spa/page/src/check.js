@@ -6,9 +6,10 @@ import { hkdf } from '@noble/hashes/hkdf.js';
 import { sha256 } from '@noble/hashes/sha2.js';
 import { parseAddress } from './address.js';
 import { ascii, base64, equal, uint } from './bytes.js';
+import { gatewayAt } from './fleet.js';
 import { encodeRequest, icePassword, seal } from './protocol.js';
 import { siphash } from './siphash.js';
-import { parseToken } from './token.js';
+import { parseToken, tokenOf } from './token.js';
 
 const hex = (s) => Uint8Array.from(s.match(/../g) ?? [], (x) => parseInt(x, 16));
 const toHex = (b) => Array.from(b, (x) => x.toString(16).padStart(2, '0')).join('');
@@ -29,7 +30,7 @@ export function checkSipHash() {
 }
 
 // checkPacket seals the packet of a vector again and, where the vector says what it asks for, encodes that.
-export function checkPacket(v) {
+function checkPacket(v) {
   const packet = hex(v.packet[0]);
   const plain = hex(v.plaintext[0]);
   const p = {
@@ -59,22 +60,54 @@ function request(v) {
   return r;
 }
 
-export function checkToken(v) {
+// checkToken checks what a token says, or that it is refused.
+function checkToken(v) {
   const token = v.token ? v.token[0] : new TextDecoder('latin1').decode(hex(v['token bytes'][0]));
   const p = parseToken(token);
-  if (v.verdict[0] === 'token-wrong') return p === null ? '' : 'accepted';
+  if (v.verdict[0].endsWith('-wrong')) return p === null ? '' : 'accepted';
   if (p === null) return 'refused';
-  const want = {
-    name: p.name, client: p.client, address: p.address, source: p.source, 'server id': toHex(p.serverID),
-    'gate key': toHex(p.gateKey), 'client id': toHex(p.clientID), 'client key': toHex(p.clientKey),
+  if (token.startsWith('spa1') && tokenOf(p) !== p.token) return `encoded as ${tokenOf(p)}`;
+  const listed = [...p.gateways ?? []].map(([name, address]) => `${name} ${address}`.trim());
+  const fleet = {
+    domain: p.address, 'fleet id': toHex(p.serverID), 'fleet gate key': toHex(p.gateKey),
+    'fleet client key': toHex(p.clientKey), gateway: listed.join(),
   };
-  return Object.entries(want).filter(([name, value]) => v[name][0] !== value).map(([name]) => name).join(', ');
+  const want = { name: p.name, client: p.client, source: p.source, ...(p.gateways ? fleet : said(p)) };
+  return differing(want, { ...v, gateway: [(v.gateway ?? []).join()] });
+}
+
+const said = (p) => ({
+  address: p.address, 'server id': toHex(p.serverID), 'gate key': toHex(p.gateKey), 'client id': toHex(p.clientID),
+  'client key': toHex(p.clientKey),
+});
+
+const differing = (want, v) => Object.keys(want).filter((name) => v[name][0] !== want[name]).join(', ');
+
+// checkGateway checks the token that is derived for a gateway of a fleet.
+function checkGateway(v) {
+  const fleet = {
+    name: 'prod', client: 'alice', address: v.domain[0], source: '', knockPorts: [62201], receipts: true, services: [],
+    serverID: hex(v['fleet id'][0]), gateKey: hex(v['fleet gate key'][0]), clientKey: hex(v['fleet client key'][0]),
+    gateways: new Map(),
+  };
+  return differing(said(parseToken(gatewayAt(fleet, v.site[0]).token)), v);
 }
 
 // checkBrowserVector checks the user name and the password of a browser's check.
-export function checkBrowserVector(v) {
+function checkBrowserVector(v) {
   const packet = hex(v.packet[0]);
   if (icePassword(hex(v['client key'][0]), packet.subarray(0, 24)) !== v['ice-pwd'][0]) return 'the ice-pwd differs';
   const found = v.message[0].includes(toHex(ascii(`${base64(packet)}:`)));
   return found ? '' : `the user name is not ${base64(packet)}`;
+}
+
+const sealed = ['ok', 'malformed', 'stale', 'revoked', 'retired'];
+
+// checkOf returns the check for a vector, or null if that is not about what a page does.
+export function checkOf(v) {
+  const verdict = v.verdict[0];
+  if (v.message) return checkBrowserVector;
+  if (/^(fleet-)?token-/.test(verdict)) return checkToken;
+  if (verdict === 'fleet-gateway') return checkGateway;
+  return sealed.includes(verdict) ? checkPacket : null;
 }

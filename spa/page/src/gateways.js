@@ -2,14 +2,30 @@
 
 import { parseAddress, sendable, splitHost } from './address.js';
 import { equal } from './bytes.js';
+import { gatewayAt } from './fleet.js';
 import { parseToken } from './token.js';
 
 const wrong = (field, error) => ({ field, error });
 
-// gatewayOf returns a gateway of { token, hosts }, or { field, error }: what is wrong with which of them.
+// profileOf returns what a token says of a gateway, or null. With a fleet's token, choice is the name of the gateway.
+// What is kept opens no other gateway: it is that one's token, and site is its name.
+export function profileOf({ token, choice, site }) {
+  const p = parseToken(token);
+  const at = p?.gateways ? choice.trim() : site;
+  const profile = p?.gateways ? gatewayAt(p, at) : p;
+  return profile && at ? { ...profile, site: at, name: `${p.name}/${at}` } : profile;
+}
+
+const choiceError = (fleet) => (fleet.address ? 'Enter the name of a gateway, such as web7.'
+  : 'Enter the name of a gateway that the token lists.');
+
+// gatewayOf returns a gateway of { token, choice, hosts } or of what was kept, or { field, error }: what is wrong with
+// which of them.
 export function gatewayOf(kept) {
-  const profile = parseToken(kept.token);
-  if (!profile) return wrong('token', 'This is not a valid token: was it copied whole?');
+  const fleet = parseToken(kept.token);
+  if (!fleet) return wrong('token', 'This is not a valid token: was it copied whole?');
+  const profile = profileOf(kept);
+  if (!profile) return wrong('choice', choiceError(fleet));
   if (profile.recovery) return wrong('token', 'This token is for emergencies, with few uses: keep it for spa-client.');
   if (profile.source.startsWith('stun:')) {
     return wrong('token', 'This token states an address by STUN, which a page cannot do.');
@@ -22,7 +38,7 @@ export function gatewayOf(kept) {
     return wrong('hosts', 'Enter one or two addresses, such as 192.0.2.1 or 2001:db8::1.');
   }
   const ports = port ? [port] : profile.knockPorts;
-  return { profile, hosts, addresses, ports, kept: { token: profile.token, hosts } };
+  return { profile, hosts, addresses, ports, kept: { token: profile.token, hosts, site: profile.site } };
 }
 
 // sameGateway reports whether two keys are for the same client of the same gateway: names may be equal by chance.

@@ -1,6 +1,6 @@
 import { card } from './card.js';
-import { find, right, say, sleep, wrong } from './dom.js';
-import { gatewayOf, sameGateway, title } from './gateways.js';
+import { find, make, right, say, sleep, wrong } from './dom.js';
+import { gatewayOf, profileOf, sameGateway, title } from './gateways.js';
 import { canKnock } from './knock.js';
 import { parseToken } from './token.js';
 import { splitHost } from './address.js';
@@ -95,9 +95,9 @@ function lock() {
 
 function clearForm() {
   find('add').reset();
-  right('token');
-  right('hosts');
-  find('hosts-row').hidden = find('new-row').hidden = true;
+  ['token', 'choice', 'hosts'].forEach(right);
+  askForGateway();
+  find('new-row').hidden = true;
 }
 
 // overtaken drops what this window knows, so that it does not overwrite what another one has kept.
@@ -175,9 +175,9 @@ async function unlock(event) {
 async function add(event) {
   event.preventDefault();
   if (state.busy) return;
-  const gateway = gatewayOf({ token: find('token').value, hosts: find('hosts').value });
+  const gateway = gatewayOf({ ...entered(), hosts: find('hosts').value });
   if (gateway.error) {
-    askForHosts();
+    askForGateway();
     wrong(gateway.field, gateway.error);
     return;
   }
@@ -220,10 +220,25 @@ async function newLock() {
   return state.lock !== null;
 }
 
-// askForHosts shows the field for addresses if the token has a name.
+const entered = () => ({ token: find('token').value, choice: find('choice').value });
+
+// askForGateway shows the field for the name of a gateway if the token is that of a fleet.
+function askForGateway() {
+  const token = parseToken(find('token').value);
+  const names = [...token?.gateways?.keys() ?? []];
+  const few = [...names.slice(0, 12), ...names.length > 12 ? ['…'] : []].join(', ');
+  const known = [few && `one of ${few}`, token?.address && `a name in ${token.address}`].filter(Boolean).join(', or ');
+  find('choice-row').hidden = !token?.gateways;
+  find('choice-help').textContent = `Its name: ${known}. Add the token again for another gateway.`;
+  find('choices').replaceChildren(...names.map((value) => make('option', { value })));
+  askForHosts();
+}
+
+// askForHosts shows the field for addresses if that of the gateway is a name.
 function askForHosts() {
-  const profile = parseToken(find('token').value);
-  find('hosts-row').hidden = !profile || splitHost(profile.address).bytes !== null;
+  const at = splitHost(profileOf(entered())?.address ?? '');
+  find('hosts-row').hidden = !at || at.bytes !== null;
+  find('host').textContent = at?.host ?? 'its name';
 }
 
 // take shows a token that was not typed.
@@ -232,11 +247,11 @@ function take(token, whence) {
   find('token').value = token;
   find('adding').open = true;
   right('token');
-  askForHosts();
+  askForGateway();
   const p = parseToken(token);
   say((find('adding').hidden ? `Unlock first: the token of the ${whence} is then below.`
     : `The token of the ${whence} is below: add it.`)
-    + (p ? ` It is for ${p.client} at ${p.name}, ${p.address}.` : ''));
+    + (p ? ` It is for ${p.client} at ${p.name}${p.address && `, ${p.address}`}.` : ''));
 }
 
 // fromFragment takes a token out of the page's link. A browser does not send that part to a server.
@@ -277,7 +292,8 @@ function start() {
   find('locked').onsubmit = unlock;
   find('add').onsubmit = add;
   find('lock').onclick = lock;
-  find('token').oninput = askForHosts;
+  find('token').oninput = askForGateway;
+  find('choice').oninput = askForHosts;
   find('picture').onchange = fromPicture;
   find('keep').onchange = () => { find('new-row').hidden = !find('keep').checked || state.lock !== null; };
   find('forget').onclick = () => {
