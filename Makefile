@@ -4,6 +4,7 @@
 # make dist    archives and packages in dist/, the same bytes each time: DIST="--only linux/amd64" for some
 # make bench   how fast each step of a packet's path is: make bench COUNT=10 >new.txt; benchstat old.txt new.txt
 # make bench-peers  Sallyport beside fwknop and knockd, which must be installed: examples/bench (root, a quarter of an hour)
+# make bench-fleet  how soon 100 gateways refuse a revoked client, by etcd and by a directory: examples/bench (root, etcd)
 # make mutate  which changes to the packet's path no test notices (root, hours): MUTATE="-for 30m ./firewall"
 GO      ?= go
 PREFIX  ?= /usr/local
@@ -17,7 +18,7 @@ MUTATE  ?= spa spa/capture spa/policy spa/replay spa/sandbox spa/server/control 
 
 NEEDED   = $(shell sed -n 's/^go //p' go.mod)
 
-.PHONY: needed-go build test race lint fuzz mutate kernels bench bench-peers demo install dist clean
+.PHONY: needed-go build test race lint fuzz mutate kernels bench bench-peers bench-fleet demo install dist clean
 
 # An old Go that fetches the newer one is good too.
 needed-go:
@@ -65,6 +66,9 @@ bench: needed-go
 
 bench-peers: needed-go
 	@$(GO) run -C examples/bench . $(PEERS)
+
+bench-fleet: needed-go
+	@$(GO) run -C examples/bench . -fleet $(FLEET)
 
 demo: needed-go
 	@$(GO) run ./examples/demo

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,37 @@ func TestTinyRound(t *testing.T) {
 		file := lab.Value(os.Open(filepath.Join(out, name)))(t)
 		_, err := png.Decode(file)
 		lab.Must(t, errors.Join(err, file.Close()))
+	}
+}
+
+// TestTinyFleet measures a fleet of two gateways.
+func TestTinyFleet(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.NeedNamespaces(t)
+	lab.NeedProgram(t, "etcd", "apt-get install etcd-server")
+	out := t.TempDir()
+	var log bytes.Buffer
+	err := runFleet(context.Background(), options{out: out, repo: "../..",
+		fleetSizes: fleetSizes{gateways: 2, clients: 10, rounds: 1}}, &log)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log.String())
+	}
+	table := string(lab.Value(os.ReadFile(filepath.Join(out, "fleet.md")))(t))
+	for _, want := range []string{
+		"| | directory, read every second | etcd |",
+		"etcd Version: ",
+		"2 gateways at once: end of publish until refused, s | ",
+		"one gateway, other agents stopped: bundle in place until refused, s; ",
+		"a bundle with 10 clients, bytes; ",
+		"after 2 publishes this way: memory ",
+	} {
+		if !strings.Contains(table, want) {
+			t.Errorf("no %q in\n%s", want, table)
+		}
+	}
+	every := regexp.MustCompile(`2 gateways at once: start of publish until refused, s \| [^|]+ of 2 \| [^|]+ of 2 \|`)
+	if !every.MatchString(table) {
+		t.Errorf("not each gateway was measured each way:\n%s", table)
 	}
 }
 
@@ -108,6 +140,9 @@ func TestParse(t *testing.T) {
 		"-short":           "",
 		"-only speed":      `-only: no part "speed"; there are idle, open, `,
 		"now":              `unexpected argument "now"`,
+		"-fleet":           "",
+		"-gateways 128":    "-gateways: 1 to 127",
+		"-clients 13":      "-rounds: at least 1, and 4 × rounds + 2 clients",
 	} {
 		_, err := parse(strings.Fields(args), new(bytes.Buffer))
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {

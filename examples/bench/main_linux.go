@@ -2,6 +2,10 @@
 // program has a network of its own, made of network namespaces, and rounds alternate between the programs.
 //
 //	make bench-peers
+//
+// With -fleet it measures a fleet instead: many gateways, each with its agent, one office and etcd.
+//
+//	make bench-fleet
 package main
 
 import (
@@ -55,6 +59,8 @@ type options struct {
 	sizes sizes
 	peers bool
 	only  []string
+	fleet bool // instead of the comparison
+	fleetSizes
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -68,12 +74,23 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	short := flags.Bool("short", false, "small sizes: about two minutes, to see that it works")
 	peers := flags.Bool("peers", true, "measure fwknop and knockd too")
 	only := flags.String("only", "", "parts to run: "+strings.Join(names, ",")+" (default: all)")
+	o := options{repo: "../..", sizes: full, only: names}
+	flags.BoolVar(&o.fleet, "fleet", false, "measure a fleet instead: a quarter of an hour, as root, with etcd")
+	flags.IntVar(&o.gateways, "gateways", 100, "of the fleet")
+	flags.IntVar(&o.fleetSizes.clients, "clients", 10_000, "of the fleet")
+	flags.IntVar(&o.rounds, "rounds", 3, "revocations of the fleet, for each way and number of gateways")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
 	}
-	o := options{out: *out, repo: "../..", sizes: full, peers: *peers, only: names}
+	o.out, o.peers = *out, *peers && !o.fleet
 	if *short {
 		o.sizes = small
+	}
+	if o.gateways < 1 || o.gateways > mostGateways {
+		return options{}, fmt.Errorf("-gateways: 1 to %d", mostGateways)
+	}
+	if least := 4*o.rounds + 2; o.rounds < 1 || o.fleetSizes.clients < least {
+		return options{}, errors.New("-rounds: at least 1, and 4 × rounds + 2 clients")
 	}
 	if *only != "" {
 		o.only = strings.Split(*only, ",")
@@ -102,12 +119,20 @@ func start(ctx context.Context, args []string, stderr io.Writer) error {
 			return err
 		}
 	}
+	if o.fleet {
+		if err := needFleet(); err != nil {
+			return err
+		}
+	}
 	fmt.Fprintln(stderr, "building the programs")
 	if err := build(ctx, o.repo, os.DevNull); err != nil { // now, because there may be no network in a namespace
 		return err
 	}
 	if err := lab.Reexec(); err != nil {
 		return err
+	}
+	if o.fleet {
+		return runFleet(ctx, o, stderr)
 	}
 	return run(ctx, o, stderr)
 }
@@ -132,7 +157,22 @@ type field struct {
 	net *network
 }
 
-func run(ctx context.Context, o options, log io.Writer) (err error) {
+func run(ctx context.Context, o options, log io.Writer) error {
+	return inBench(ctx, o, log, func(b *bench) (err error) {
+		defer func() { err = errors.Join(err, b.close()) }()
+		if err := b.setUp(); err != nil {
+			return err
+		}
+		failed := b.measure(o.only)
+		if ctx.Err() != nil {
+			return errors.New("interrupted: nothing was written")
+		}
+		return errors.Join(failed, b.results.write(o.out, "results.md", b.machine()))
+	})
+}
+
+// inBench calls do with a directory and with Sallyport's programs in it.
+func inBench(ctx context.Context, o options, log io.Writer, do func(*bench) error) error {
 	dir, err := os.MkdirTemp("", "spa-bench-")
 	if err != nil {
 		return err
@@ -145,15 +185,7 @@ func run(ctx context.Context, o options, log io.Writer) (err error) {
 	if err := build(ctx, b.repo, b.bin+"/"); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.close()) }()
-	if err := b.setUp(); err != nil {
-		return err
-	}
-	failed := b.measure(o.only)
-	if ctx.Err() != nil {
-		return errors.New("interrupted: nothing was written")
-	}
-	return errors.Join(failed, b.results.write(o.out, b.machine()))
+	return do(b)
 }
 
 // measure runs the parts. One that fails leaves its rows out, and the others run.

@@ -62,12 +62,12 @@ func (r *results) plot(c *chart) *chart {
 	return c
 }
 
-// write writes results.md and the plots.
-func (r *results) write(dir, machine string) error {
+// write writes the table into a file, and the plots beside it.
+func (r *results) write(dir, file, machine string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	errs := []error{os.WriteFile(filepath.Join(dir, "results.md"), []byte(r.markdown(machine)), 0o644)}
+	errs := []error{os.WriteFile(filepath.Join(dir, file), []byte(r.markdown(machine)), 0o644)}
 	for _, c := range r.charts {
 		errs = append(errs, c.save(filepath.Join(dir, c.file)))
 	}
