@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sallyport/keys"
 	"sallyport/spa/fleet/office"
 	"sallyport/spa/lab"
@@ -43,6 +45,7 @@ type fleet struct {
 // member is a gateway.
 type member struct {
 	name, addr, dir string
+	uid             uint32
 	host            *lab.Host
 	server          daemon
 	agent           *daemon
@@ -90,8 +93,13 @@ func (f *fleet) spaFleet(args ...string) *exec.Cmd {
 	return exec.Command(filepath.Join(f.bin, "spa-fleet"), args...)
 }
 
+// spaServer returns a command of spa-server with the rights that a server started as root keeps. Each gateway has a user
+// of its own: the kernel limits a user's inotify instances, of which a server has three.
 func (f *fleet) spaServer(m *member, args ...string) *exec.Cmd {
-	return exec.Command(filepath.Join(f.bin, "spa-server"), append([]string{"--config", m.dir}, args...)...)
+	cmd := exec.Command(filepath.Join(f.bin, "spa-server"), append([]string{"--config", m.dir}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: m.uid, Gid: m.uid},
+		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}}
+	return cmd
 }
 
 // found makes the office and etcd, and gateways that join the fleet.
@@ -130,7 +138,8 @@ func (f *fleet) join(i int, setting string) error {
 	if err != nil {
 		return err
 	}
-	m := &member{name: name, addr: "198.51.100." + strconv.Itoa(2*i+1), dir: f.fresh(name), host: host}
+	m := &member{name: name, addr: "198.51.100." + strconv.Itoa(2*i+1), dir: f.fresh(name),
+		uid: firstUser + uint32(i), host: host}
 	f.members = append(f.members, m)
 	hub, dev := "198.51.100."+strconv.Itoa(2*i), "to"+name
 	if err := lab.Link(f.hub.client, dev, host, gatewayDev); err != nil {
@@ -138,6 +147,9 @@ func (f *fleet) join(i int, setting string) error {
 	}
 	err = errors.Join(f.hub.client.AddAddr(dev, hub+"/31"), host.AddAddr(gatewayDev, m.addr+"/31"))
 	if err = errors.Join(err, host.Route(storeAddr+"/32", hub)); err != nil {
+		return err
+	}
+	if err := errors.Join(os.Mkdir(m.dir, 0o750), os.Chown(m.dir, int(m.uid), int(m.uid))); err != nil {
 		return err
 	}
 	line, err := f.spaServer(m, "init", "--fleet", "--name", name, "--address", m.addr, "--service", "ssh=tcp/22").Output()
@@ -186,8 +198,11 @@ func (f *fleet) enrol() error {
 	})
 }
 
-// nobody is the user that the agents run as.
-const nobody = 65534
+// The users that the agents and the first server run as.
+const (
+	nobody    = 65534
+	firstUser = 70_000
+)
 
 // employ starts agents in place of those that run, with these lines in agent.toml.
 func (f *fleet) employ(lines string) error {
