@@ -24,7 +24,7 @@ const (
 	storeHost = storeAddr + ":2379"
 )
 
-// store is an etcd with one member and its default settings, except for the quota: the default is full after nine
+// store is an etcd with one member and its default settings, except for the quota: the default is full after eight
 // publishes. It takes only clients with certificates. Here they all have one, which signs itself.
 type store struct {
 	daemon
