@@ -33,6 +33,15 @@ func (s *site) nft(script string) string {
 	return s.runNFT(script, "-f", "-")
 }
 
+func (s *site) nftOn(h *lab.Host, script string) {
+	s.Helper()
+	cmd := exec.Command(lab.NeedProgram(s, "nft", "apt-get install nftables"), "-f", "-")
+	cmd.Stdin = strings.NewReader(script)
+	if out, code := lab.Run(s, h, cmd); code != 0 {
+		s.Fatalf("nft: exit %d: %s", code, out)
+	}
+}
+
 // runNFT runs the real program on the gateway.
 func (s *site) runNFT(input string, args ...string) string {
 	s.Helper()

@@ -320,3 +320,79 @@ func TestFramesToAll(t *testing.T) {
 		}
 	}
 }
+
+// TestNoAnswerToMany: what is sent to a broadcast or multicast address gets no answer, also if the frame is for the
+// gateway alone, from a guarded port as from others.
+func TestNoAnswerToMany(t *testing.T) {
+	s := guarded(t, func(c *Config) {
+		guarding("udp/5000")(c)
+		c.Closed = Reject
+	})
+	s.quickRefusals()
+	for from, all := range map[string][]string{"192.0.2.3": {"192.0.2.255", "224.0.0.1"}, "2001:db8::3": {"ff02::1"}} {
+		for _, to := range all {
+			for i, p := range scans {
+				port := map[service.Proto]uint16{service.TCP: 22, service.UDP: 5000}[p.proto]
+				for _, port := range []uint16{port, port + 1} {
+					answers := s.arrives(s.client, isRefusal, func() {
+						s.frame(p.packet(netip.MustParseAddr(from), netip.MustParseAddr(to), uint16(41000+i), port))
+					})
+					if answers {
+						t.Errorf("%s to %s port %d gets an answer", p.name, to, port)
+					}
+				}
+			}
+		}
+	}
+}
+
+// isRefusal matches resets and ICMP errors.
+func isRefusal(b []byte) bool {
+	proto, payload := b[9], b[20:]
+	if b[0]>>4 == 6 {
+		proto, payload = b[6], b[40:]
+	}
+	switch {
+	case proto == byte(service.TCP):
+		return len(payload) > 13 && payload[13]&nftables.Rst != 0
+	case proto == unix.IPPROTO_ICMP:
+		return payload[0] == 3
+	}
+	return proto == unix.IPPROTO_ICMPV6 && len(payload) > 0 && payload[0] < 128
+}
+
+// TestSegmentRouting: a segment route through the host, where the administrator allows them, leads no stranger's
+// datagram to a guarded port, however strangers are refused.
+func TestSegmentRouting(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, closed := range []Closed{Drop, Reject} {
+			if closed == Reject && k.programs != "" {
+				continue // iptables can only drop
+			}
+			s := k.newSite(t, func(c *Config) {
+				guarding("udp/5000")(c)
+				c.Closed = closed
+			})
+			for _, dev := range []string{"all", "vs"} {
+				s.must(s.gw.Sysctl("net.ipv6.conf."+dev+".seg6_enabled", "1"))
+			}
+			server, own := s.udp(s.gw, "[::]:5000"), netip.MustParseAddr("2001:db8::1")
+			plain := scan{proto: service.UDP}.packet(netip.MustParseAddr("2001:db8::3"), own, 4000, 5000)
+			// Two segments, of which one is left (RFC 8754, 2).
+			route := slices.Concat([]byte{byte(service.UDP), 4, 4, 1, 1, 0, 0, 0}, own.AsSlice(), own.AsSlice())
+			packet := slices.Concat(plain[:40], route, plain[40:])
+			packet[5] += byte(len(route))
+			packet[6] = unix.IPPROTO_ROUTING
+			s.frame(packet)
+			if !s.gets(server, lab.Patience) {
+				lab.KernelLacks(t, "segment routing")
+			}
+			s.open()
+			s.load(0)
+			s.frame(packet)
+			if s.gets(server, silence) {
+				t.Error("a stranger's datagram was delivered")
+			}
+		}
+	})
+}

@@ -289,14 +289,35 @@ func TestCarriedForANight(t *testing.T) {
 }
 
 // connectUDP returns a connected socket of the gateway, such as that of a server with one socket per client.
-func (s *site) connectUDP(local, remote string) {
+func (s *site) connectUDP(local, remote string) *net.UDPConn {
 	s.Helper()
-	s.must(s.gw.Do(func() error {
+	var conn *net.UDPConn
+	s.must(s.gw.Do(func() (err error) {
 		from, to := netip.MustParseAddrPort(local), netip.MustParseAddrPort(remote)
-		conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(from), net.UDPAddrFromAddrPort(to))
-		if err == nil {
-			s.Cleanup(func() { conn.Close() })
-		}
+		conn, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(from), net.UDPAddrFromAddrPort(to))
 		return err
 	}))
+	s.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// TestFirstLoadKeepsRedirectedUDP: the same for a server that has connected its socket to a client.
+func TestFirstLoadKeepsRedirectedUDP(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.newSite(t, guarding("udp/5000"))
+		s.nft("table inet leads { chain c { type nat hook prerouting priority -100; udp dport 5001 redirect to :5000; }; }")
+		client := s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+		server := s.connectUDP(net.JoinHostPort(f.gateway, "5000"), net.JoinHostPort(f.stranger, "4000"))
+		asks := func(when string) {
+			t.Helper()
+			s.send(client, net.JoinHostPort(f.gateway, "5001"))
+			if !s.gets(server, lab.Patience) {
+				t.Errorf("%s: a datagram was lost", when)
+			}
+		}
+		asks("before the guard")
+		s.open()
+		s.load(0)
+		asks("with the guard")
+	})
 }

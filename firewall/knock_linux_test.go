@@ -203,3 +203,41 @@ chain on { type filter hook forward priority 0; udp dport 62201 ct state untrack
 		}
 	})
 }
+
+// TestGrantAfterARefusal: a client that was rejected gets in from the same port once it has a grant.
+func TestGrantAfterARefusal(t *testing.T) {
+	everyFamily(t, func(t *testing.T, f sides) {
+		s := guarded(t, func(c *Config) {
+			guarding("udp/5000")(c)
+			c.Closed = Reject
+		})
+		from := net.JoinHostPort(f.alice, "4000")
+		server, client := s.udp(s.gw, net.JoinHostPort(f.gateway, "5000")), s.udp(s.client, from)
+		s.send(client, server.LocalAddr().String())
+		if s.gets(server, silence) {
+			t.Error("a datagram without a grant was delivered")
+		}
+		if _, err := s.attempt(from, f.gateway, "22", lab.Patience); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("got %v, want a refused connection", err)
+		}
+		s.grantPorts("both", f.alice, long, "tcp/22", "udp/5000")
+		s.exchange(client, server)
+		s.connect(from, f.gateway, "22")
+	})
+}
+
+// TestTargetRejects: where strangers are rejected, the guard does so in the name of a machine behind it too.
+func TestTargetRejects(t *testing.T) {
+	everyFamily(t, func(t *testing.T, f sides) {
+		s := guarded(t, func(c *Config) {
+			c.Closed = Reject
+			c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])},
+				Ports: rangesOf("tcp/22 udp/5000")}}
+		})
+		s.udp(s.inner(), "[::]:5000")
+		if _, err := s.dial(f.stranger, innerAddr[f.name], "22"); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("got %v, want a refused connection", err)
+		}
+		s.refusal(s.client, net.JoinHostPort(f.stranger, "0"), net.JoinHostPort(innerAddr[f.name], "5000"))
+	})
+}

@@ -13,6 +13,7 @@ import (
 
 	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // redirect leads tcp/2222 of the gateway to its tcp/22, as another tool does.
@@ -147,17 +148,23 @@ func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 }
 
 // TestPublishedTarget: a port that leads to a target is as shut as the target, and open to clients with a grant for
-// the target; with cut, no longer than the grant lasts.
+// the target; with cut, no longer than the grant lasts, even if the guard itself leads another port there.
 func TestPublishedTarget(t *testing.T) {
 	everywhere(t, func(t *testing.T, k kind, f sides) {
-		for _, cut := range []bool{false, true} {
-			t.Run(fmt.Sprint(f.name, map[bool]string{true: " cut"}[cut]), func(t *testing.T) {
+		for _, end := range []string{"", "cut", "cut beside a forward"} {
+			t.Run(f.name+" "+end, func(t *testing.T) {
+				cut := end != ""
 				s := k.newSite(t, func(c *Config) {
 					c.Trusted = []string{"elsewhere"}
 					c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])},
 						Ports: []service.Ports{ports("tcp/22")}}}
 					if cut {
 						c.Cut = []service.Ports{ports("tcp/22")}
+					}
+					if end == "cut beside a forward" {
+						guarding("tcp/2300")(c)
+						c.Forwards = []Forward{{Ports: rangesOf("tcp/2300"),
+							To: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr(innerAddr[f.name]), 22)}}}
 					}
 				})
 				accept := s.listenOn(s.behind(), ":22")
@@ -177,3 +184,38 @@ func TestPublishedTarget(t *testing.T) {
 		}
 	})
 }
+
+// TestPublishedTargetUDP: a server of datagrams at a target, to which another tool leads a port, is not heard after the
+// grant where sessions end with it.
+func TestPublishedTargetUDP(t *testing.T) {
+	everyFamily(t, func(t *testing.T, f sides) {
+		inner := netip.MustParseAddr(innerAddr[f.name])
+		s := guarded(t, func(c *Config) {
+			c.Targets = []Target{{Addresses: []netip.Addr{inner}, Ports: rangesOf("udp/5000")}}
+			c.Cut = rangesOf("udp/5000")
+		})
+		server, alice := s.udp(s.behind(), "[::]:5000"), s.udp(s.client, net.JoinHostPort(f.alice, "4000"))
+		s.nft(fmt.Sprintf("table inet leads { chain c { type nat hook prerouting priority -100; udp dport 5001 "+
+			"dnat %s to %s; }; }", nftFamily[f.name], netip.AddrPortFrom(inner, 5000)))
+		g := s.toInner("alice", f.alice, f)
+		g.Ports = rangesOf("udp/5000")
+		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+		to := net.JoinHostPort(f.gateway, "5001")
+		s.send(alice, to)
+		if !s.gets(server, lab.Patience) {
+			t.Fatal("the question was lost")
+		}
+		s.utters(server, alice)
+		s.revoke(Match{})
+		s.send(server, alice.LocalAddr().String())
+		if s.gets(alice, silence) {
+			t.Error("the client still hears its server")
+		}
+		s.send(alice, to)
+		if s.gets(server, silence) {
+			t.Error("the server still hears its client")
+		}
+	})
+}
+
+var nftFamily = map[string]string{"IPv4": "ip", "IPv6": "ip6"}

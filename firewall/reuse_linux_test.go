@@ -64,6 +64,11 @@ func TestSourcePortOfAnOldSession(t *testing.T) {
 func TestSessionsOfAPortThatIsLedAway(t *testing.T) {
 	everywhere(t, func(t *testing.T, k kind, f sides) { sessionsOfAPortThatIsLedAway(t, k, f, guarding) })
 	everywhere(t, func(t *testing.T, k kind, f sides) { sessionsOfAPortThatIsLedAway(t, k, f, cutting) })
+	everyFamily(t, func(t *testing.T, f sides) {
+		sessionsOfAPortThatIsLedAway(t, kinds()[0], f, func(ranges ...string) func(*Config) {
+			return both(cutting(ranges...), once(ranges...))
+		})
+	})
 }
 
 func sessionsOfAPortThatIsLedAway(t *testing.T, k kind, f sides, guards func(...string) func(*Config)) {
@@ -154,7 +159,7 @@ func TestOwnFlowToAFormerClient(t *testing.T) {
 	})
 }
 
-// TestUntracked: another table may keep a port out of connection tracking, where no flow has a mark.
+// TestUntracked: another table may keep all ports out of connection tracking, where no flow has a mark.
 func TestUntracked(t *testing.T) {
 	everywhere(t, func(t *testing.T, k kind, f sides) {
 		s := k.guarded(t, nil)
@@ -167,6 +172,10 @@ func TestUntracked(t *testing.T) {
 		s.grant("alice", f.alice, long)
 		s.connect(f.alice, f.gateway, "22")
 		s.dark(f.stranger, f.gateway, "22")
+		s.serve(":2400")
+		for _, port := range []string{"1024", "2816"} { // in an ICMP message, this would be the type of an error
+			s.connect(net.JoinHostPort(f.stranger, port), f.gateway, "2400")
+		}
 	})
 }
 
@@ -248,6 +257,13 @@ func TestExpectedFlow(t *testing.T) {
 	s.dark("192.0.2.3", "192.0.2.1", "2400")
 	s.grantPorts("two", "192.0.2.2", long, "tcp/2400")
 	s.connect("192.0.2.2", "192.0.2.1", "2400")
+	s.serve(":2401") // which is not guarded
+	_, err = server.Write([]byte("227 Entering Passive Mode (192,0,2,1,9,97)\r\n"))
+	s.must(err)
+	s.must(client.SetReadDeadline(time.Now().Add(lab.Patience)))
+	_, err = io.ReadFull(client, make([]byte, 10))
+	s.must(err)
+	s.connect("192.0.2.2:1024", "192.0.2.1", "2401")
 }
 
 // helpFTP makes the kernel follow FTP on a port.

@@ -1,11 +1,13 @@
 package firewall
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,6 +45,33 @@ func TestTrackedSessionMadeInAGapDies(t *testing.T) {
 		gap := s.connect(f.stranger, f.gateway, "22")
 		s.load(0)
 		s.dead(gap)
+	})
+}
+
+// TestServerOfAGapSessionIsSilent: nothing leaves in such a session, whatever strangers get as an answer and although
+// sessions of that port end with their grants; unless strangers are rejected, not even its end.
+func TestServerOfAGapSessionIsSilent(t *testing.T) {
+	everyFamily(t, func(t *testing.T, f sides) {
+		for _, closed := range []Closed{Drop, Reject} {
+			s := guarded(t, func(c *Config) {
+				cutting("tcp/2300")(c)
+				c.Closed = closed
+			})
+			s.flushRuleset()
+			s.another(func(c *nft.Conn) {
+				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
+			})
+			gap := s.talk(s.listen(":2300"), f.stranger, f.gateway, "2300")
+			s.load(0)
+			s.mutual(gap, false)
+			s.must(gap.server.(*net.TCPConn).SetLinger(0))
+			s.must(gap.server.Close())
+			s.must(gap.client.SetReadDeadline(time.Now().Add(silence)))
+			_, err := gap.client.Read(make([]byte, 100))
+			if told := errors.Is(err, syscall.ECONNRESET); told && closed == Drop {
+				t.Error("the stranger's session is reset")
+			}
+		}
 	})
 }
 
@@ -203,16 +232,27 @@ func TestPushingServerIsHeardThroughAGrant(t *testing.T) {
 	})
 }
 
+// TestAnotherToolsMarkOpensNothing: nor by a port that leads to a guarded one.
 func TestAnotherToolsMarkOpensNothing(t *testing.T) {
 	everywhere(t, func(t *testing.T, k kind, f sides) {
-		s := k.guarded(t, nil)
+		s := k.guarded(t, guarding("udp/5000"))
 		s.another(func(c *nft.Conn) {
 			// ct mark set 0xffffffff
 			chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -150,
 				&expr.Immediate{Register: 1, Data: nftables.Native(0xffffffff)},
 				&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})
 		})
+		s.nft("table inet leads { chain c { type nat hook prerouting priority -100; tcp dport 2222 redirect to :22\n" +
+			"udp dport 5001 redirect to :5000; }; }")
 		s.dark(f.stranger, f.gateway, "22")
+		s.dark(f.stranger, f.gateway, "2222")
+		server, stranger := s.udp(s.gw, "[::]:5000"), s.udp(s.client, net.JoinHostPort(f.stranger, "0"))
+		for _, port := range []string{"5000", "5001"} {
+			s.send(stranger, net.JoinHostPort(f.gateway, port))
+		}
+		if s.gets(server, silence) {
+			t.Error("a stranger's datagram was delivered")
+		}
 	})
 }
 

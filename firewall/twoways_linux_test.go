@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -120,5 +121,36 @@ func TestForwardOverFirstLoad(t *testing.T) {
 		s.open()
 		s.load(0)
 		s.mutual(v, true)
+	})
+}
+
+// TestForwardBesideOwnFlows: a forwarded UDP port changes nothing for flows that the host begins itself: to a peer that
+// has tried a port that leads to a guarded one, and from the place to which the forwarded port leads, even to a port of
+// the same number.
+func TestForwardBesideOwnFlows(t *testing.T) {
+	everyFamily(t, func(t *testing.T, f sides) {
+		w := newForwarded(t, kinds()[0], forwarding{name: "port"}, f, guarding("udp/5000"))
+		w.nft(fmt.Sprintf(`table inet leads {
+chain in { type nat hook prerouting priority -100; udp dport 5001 redirect to :5000; }
+chain out { type nat hook output priority -100; udp sport 2300 udp dport 2222 dnat %s to %s; }
+}`, nftFamily[f.name], net.JoinHostPort(f.alice, "7000")))
+		peer := w.udp(w.client, net.JoinHostPort(f.alice, "7000"))
+		own, place := w.udp(w.gw, net.JoinHostPort(f.gateway, "5000")), w.udp(w.gw, net.JoinHostPort(f.gateway, "2300"))
+		w.send(peer, net.JoinHostPort(f.gateway, "5001"))
+		if w.gets(own, silence) {
+			t.Error("a stranger's datagram was delivered")
+		}
+		w.exchange(own, peer)
+		for range 2 {
+			w.send(place, net.JoinHostPort(f.alice, "2222"))
+			if !w.gets(peer, lab.Patience) {
+				t.Fatal("the question was lost")
+			}
+			w.send(peer, place.LocalAddr().String())
+			if !w.gets(place, lab.Patience) {
+				t.Fatal("the answer was lost")
+			}
+			w.forgetFlows()
+		}
 	})
 }
