@@ -383,6 +383,9 @@ func TestSegmentRouting(t *testing.T) {
 			packet := slices.Concat(plain[:40], route, plain[40:])
 			packet[5] += byte(len(route))
 			packet[6] = unix.IPPROTO_ROUTING
+			lab.Eventually(t, "the gateway's address", func() bool { s.frame(plain); return s.gets(server, silence) })
+			for s.gets(server, time.Millisecond) {
+			}
 			s.frame(packet)
 			if !s.gets(server, lab.Patience) {
 				lab.KernelLacks(t, "segment routing")

@@ -200,7 +200,27 @@ func TestSessionEndsThoughTheGuardWasAway(t *testing.T) {
 	})
 }
 
-// TestCutPortRejects: the reset for a stranger leaves that port too.
+// TestTargetSessionEndsThoughTheGuardWasAway: the same at a machine behind.
+func TestTargetSessionEndsThoughTheGuardWasAway(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		s := k.guarded(t, func(c *Config) {
+			c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: rangesOf("tcp/22")}}
+			c.Cut = rangesOf("tcp/22")
+		})
+		accept := s.listenOn(s.behind(), ":22")
+		s.must(s.Grant(t.Context(), []Grant{s.toInner("alice", f.alice, f)}, time.Now()))
+		v := s.talk(accept, f.alice, innerAddr[f.name], "22")
+		s.flushRuleset()
+		s.load(0)
+		if b, ok := s.backend.(*iptables.Backend); ok { // its sets stay
+			s.must(b.Sets.Replace(b.AddressSet(iptables.SetMet, ipset.HashIPPort, f.name == "IPv6"), nil))
+		}
+		s.revoke(Match{})
+		s.mutual(v, false)
+	})
+}
+
+// TestCutPortRejects: the reset for a stranger leaves that port too, and for a client whose grant has ended.
 func TestCutPortRejects(t *testing.T) {
 	s := guarded(t, func(c *Config) { cutting("tcp/2300", "udp/5000")(c); c.Closed = Reject })
 	s.serve(":2300")
@@ -209,6 +229,12 @@ func TestCutPortRejects(t *testing.T) {
 			t.Errorf("got %v from a TCP port that rejects, want a refusal", err)
 		}
 		s.refusal(s.client, net.JoinHostPort(f.stranger, "0"), net.JoinHostPort(f.gateway, "5000"))
+		s.grantPorts("one", f.alice, long, "tcp/2300")
+		s.connect(f.alice, f.gateway, "2300")
+		s.revoke(Match{})
+		if _, err := s.attempt(f.alice, f.gateway, "2300", lab.Patience); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("a client whose grant has ended got %v, want a refusal", err)
+		}
 	}
 }
 

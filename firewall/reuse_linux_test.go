@@ -257,7 +257,9 @@ func TestExpectedFlow(t *testing.T) {
 	s.dark("192.0.2.3", "192.0.2.1", "2400")
 	s.grantPorts("two", "192.0.2.2", long, "tcp/2400")
 	s.connect("192.0.2.2", "192.0.2.1", "2400")
-	s.serve(":2401") // which is not guarded
+	// A port that is not guarded, and to which the host admits only what the session announces.
+	s.serve(":2401")
+	s.nft("table inet host { chain c { type filter hook input priority 0; tcp dport 2401 ct state new drop; }; }")
 	_, err = server.Write([]byte("227 Entering Passive Mode (192,0,2,1,9,97)\r\n"))
 	s.must(err)
 	s.must(client.SetReadDeadline(time.Now().Add(lab.Patience)))

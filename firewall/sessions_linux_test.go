@@ -52,11 +52,9 @@ func TestTrackedSessionMadeInAGapDies(t *testing.T) {
 // sessions of that port end with their grants; unless strangers are rejected, not even its end.
 func TestServerOfAGapSessionIsSilent(t *testing.T) {
 	everyFamily(t, func(t *testing.T, f sides) {
-		for _, closed := range []Closed{Drop, Reject} {
-			s := guarded(t, func(c *Config) {
-				cutting("tcp/2300")(c)
-				c.Closed = closed
-			})
+		for i, guards := range []func(...string) func(*Config){cutting, guarding, cutting, guarding} {
+			closed := Closed(i / 2)
+			s := guarded(t, both(guards("tcp/2300"), func(c *Config) { c.Closed = closed }))
 			s.flushRuleset()
 			s.another(func(c *nft.Conn) {
 				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)

@@ -213,6 +213,7 @@ func TestForgedOpening(t *testing.T) {
 		inner := s.behind()
 		mute := "table inet mute { chain c { type filter hook input priority 0; tcp dport 22 drop; }; }" // it answers nothing
 		s.nftOn(inner, mute)
+		s.mute(s.client) // its kernel knows nothing of what is sent in its name
 		for _, dev := range []string{"all", "vs"} {
 			s.must(s.gw.Sysctl("net.ipv4.conf."+dev+".rp_filter", "0"))
 		}

@@ -258,20 +258,21 @@ func (d *Draft) closedRules() {
 // refusedRules refuse the packets from closed and arrive.
 func (d *Draft) refusedRules() {
 	c := d.refused
-	if d.refuse == guard.Reject {
-		f6 := d.families()[1]
-		// The kernel refuses IPv6 source routes with segments left before it looks at what follows them (RFC 5095),
-		// and drops routes of types 3 and 4 unless the administrator enables them.
-		d.rule(c, f6.match(), routeType(0), segmentsLeft(), Accept())
-		for _, kind := range []byte{3, 4} {
-			d.rule(c, f6.match(), routeType(kind), Drop())
-		}
-		d.rule(c, L4Proto(service.TCP), resetTCP())
-		// IPv6 drops datagrams without a checksum (RFC 8200, 8.1), and so answers none.
-		d.rule(c, f6.match(), L4Proto(service.UDP), withoutChecksum(), Drop())
-		d.rule(c, L4Proto(service.UDP), unreachable())
+	if d.refuse != guard.Reject {
+		d.rule(c, Drop())
+		return
 	}
-	d.rule(c, Drop())
+	f6 := d.families()[1]
+	// The kernel refuses IPv6 source routes with segments left before it looks at what follows them (RFC 5095), and
+	// drops routes of types 3 and 4 unless the administrator enables them.
+	d.rule(c, f6.match(), routeType(0), segmentsLeft(), Accept())
+	for _, kind := range []byte{3, 4} {
+		d.rule(c, f6.match(), routeType(kind), Drop())
+	}
+	d.rule(c, L4Proto(service.TCP), resetTCP())
+	// The rest is UDP. IPv6 drops datagrams without a checksum (RFC 8200, 8.1), and so answers none.
+	d.rule(c, f6.match(), withoutChecksum(), Drop())
+	d.rule(c, unreachable())
 }
 
 // claimRules come before every other DNAT, and a flow has at most one DNAT, so what closed has marked stays at this
@@ -304,10 +305,9 @@ func (d *Draft) arriveRules() {
 		d.handedRules()
 	}
 	d.ledHereRules()
-	for _, f := range o.families() {
-		d.goesOn(c, f, Part{})
-	}
-	for _, f := range o.families() {
+	fs := o.families()
+	d.goesOn(c, Part{}, fs[:]...)
+	for _, f := range fs {
 		d.rule(c, TCPFlags(Syn, 0), f.carries(inward), d.admit(f, inward), Accept())
 		d.rule(c, L4Proto(service.UDP), f.carries(inward), d.admit(f, inward), Accept())
 	}
@@ -329,19 +329,21 @@ func (d *Draft) handedRules() {
 	d.rule(d.arrive, L4Proto(service.UDP), handed)
 	// A bare SYN in any flow: an attacker can begin one with a packet that claims this host's address.
 	d.rule(d.arrive, TCPFlags(Syn|Ack, Syn), handed)
-	d.rule(d.arrive, L4Proto(service.TCP), CTState(expr.CtStateBitINVALID|expr.CtStateBitNEW), handed)
+	d.rule(d.arrive, CTState(expr.CtStateBitINVALID|expr.CtStateBitNEW), handed)
 }
 
 // goesOn accepts, under a condition, packets of flows that door has admitted.
-func (d *Draft) goesOn(c *nft.Chain, f *family, condition Part) {
+func (d *Draft) goesOn(c *nft.Chain, condition Part, fs ...*family) {
 	if len(d.spec.Cut) > 0 {
 		// If the server spoke first in a session older than connection tracking, the flow counts as the server's.
-		d.rule(c, condition, onPort(Dport).in(d.cut), f.source(inward).in(f.met), jump(d.Ended))
+		for _, f := range fs {
+			d.rule(c, condition, onPort(Dport).in(d.cut), f.source(inward).in(f.met), jump(d.Ended))
+		}
 	}
-	d.rule(c, condition, f.match(), L4Proto(service.UDP), ctMarked(d.spec.Mark), Accept())
+	d.rule(c, condition, L4Proto(service.UDP), ctMarked(d.spec.Mark), Accept())
 	// A bare SYN begins a flow: it passes only if door has just marked it.
-	d.rule(c, condition, f.match(), tcpFlagsNot(Syn|Ack, Syn), ctMarked(d.spec.Mark), Accept())
-	d.rule(c, condition, f.match(), L4Proto(service.TCP), CTState(expr.CtStateBitNEW), ctMarked(d.spec.Mark), Accept())
+	d.rule(c, condition, tcpFlagsNot(Syn|Ack, Syn), ctMarked(d.spec.Mark), Accept())
+	d.rule(c, condition, CTState(expr.CtStateBitNEW), ctMarked(d.spec.Mark), Accept())
 }
 
 // receiptRules keep receipts out of connection tracking. On a port of our own everything that leaves is a receipt; on

@@ -168,15 +168,9 @@ func (d *Draft) onceBegun() {
 		return
 	}
 	c := d.begun
-	d.onceOver(c, outward, Fin)
-	d.onceOver(c, outward, Rst)
 	d.eachGrant(outward, func(f *family, granted Part) {
 		d.rule(c, onPort(Sport).in(d.once.ports), ctMarked(d.spec.Mark), granted, f.source(outward).update(f.met), back())
 	})
-	if d.refuse == guard.Reject {
-		// The refusal of another flow must look like a stranger's, although its peer is one that a grant admitted.
-		d.rule(c, onPort(Sport).in(d.once.ports), IsReply(), TCPFlags(Fin|Syn|Rst, Rst), back())
-	}
 }
 
 // eachTurn calls do as eachGrant does, with the key of the grant and its kind.

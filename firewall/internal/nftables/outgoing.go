@@ -27,6 +27,12 @@ func (d *Draft) begunRules() {
 	o, c, mark := &d.objects, d.begun, d.spec.Mark
 	f6 := o.families()[1]
 	d.rule(c, CTState(expr.CtStateBitUNTRACKED), back())
+	d.onceOver(c, outward, Fin)
+	d.onceOver(c, outward, Rst)
+	if d.refuse == guard.Reject {
+		// By resets the kernel rejects strangers, and clients whose grant has ended or has admitted its flow.
+		d.rule(c, TCPFlags(Fin|Syn|Rst, Rst), back())
+	}
 	d.onceBegun()
 	d.eachGrant(outward, func(f *family, granted Part) {
 		d.rule(c, d.unlessOnce(Sport), granted, d.admit(f, outward), back())
@@ -43,11 +49,6 @@ func (d *Draft) begunRules() {
 		}
 	}
 	d.rule(c, ctMarked(mark), back())
-	if d.refuse == guard.Reject {
-		// These resets are how strangers are rejected: in no flow, or in theirs.
-		d.rule(c, CTState(expr.CtStateBitINVALID), TCPFlags(Fin|Syn|Rst, Rst), back())
-		d.rule(c, IsReply(), TCPFlags(Fin|Syn|Rst, Rst), back())
-	}
 	for _, f := range o.families() {
 		d.rule(c, IsReply(), L4Proto(service.UDP), f.source(outward).update(f.met), Drop())
 		d.rule(c, L4Proto(service.UDP), f.source(outward).in(f.met), f.source(outward).update(f.met), Drop())
@@ -76,25 +77,20 @@ func (d *Draft) passingRules() {
 	d.ledAwayRules()
 	for _, f := range o.families() {
 		d.quotedJumps(c, f.toExtra(f.daddr))
-		if d.onces() {
-			once := Rule(onPort(Dport).in(o.once.ports), f.target(inward).in(f.targets))
-			d.goesOn(c, f, once)
-			d.onceOrNothing(c, f.target(inward).in(f.targets), nil)
-		}
+		d.goesOn(c, f.target(inward).in(f.targets), f)
+		d.onceOrNothing(c, f.target(inward).in(f.targets), nil)
 		// door has not seen what another table's DNAT leads there.
 		d.rule(c, f.sourceAndTarget(inward).in(f.reach), Accept())
 		for _, n := range d.spansOf(f) {
 			d.rule(c, f.inNetworkThere(inward, n), Accept())
 		}
-		d.goesOn(c, f, f.target(inward).in(f.targets))
 		d.rule(c, f.target(inward).in(f.targets), Drop())
 	}
 	// A new flow from the target itself arrived by the interface that routing uses for the target (guard), and leaves
 	// by another. On a bridge it looks the same as a forged packet.
 	for _, f := range o.families() {
 		own := f.target(outward).in(f.targets)
-		unmarked := Rule(own, CTState(expr.CtStateBitNEW), ctNotMarked(d.spec.Mark))
-		d.rule(c, unmarked, iifkind("bridge"), oifkind("bridge"), Drop())
+		d.rule(c, own, CTState(expr.CtStateBitNEW), iifkind("bridge"), oifkind("bridge"), Drop())
 		d.rule(c, own, jump(o.begun))
 	}
 }

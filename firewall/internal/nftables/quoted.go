@@ -51,7 +51,7 @@ func (d *Draft) quotedRules() {
 		other = Rule(other, part(fmt.Sprintf("@th,0,8 != %d", t), quote(icmpType, 1), notEqual([]byte{t})))
 	}
 	d.rule(c, other, back())
-	d.rule(c, f6.match(), part(fmt.Sprintf("@th,0,8 >= %d", icmp6Informs), quote(icmpType, 1),
+	d.rule(c, part(fmt.Sprintf("@th,0,8 >= %d", icmp6Informs), quote(icmpType, 1),
 		&expr.Cmp{Op: expr.CmpOpGte, Register: Register, Data: []byte{icmp6Informs}}), back())
 	d.rule(c, f4.match(), part("@th,64,8 & 0xf != 5", quote(quotedHeader4, 1), and([]byte{ihl}),
 		notEqual([]byte{noOptions})), Drop())
