@@ -9,7 +9,7 @@ import (
 )
 
 // A Client is what the server knows about one client: the contents of clients/NAME.toml.
-// Callers must not modify a Client that came from a file or a Registry: it is shared.
+// Callers must not modify what a Client from a file or a Registry points to: it is shared.
 type Client struct {
 	Name          string         // the file's name without .toml
 	ID            ID             // names Key on the wire
@@ -43,9 +43,9 @@ func (c *Client) IDs() []ID {
 
 // Credentials returns the client's keys.
 func (c *Client) Credentials() []Credential {
-	list := []Credential{{Client: c, ID: c.ID, Key: c.Key}}
+	list := []Credential{{Client: *c, ID: c.ID, Key: c.Key}}
 	if p := c.Previous; p != nil {
-		list = append(list, Credential{Client: c, ID: p.ID, Key: p.Key, Until: p.Until})
+		list = append(list, Credential{Client: *c, ID: p.ID, Key: p.Key, Until: p.Until})
 	}
 	return list
 }
@@ -62,7 +62,7 @@ type Previous struct {
 
 // A Credential is one of a client's keys, with which a packet may be sealed.
 type Credential struct {
-	Client *Client
+	Client Client
 	ID     ID
 	Key    Key
 	Until  time.Time // zero: no end of its own

@@ -85,10 +85,13 @@ func readSecret(d place.Folder, file string, limit int64, check place.Check, dst
 func fileName(path string) (string, error) {
 	name, ok := strings.CutSuffix(filepath.Base(path), Suffix)
 	if !ok || service.ValidName(name) != nil {
-		return "", &place.FileError{File: path, Text: "is not named NAME.toml, with lower-case letters, " +
-			"digits and hyphens in NAME"}
+		return "", misnamed(path)
 	}
 	return strings.Clone(name), nil // else the whole path would stay in memory with a client
+}
+
+func misnamed(path string) error {
+	return &place.FileError{File: path, Text: "is not named NAME.toml, with lower-case letters, digits and hyphens in NAME"}
 }
 
 // reader collects what is wrong with the values of a document.

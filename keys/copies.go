@@ -27,37 +27,35 @@ type claimed struct{ *place.FileError }
 
 func (c claimed) Unwrap() error { return c.FileError }
 
-func isRevoked(c *Client) bool { return !c.Revoked.IsZero() }
-
 // precedence sorts first what counts.
-func precedence(a, b *Client) int {
-	if isRevoked(a) != isRevoked(b) {
-		if isRevoked(a) {
+func precedence(a, b *record) int {
+	if a.revoked() != b.revoked() {
+		if a.revoked() {
 			return -1
 		}
 		return 1
 	}
-	return cmp.Compare(a.Name, b.Name)
+	return byName(a, b)
 }
 
 // admit adds those of the clients that count, and refuses the others. It returns why, by name. It takes those of
 // r.mistaken into account.
-func (r *Registry) admit(clients []*Client) map[string]error {
+func (r *Registry) admit(clients []*record) map[string]error {
 	slices.SortFunc(clients, precedence)
 	why := make(map[string]error)
-	barred := make(map[ID]*Client) // ids that open nothing, and who has them
+	barred := make(map[ID]*record) // ids that open nothing, and who has them
 	for _, c := range clients {
 		err := r.unclaimed(c, barred)
-		mistaken := r.mistaken[c.Name] == c
+		mistaken := r.mistaken[c.name] == c
 		switch {
 		case !mistaken && err == nil:
 			r.add(c)
 		case !mistaken:
-			why[c.Name] = err
-			r.refused[c.Name] = c
+			why[c.name] = err
+			r.refused[c.name] = c
 		}
-		if mistaken && err == nil || isRevoked(c) && r.byName[c.Name] != c {
-			for _, id := range c.IDs() {
+		if mistaken && err == nil || c.revoked() && r.byName[c.name] != c {
+			for _, id := range c.ids() {
 				barred[id] = c
 			}
 		}
@@ -66,17 +64,17 @@ func (r *Registry) admit(clients []*Client) map[string]error {
 }
 
 // unclaimed returns an error for a client whose id another one has.
-func (r *Registry) unclaimed(c *Client, barred map[ID]*Client) error {
-	for i, id := range c.IDs() {
+func (r *Registry) unclaimed(c *record, barred map[ID]*record) error {
+	for i, id := range c.ids() {
 		other := cmp.Or(r.byID[id], barred[id])
-		if other == nil || other.Name == c.Name {
+		if other == nil || other.name == c.name {
 			continue
 		}
-		text := "is also in " + r.path(other.Name) + ": one of them is a copy"
-		if isRevoked(other) {
-			text = "is also in " + r.path(other.Name) + ", and revoked there"
+		text := "is also in " + r.path(other.name) + ": one of them is a copy"
+		if other.revoked() {
+			text = "is also in " + r.path(other.name) + ", and revoked there"
 		}
-		return claimed{&place.FileError{File: r.path(c.Name), Key: []string{"id", "previous.id"}[i], Text: text}}
+		return claimed{&place.FileError{File: r.path(c.name), Key: []string{"id", "previous.id"}[i], Text: text}}
 	}
 	return nil
 }
@@ -84,17 +82,17 @@ func (r *Registry) unclaimed(c *Client, barred map[ID]*Client) error {
 // replace puts a client in the place of the one of that name, or what can be read of a mistaken file, and decides again
 // for all that have an id in common with it. Nil is none. It returns what changes, the named client first, and why
 // clients are refused. Those that lose their place to another are bad at once.
-func (r *Registry) replace(name string, c, mistaken *Client) ([]Change, map[string]error) {
-	before := make(map[string]*Client)
-	take := func(c *Client) {
-		before[c.Name] = c
+func (r *Registry) replace(name string, c, mistaken *record) ([]Change, map[string]error) {
+	before := make(map[string]*record)
+	take := func(c *record) {
+		before[c.name] = c
 		r.remove(c)
 	}
 	if was := r.byName[name]; was != nil {
 		take(was)
 	}
 	group := r.refused
-	r.refused = make(map[string]*Client)
+	r.refused = make(map[string]*record)
 	delete(group, name)
 	delete(r.mistaken, name)
 	if mistaken != nil {
@@ -105,10 +103,10 @@ func (r *Registry) replace(name string, c, mistaken *Client) ([]Change, map[stri
 		group[name] = c
 	}
 	for _, of := range slices.Collect(maps.Values(group)) {
-		for _, id := range of.IDs() {
+		for _, id := range of.ids() {
 			if owner := r.byID[id]; owner != nil {
 				take(owner)
-				group[owner.Name] = owner
+				group[owner.name] = owner
 			}
 		}
 	}
@@ -117,10 +115,10 @@ func (r *Registry) replace(name string, c, mistaken *Client) ([]Change, map[stri
 }
 
 // changes compares the clients of a group with the earlier ones.
-func (r *Registry) changes(name string, before, group map[string]*Client, why map[string]error) []Change {
+func (r *Registry) changes(name string, before, group map[string]*record, why map[string]error) []Change {
 	var list []Change
 	if was, is := before[name], r.byName[name]; was != nil || is != nil {
-		list = append(list, Change{was, is})
+		list = append(list, Change{was.whole(), is.whole()})
 	}
 	for _, other := range slices.Sorted(maps.Keys(group)) {
 		was, is := before[other], r.byName[other]
@@ -134,7 +132,7 @@ func (r *Registry) changes(name string, before, group map[string]*Client, why ma
 			r.bad[other] = why[other]
 		}
 		if was != is {
-			list = append(list, Change{was, is})
+			list = append(list, Change{was.whole(), is.whole()})
 		}
 	}
 	return list
@@ -143,7 +141,7 @@ func (r *Registry) changes(name string, before, group map[string]*Client, why ma
 // mistake is the error of a file that could be read and has a mistake, and what can be read of it.
 type mistake struct {
 	error
-	claims *Client
+	claims *record
 }
 
 func (m mistake) Unwrap() error { return m.error }
@@ -154,24 +152,24 @@ var (
 )
 
 // read reads a client's file. Its error is a mistake if the file has ids all the same.
-func (r *Registry) read(name string, s strict.Schema) (*Client, error) {
+func (r *Registry) read(name string, s strict.Schema, terms *pool) (*record, error) {
 	c, err := readClient(r.folder, name+Suffix, s)
 	if err == nil {
-		return c, nil
+		return terms.record(c), nil
 	}
 	text, unread := r.folder.Read(name+Suffix, maxClientFile, nil) // also one with a mode that is refused
 	ids := idLine.FindAllSubmatch(text, 2)
 	if unread != nil || len(ids) == 0 {
 		return nil, err
 	}
-	claims := &Client{Name: name}
-	claims.ID, _ = ParseID(string(ids[0][1])) // zero is nobody's
+	claims := &record{name: name, own: &own{}, terms: &Client{}}
+	claims.id, _ = ParseID(string(ids[0][1])) // zero is nobody's
 	if len(ids) > 1 {
-		claims.Previous = &Previous{}
-		claims.Previous.ID, _ = ParseID(string(ids[1][1]))
+		claims.own.previous = &Previous{}
+		claims.own.previous.ID, _ = ParseID(string(ids[1][1]))
 	}
 	if revokedLine.Match(text) {
-		claims.Revoked = time.Unix(0, 0)
+		claims.own.revoked = time.Unix(0, 0)
 	}
 	return nil, mistake{err, claims}
 }

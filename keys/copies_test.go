@@ -123,7 +123,7 @@ func (s *shelf) follows(changes []Change) {
 		} else if c.After != nil {
 			name = c.After.Name
 		}
-		if is, _ := s.r.Client(name); is != c.After {
+		if is, _ := s.r.Client(name); !is.Same(c.After) {
 			s.Errorf("%q: the change of %q is not what the registry holds", s.story, name)
 		}
 	}
@@ -153,7 +153,7 @@ func (s *shelf) same() {
 	for id := ID(1); id <= 3; id++ {
 		got, ok := s.r.Lookup(id)
 		want, wanted := fresh.Lookup(id)
-		if ok != wanted || ok && (got.Client.Name != want.Client.Name || !got.Client.Same(want.Client)) {
+		if ok != wanted || ok && (got.Client.Name != want.Client.Name || !got.Client.Same(&want.Client)) {
 			s.Errorf("%q: %v is of %v, and after a restart of %v", s.story, id, got.Client, want.Client)
 		}
 	}
@@ -215,7 +215,7 @@ func TestOriginalGoesOn(t *testing.T) {
 		if changes, err := r.Reload(name); len(changes) > 0 || err == nil {
 			t.Errorf("%s: %v, %v", name, changes, err)
 		}
-		if is, _ := r.Client("alice"); is != was {
+		if is, _ := r.Client("alice"); !is.Same(was) {
 			t.Errorf("%s: alice is another", name)
 		}
 		c := client(name, 1)

@@ -90,8 +90,10 @@ func someClient(name string, fleet bool) *Client {
 func TestFleetClientsWin(t *testing.T) {
 	local, remote := someClient("alice", false), someClient("alice", true)
 	bob := someClient("bob", false)
-	r := &Registry{byID: map[ID]*Client{local.ID: local, bob.ID: bob},
-		byName: map[string]*Client{"alice": local, "bob": bob}}
+	r := &Registry{byID: make(map[ID]*record), byName: make(map[string]*record)}
+	for _, c := range []*Client{local, bob} {
+		r.add(r.terms.record(c))
+	}
 	apply := func(next ...*Client) []Change {
 		changes, err := r.FleetChanges(next)
 		if err != nil {
@@ -99,9 +101,9 @@ func TestFleetClientsWin(t *testing.T) {
 		}
 		return r.ApplyFleet(changes)
 	}
-	known := func(c *Client) bool { got, ok := r.Lookup(c.ID); return ok && got.Client == c }
+	known := func(c *Client) bool { got, ok := r.Lookup(c.ID); return ok && got.Client.Same(c) }
 
-	if changes := apply(remote); len(changes) != 1 || changes[0] != (Change{local, remote}) {
+	if changes := apply(remote); len(changes) != 1 || !changes[0].same(Change{local, remote}) {
 		t.Errorf("changes %v", changes)
 	}
 	if known(local) || !known(remote) || !known(bob) || r.Len() != 2 || len(r.Clients()) != 2 {
@@ -119,7 +121,7 @@ func TestFleetClientsWin(t *testing.T) {
 	if changes := apply(&again); len(changes) != 0 {
 		t.Errorf("an equal client is a change: %v", changes)
 	}
-	if changes := apply(); len(changes) != 1 || changes[0] != (Change{remote, local}) {
+	if changes := apply(); len(changes) != 1 || !changes[0].same(Change{remote, local}) {
 		t.Errorf("leaving the fleet: %v", changes)
 	}
 	if !known(local) || known(remote) {
@@ -140,7 +142,7 @@ func TestFleetIDMoves(t *testing.T) {
 		for i := range changes { // as the server does it: one after the other
 			r.ApplyFleet(changes[i : i+1])
 		}
-		if got, ok := r.Lookup(next.ID); !ok || got.Client != next {
+		if got, ok := r.Lookup(next.ID); !ok || !got.Client.Same(next) {
 			t.Errorf("%s is not found under the id that another name had", next.Name)
 		}
 	}

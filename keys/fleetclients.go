@@ -12,17 +12,18 @@ import (
 // fleetClients are the clients that a fleet's bundle lists. They win over files: a client of the same name in the
 // directory is shut out.
 type fleetClients struct {
-	byID   map[ID]*Client
-	byName map[string]*Client
+	byID   map[ID]*record
+	byName map[string]*record
 	alone  bool // files do not count at all
+	terms  pool
 }
 
 func (f fleetClients) clone() fleetClients {
-	return fleetClients{maps.Clone(f.byID), maps.Clone(f.byName), f.alone}
+	return fleetClients{byID: maps.Clone(f.byID), byName: maps.Clone(f.byName), alone: f.alone}
 }
 
 // lookup returns the client with this id, or nil.
-func (r *Registry) lookup(id ID) *Client {
+func (r *Registry) lookup(id ID) *record {
 	if len(r.fleet.byID) == 0 && !r.fleet.alone {
 		return r.byID[id]
 	}
@@ -30,14 +31,14 @@ func (r *Registry) lookup(id ID) *Client {
 		return c
 	}
 	c := r.byID[id]
-	if c == nil || r.fleet.alone || r.fleet.byName[c.Name] != nil {
+	if c == nil || r.fleet.alone || r.fleet.byName[c.name] != nil {
 		return nil
 	}
 	return c
 }
 
 // client returns the client of this name, or nil.
-func (r *Registry) client(name string) *Client {
+func (r *Registry) client(name string) *record {
 	if c := r.fleet.byName[name]; c != nil {
 		return c
 	}
@@ -101,13 +102,17 @@ func (r *Registry) FleetChanges(next []*Client) ([]Change, error) {
 	var changes []Change
 	for _, name := range slices.Sorted(maps.Keys(r.fleet.byName)) { // first: an id may move to another name
 		if byName[name] == nil {
-			changes = append(changes, Change{Before: r.fleet.byName[name], After: nil})
+			changes = append(changes, Change{Before: r.fleet.byName[name].whole(), After: nil})
 		}
 	}
+	var same Client // one for all: comparing them allocates
 	for _, c := range next {
 		was := r.client(c.Name)
-		if was == nil || !was.Fleet || !was.Same(c) {
-			changes = append(changes, Change{Before: was, After: c})
+		if was != nil {
+			same = was.client()
+		}
+		if was == nil || !same.Fleet || !same.Same(c) {
+			changes = append(changes, Change{Before: was.whole(), After: c})
 		}
 	}
 	return changes, nil
@@ -119,25 +124,26 @@ func (r *Registry) ApplyFleet(changes []Change) []Change {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.fleet.byName == nil {
-		r.fleet.byName, r.fleet.byID = make(map[string]*Client), make(map[ID]*Client)
+		r.fleet.byName, r.fleet.byID = make(map[string]*record), make(map[ID]*record)
 	}
 	shown := make([]Change, 0, len(changes))
 	for _, c := range changes {
 		if c.Before != nil && c.Before.Fleet {
 			delete(r.fleet.byName, c.Before.Name)
 			for _, id := range c.Before.IDs() {
-				if of := r.fleet.byID[id]; of != nil && of.Name == c.Before.Name { // else the id has moved
+				if of := r.fleet.byID[id]; of != nil && of.name == c.Before.Name { // else the id has moved
 					delete(r.fleet.byID, id)
 				}
 			}
 		}
 		if c.After == nil {
-			shown = append(shown, Change{c.Before, r.client(c.Before.Name)})
+			shown = append(shown, Change{c.Before, r.client(c.Before.Name).whole()})
 			continue
 		}
-		r.fleet.byName[c.After.Name] = c.After
-		for _, id := range c.After.IDs() {
-			r.fleet.byID[id] = c.After
+		after := r.fleet.terms.record(c.After)
+		r.fleet.byName[after.name] = after
+		for _, id := range after.ids() {
+			r.fleet.byID[id] = after
 		}
 		shown = append(shown, c)
 	}
@@ -156,7 +162,7 @@ func ClientParser() func(name string, text []byte) (*Client, error) {
 			return nil, err
 		}
 		if c := q.parse(strings.Clone(name), text); c != nil {
-			return c, nil
+			return c.whole(), nil
 		}
 		return clientOf(name+Suffix, strings.Clone(name), text)
 	}

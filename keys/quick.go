@@ -19,15 +19,15 @@ type quick struct {
 	files  *place.Many
 	schema strict.Schema
 	buf    [4096]byte
-	allows map[string][]string // one copy of each list: clients have them in common
+	terms  map[string]*Client // by their list of services, which is all that they have
 }
 
 func newQuick(files *place.Many) *quick {
-	return &quick{files: files, schema: strict.Schema{}, allows: make(map[string][]string)}
+	return &quick{files: files, schema: strict.Schema{}, terms: make(map[string]*Client)}
 }
 
 // read returns the client in a file; nil if the strict parser must look at it.
-func (q *quick) read(name string) *Client {
+func (q *quick) read(name string) *record {
 	n, ok := q.files.Read(name+Suffix, q.buf[:])
 	if !ok {
 		return nil
@@ -36,7 +36,7 @@ func (q *quick) read(name string) *Client {
 }
 
 // parse returns the client in a text that is written exactly as text writes it.
-func (q *quick) parse(name string, text []byte) *Client {
+func (q *quick) parse(name string, text []byte) *record {
 	text = bytes.TrimPrefix(text, []byte(clientHeader))
 	id, text, idOK := cut(text, "version = 1\nid = \"", "\"\n")
 	key, text, keyOK := cut(text, "key = \"", "\"\n")
@@ -44,15 +44,15 @@ func (q *quick) parse(name string, text []byte) *Client {
 	if !idOK || !keyOK || !listOK || len(text) > 0 {
 		return nil
 	}
-	c := &Client{Name: name}
+	c := &record{name: name}
 	var err error
-	if c.ID, err = ParseID(string(id)); err != nil {
+	if c.id, err = ParseID(string(id)); err != nil {
 		return nil
 	}
-	if c.Allow = q.allow(list); c.Allow == nil {
+	if c.terms = q.allow(list); c.terms == nil {
 		return nil
 	}
-	if c.Key, err = parseKey(string(key)); err != nil {
+	if c.key, err = parseKey(string(key)); err != nil {
 		return nil
 	}
 	return c
@@ -65,9 +65,9 @@ func cut(text []byte, before, after string) (inner, rest []byte, ok bool) {
 	return inner, rest, begins && ends
 }
 
-// allow returns the entries of a list as list writes it; nil if it is another.
-func (q *quick) allow(text []byte) []string {
-	if known, ok := q.allows[string(text)]; ok {
+// allow returns the terms with a list of services that is written as list writes it; nil if it is another.
+func (q *quick) allow(text []byte) *Client {
+	if known, ok := q.terms[string(text)]; ok {
 		return known
 	}
 	var entries []string
@@ -79,6 +79,7 @@ func (q *quick) allow(text []byte) []string {
 		}
 		entries = append(entries, entry)
 	}
-	q.allows[string(text)] = entries
-	return entries
+	terms := &Client{Allow: entries}
+	q.terms[string(text)] = terms
+	return terms
 }

@@ -31,7 +31,7 @@ func FuzzQuick(f *testing.F) {
 	}
 	q := newQuick(nil)
 	f.Fuzz(func(t *testing.T, text []byte) {
-		got := q.parse("alice", text)
+		got := q.parse("alice", text).whole()
 		if got == nil {
 			return
 		}
@@ -47,7 +47,7 @@ func TestQuickReads(t *testing.T) {
 	q := newQuick(nil)
 	plain := client("alice", 7)
 	for range 2 { // the second time it knows the list of services
-		if got := q.parse("alice", plain.text()); got == nil || !sameClient(got, plain) {
+		if got := q.parse("alice", plain.text()).whole(); got == nil || !sameClient(got, plain) {
 			t.Fatalf("got %+v, want %+v", got, plain)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -21,12 +22,13 @@ import (
 type Registry struct {
 	folder  place.Folder // its root is opened once: Reload works whatever is given up later
 	loading sync.Mutex   // one file at a time is read, so that an older reading never wins
+	terms   pool         // of files that are read one at a time
 
 	mu       sync.RWMutex
-	byID     map[ID]*Client
-	byName   map[string]*Client
-	refused  map[string]*Client // by name: whole files that do not count because another has their id
-	mistaken map[string]*Client // by name: the ids of files with a mistake, which open nothing
+	byID     map[ID]*record
+	byName   map[string]*record
+	refused  map[string]*record // by name: whole files that do not count because another has their id
+	mistaken map[string]*record // by name: the ids of files with a mistake, which open nothing
 	bad      map[string]error   // by name: clients that are shut out, and what is wrong with their files
 	fleet    fleetClients
 }
@@ -54,9 +56,9 @@ func LoadRegistryIn(root *os.Root, dir string) (*Registry, []error) {
 func (r *Registry) load() []error {
 	names, errs := r.files()
 	clients, bad := r.readAll(names)
-	r.byID, r.byName = make(map[ID]*Client, len(names)), make(map[string]*Client, len(names))
-	r.refused, r.mistaken, r.bad = make(map[string]*Client), make(map[string]*Client), make(map[string]error)
-	whole := make([]*Client, 0, len(clients))
+	r.byID, r.byName = make(map[ID]*record, len(names)), make(map[string]*record, len(names))
+	r.refused, r.mistaken, r.bad = make(map[string]*record), make(map[string]*record), make(map[string]error)
+	whole := make([]*record, 0, len(clients))
 	for i, c := range clients {
 		if bad[i] == nil {
 			whole = append(whole, c)
@@ -92,13 +94,13 @@ func (r *Registry) files() ([]string, []error) {
 	names := files[:0]
 	slices.Sort(files)
 	for _, file := range files {
-		name, err := fileName(filepath.Join(r.folder.Path, file))
+		name, ok := strings.CutSuffix(file, Suffix)
 		switch {
 		case dropping(file):
-		case err != nil:
-			errs = append(errs, err)
+		case !ok || service.ValidName(name) != nil:
+			errs = append(errs, misnamed(filepath.Join(r.folder.Path, file)))
 		default:
-			names = append(names, name)
+			names = append(names, strings.Clone(name)) // see fileName
 		}
 	}
 	return names, errs
@@ -117,18 +119,18 @@ func dropping(file string) bool {
 
 // readAll reads the named clients on all processors. Clients and errors are in the order of the names; each name has
 // one of the two.
-func (r *Registry) readAll(names []string) ([]*Client, []error) {
-	clients, errs := make([]*Client, len(names)), make([]error, len(names))
+func (r *Registry) readAll(names []string) ([]*record, []error) {
+	clients, errs := make([]*record, len(names)), make([]error, len(names))
 	workers := min(runtime.GOMAXPROCS(0), len(names))
 	files := r.folder.ReadMany()
 	defer files.Close()
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			q := newQuick(files)
+			q, terms := newQuick(files), new(pool)
 			for i := w; i < len(names); i += workers {
 				if clients[i] = q.read(names[i]); clients[i] == nil {
-					clients[i], errs[i] = r.read(names[i], q.schema)
+					clients[i], errs[i] = r.read(names[i], q.schema, terms)
 				}
 			}
 		})
@@ -137,16 +139,16 @@ func (r *Registry) readAll(names []string) ([]*Client, []error) {
 	return clients, errs
 }
 
-func (r *Registry) add(c *Client) {
-	r.byName[c.Name] = c
-	for _, id := range c.IDs() {
+func (r *Registry) add(c *record) {
+	r.byName[c.name] = c
+	for _, id := range c.ids() {
 		r.byID[id] = c
 	}
 }
 
-func (r *Registry) remove(c *Client) {
-	delete(r.byName, c.Name)
-	for _, id := range c.IDs() {
+func (r *Registry) remove(c *record) {
+	delete(r.byName, c.name)
+	for _, id := range c.ids() {
 		delete(r.byID, id)
 	}
 }
@@ -175,7 +177,7 @@ func (r *Registry) Reload(name string) ([]Change, error) {
 	}
 	r.loading.Lock()
 	defer r.loading.Unlock()
-	c, err := r.read(name, strict.Schema{})
+	c, err := r.read(name, strict.Schema{}, &r.terms)
 	if err != nil {
 		return nil, err
 	}
@@ -232,10 +234,10 @@ func (r *Registry) Lookup(id ID) (Credential, bool) {
 	if c == nil {
 		return Credential{}, false
 	}
-	if p := c.Previous; p != nil && p.ID == id {
-		return Credential{Client: c, ID: id, Key: p.Key, Until: p.Until}, true
+	if p := c.previous(); p != nil && p.ID == id {
+		return Credential{Client: c.client(), ID: id, Key: p.Key, Until: p.Until}, true
 	}
-	return Credential{Client: c, ID: id, Key: c.Key}, true
+	return Credential{Client: c.client(), ID: id, Key: c.key}, true
 }
 
 // Client returns the client of this name.
@@ -243,7 +245,7 @@ func (r *Registry) Client(name string) (*Client, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	c := r.client(name)
-	return c, c != nil
+	return c.whole(), c != nil
 }
 
 // Len returns the number of clients, including revoked ones.
@@ -262,19 +264,42 @@ func (r *Registry) Len() int {
 	return n
 }
 
-// Clients returns all clients, sorted by name.
+// Clients returns all clients, sorted by name. For many of them All takes less memory.
 func (r *Registry) Clients() []*Client {
+	records := r.records()
+	clients := make([]*Client, len(records))
+	for i, c := range records {
+		clients[i] = c.whole()
+	}
+	return clients
+}
+
+// All yields all clients, sorted by name.
+func (r *Registry) All() iter.Seq[Client] {
+	return func(yield func(Client) bool) {
+		for _, c := range r.records() {
+			if !yield(c.client()) {
+				return
+			}
+		}
+	}
+}
+
+// records returns the records of all clients, sorted by name.
+func (r *Registry) records() []*record {
 	r.mu.RLock()
-	clients := make([]*Client, 0, len(r.byName)+len(r.fleet.byName))
-	clients = slices.AppendSeq(clients, maps.Values(r.fleet.byName))
+	records := make([]*record, 0, len(r.byName)+len(r.fleet.byName))
+	records = slices.AppendSeq(records, maps.Values(r.fleet.byName))
 	if !r.fleet.alone {
 		for name, c := range r.byName {
 			if r.fleet.byName[name] == nil {
-				clients = append(clients, c)
+				records = append(records, c)
 			}
 		}
 	}
 	r.mu.RUnlock() // sorting takes longer than all else: a change would wait, and Lookup for the change
-	slices.SortFunc(clients, func(a, b *Client) int { return strings.Compare(a.Name, b.Name) })
-	return clients
+	slices.SortFunc(records, byName)
+	return records
 }
+
+func byName(a, b *record) int { return strings.Compare(a.name, b.name) }

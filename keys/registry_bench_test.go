@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"sallyport/spa/lab"
 )
@@ -34,15 +35,53 @@ func BenchmarkLoadRegistry(b *testing.B) {
 		}
 		b.StopTimer()
 		b.ReportMetric(resident(b)/1e6, "MB-resident")
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		b.ReportMetric(float64(m.HeapAlloc)/1e6, "MB-live")
+		b.ReportMetric(float64(live())/1e6, "MB-live")
 		runtime.KeepAlive(r)
 		r = nil
 		debug.FreeOSMemory()
 		b.StartTimer()
 	}
+}
+
+// BenchmarkMemory reports what a client costs in memory, beside others with the same services: also with a date of its
+// own. They come as from a fleet's bundle.
+func BenchmarkMemory(b *testing.B) {
+	for _, n := range []int{100_000, 1_000_000} {
+		for name, expires := range map[string]time.Time{"": {}, " with an end": time.Unix(2e9, 0).UTC()} {
+			b.Run(strconv.Itoa(n)+name, func(b *testing.B) {
+				for b.Loop() {
+					before := live()
+					r := inMemory(b, n, expires)
+					b.ReportMetric(float64(live()-before)/float64(n), "B/client")
+					runtime.KeepAlive(r)
+				}
+			})
+		}
+	}
+}
+
+// inMemory returns a registry of n clients of a fleet. Each but those without an end has another.
+func inMemory(tb testing.TB, n int, expires time.Time) *Registry {
+	tb.Helper()
+	r, parse := &Registry{}, ClientParser()
+	key := NewKey()
+	for i := range n {
+		c := &Client{Name: fmt.Sprintf("client-%06d", i), ID: ID(i + 1), Key: key, Allow: []string{"ssh"}}
+		if !expires.IsZero() {
+			c.Expires = expires.Add(time.Duration(i) * time.Second)
+		}
+		after := lab.Value(parse(c.Name, c.text()))(tb)
+		r.ApplyFleet([]Change{{After: after}})
+	}
+	return r
+}
+
+// live returns the bytes in use.
+func live() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 func resident(tb testing.TB) float64 {
@@ -73,10 +112,10 @@ func BenchmarkLookup(b *testing.B) {
 }
 
 func registryOf(n int) *Registry {
-	r := &Registry{byID: make(map[ID]*Client, n), byName: make(map[string]*Client, n)}
-	key := NewKey()
+	r := &Registry{byID: make(map[ID]*record, n)}
+	key, terms := NewKey(), &Client{Allow: []string{"ssh"}}
 	for i := range n {
-		r.byID[ID(i+1)] = &Client{ID: ID(i + 1), Key: key}
+		r.byID[ID(i+1)] = &record{id: ID(i + 1), key: key, terms: terms}
 	}
 	return r
 }

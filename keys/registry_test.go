@@ -42,17 +42,17 @@ func TestLookup(t *testing.T) {
 	put(t, dir, bob)
 	r := load(t, dir)
 	for id, want := range map[ID]Credential{
-		1:  {Client: alice, ID: 1, Key: alice.Key},
-		11: {Client: alice, ID: 11, Key: alice.Previous.Key, Until: alice.Previous.Until},
-		2:  {Client: bob, ID: 2, Key: bob.Key},
+		1:  {Client: *alice, ID: 1, Key: alice.Key},
+		11: {Client: *alice, ID: 11, Key: alice.Previous.Key, Until: alice.Previous.Until},
+		2:  {Client: *bob, ID: 2, Key: bob.Key},
 	} {
 		got, ok := r.Lookup(id)
-		if !ok || !sameClient(got.Client, want.Client) || got.ID != want.ID || !got.Key.Equal(want.Key) ||
+		if !ok || !sameClient(&got.Client, &want.Client) || got.ID != want.ID || !got.Key.Equal(want.Key) ||
 			!got.Until.Equal(want.Until) {
 			t.Errorf("%v: got %+v, want %+v", id, got, want)
 		}
 	}
-	if got, ok := r.Lookup(3); ok || got.Client != nil {
+	if got, ok := r.Lookup(3); ok || got.Client.Name != "" || !got.Key.IsZero() {
 		t.Errorf("an unknown id: got %v", got)
 	}
 	if n := testing.AllocsPerRun(100, func() { r.Lookup(11); r.Lookup(3) }); n != 0 {
@@ -118,7 +118,7 @@ func wantReload(t *testing.T, r *Registry, name string, before, after ID, want s
 	b, _ := r.Client(name)
 	changes, err := r.Reload(name)
 	a, _ := r.Client(name)
-	if len(changes) > 0 && changes[0] != (Change{b, a}) || len(changes) > 1 || err == nil && len(changes) == 0 {
+	if len(changes) > 0 && !changes[0].same(Change{b, a}) || len(changes) > 1 || err == nil && len(changes) == 0 {
 		t.Fatalf("%s: changes %v", name, changes)
 	}
 	if idOf(b) != before || idOf(a) != after || (err == nil) != (want == "") ||
@@ -174,6 +174,11 @@ func TestReload(t *testing.T) {
 	}
 	put(t, filepath.Dir(dir), client("mallory", 66))
 	wantReload(t, r, "../mallory", 0, 0, "a name may contain")
+}
+
+// same reports whether two changes have equal clients.
+func (c Change) same(other Change) bool {
+	return c.Before.Same(other.Before) && c.After.Same(other.After)
 }
 
 func idOf(c *Client) ID {

@@ -3,6 +3,7 @@ package keys
 import (
 	"os"
 	"reflect"
+	"slices"
 
 	"sallyport/keys/place"
 )
@@ -32,7 +33,37 @@ func (r *Registry) Replace(next *Registry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.byID, r.byName, r.refused, r.mistaken, r.bad = next.byID, next.byName, next.refused, next.mistaken, next.bad
-	r.fleet = next.fleet
+	r.fleet, r.terms = next.fleet, next.terms
+}
+
+// Changes returns what changes if next takes the place of r: first what changes or leaves, then what is new, both sorted
+// by name.
+func (r *Registry) Changes(next *Registry) []Change {
+	before, after := r.records(), next.records()
+	var changes []Change
+	for _, was := range before {
+		is, found := find(after, was)
+		if !found {
+			changes = append(changes, Change{Before: was.whole()})
+		} else if !was.same(is) {
+			changes = append(changes, Change{was.whole(), is.whole()})
+		}
+	}
+	for _, is := range after {
+		if _, found := find(before, is); !found {
+			changes = append(changes, Change{After: is.whole()})
+		}
+	}
+	return changes
+}
+
+// find returns the record of the same name among sorted ones.
+func find(sorted []*record, name *record) (*record, bool) {
+	i, found := slices.BinarySearchFunc(sorted, name, byName)
+	if !found {
+		return nil, false
+	}
+	return sorted[i], true
 }
 
 // Same reports whether the two clients are equal in everything.

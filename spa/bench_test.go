@@ -58,7 +58,7 @@ func benchmarkClients(b *testing.B, n int) {
 		s := alice()
 		s.ID, s.Key = keys.ID(rand.Uint64()), keys.KeyFromBytes(secret)
 		senders[i] = s
-		clients[s.ID] = keys.Credential{Client: &keys.Client{ID: s.ID, Key: s.Key}, ID: s.ID, Key: s.Key}
+		clients[s.ID] = keys.Credential{Client: keys.Client{ID: s.ID, Key: s.Key}, ID: s.ID, Key: s.Key}
 	}
 	packets := make([][]byte, 4096)
 	for i := range packets {

@@ -112,8 +112,8 @@ type Knock struct {
 
 // Clone returns a copy that shares nothing with the Opener that returned k.
 func (k *Knock) Clone() *Knock {
-	c := *k
-	c.Services = slices.Clone(k.Services)
+	c, client := *k, *k.Client
+	c.Client, c.Services = &client, slices.Clone(k.Services)
 	return &c
 }
 
@@ -136,6 +136,7 @@ func Open(packet []byte, id *Identity, clients Clients, now time.Time) (Knock, e
 // and was not in the packet before.
 type Opener struct {
 	knock    Knock
+	client   keys.Client // whose knock it is
 	refused  Refused
 	services [maxServices]service.Service
 }
@@ -154,19 +155,20 @@ func (o *Opener) Open(packet []byte, id *Identity, clients Clients, now time.Tim
 		return nil, ErrClient
 	}
 	end := len(packet) - macLen
-	if !equalMAC(packet[end:], requestMAC(cred.Key, id.ServerFor(cred.Client), packet[:end])) {
+	if !equalMAC(packet[end:], requestMAC(cred.Key, id.ServerFor(&cred.Client), packet[:end])) {
 		return nil, ErrMAC
 	}
-	if err := withdrawn(cred, now); err != nil {
-		return nil, o.refuse(err, cred.Client, time.Time{})
+	o.client = cred.Client
+	if err := withdrawn(&o.client, cred.Until, now); err != nil {
+		return nil, o.refuse(err, &o.client, time.Time{})
 	}
-	o.knock = Knock{Nonce: Nonce(packet[:nonceLen]), Client: cred.Client, KeyID: keyID, Key: cred.Key, OldGate: old,
+	o.knock = Knock{Nonce: Nonce(packet[:nonceLen]), Client: &o.client, KeyID: keyID, Key: cred.Key, OldGate: old,
 		Len: len(packet)}
 	if err := o.openBody(packet[bodyAt:end]); err != nil {
-		return nil, o.refuse(err, cred.Client, time.Time{})
+		return nil, o.refuse(err, &o.client, time.Time{})
 	}
 	if !fresh(o.knock.Time, now, id.Window) {
-		return nil, o.refuse(ErrStale, cred.Client, o.knock.Time)
+		return nil, o.refuse(ErrStale, &o.client, o.knock.Time)
 	}
 	return &o.knock, nil
 }
@@ -204,12 +206,12 @@ func openGate(packet []byte, gates []Gate, now time.Time) (id keys.ID, old, ok b
 	return id, !gates[found].Until.IsZero(), true
 }
 
-// withdrawn returns why a key is no longer valid, or nil.
-func withdrawn(c keys.Credential, now time.Time) error {
+// withdrawn returns why a client's key is no longer valid, or nil.
+func withdrawn(c *keys.Client, until, now time.Time) error {
 	switch {
-	case !c.Client.Revoked.IsZero():
+	case !c.Revoked.IsZero():
 		return ErrRevoked
-	case over(c.Until, now):
+	case over(until, now):
 		return ErrRetired
 	}
 	return nil

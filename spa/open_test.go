@@ -140,7 +140,7 @@ func TestOpenRefusesUnknownClients(t *testing.T) {
 	refuse(t, ErrClient, packet, gateway(), forgetful{onlyAlice()}, testNow)
 
 	keyless := onlyAlice()
-	keyless[aliceID] = keys.Credential{Client: &keys.Client{Name: "alice"}}
+	keyless[aliceID] = keys.Credential{Client: keys.Client{Name: "alice"}}
 	refuse(t, ErrClient, packet, gateway(), keyless, testNow)
 }
 
@@ -184,7 +184,9 @@ func flip(b []byte, bit int) []byte {
 func TestOpenRefusesRevokedKeysOnlyAfterTheMAC(t *testing.T) {
 	packet := mustSeal(t, openSSH(), alice())
 	revoked := onlyAlice()
-	revoked[aliceID].Client.Revoked = testNow.Add(-time.Hour)
+	c := revoked[aliceID]
+	c.Client.Revoked = testNow.Add(-time.Hour)
+	revoked[aliceID] = c
 	err := refuse(t, ErrRevoked, packet, gateway(), revoked, testNow)
 	if r, ok := errors.AsType[*Refused](err); !ok || r.Client.Name != "alice" {
 		t.Errorf("the error does not say whose key: %#v", err)

@@ -49,7 +49,7 @@ func (m clientMap) Lookup(id keys.ID) (keys.Credential, bool) {
 // onlyAlice returns a server's clients: only alice.
 func onlyAlice() clientMap {
 	c := &keys.Client{Name: "alice", ID: aliceID, Key: testKey(0x80), Allow: []string{"ssh"}}
-	return clientMap{aliceID: {Client: c, ID: aliceID, Key: c.Key}}
+	return clientMap{aliceID: {Client: *c, ID: aliceID, Key: c.Key}}
 }
 
 func openSSH() Request {

@@ -247,7 +247,7 @@ func (v vector) sender(t testing.TB) Sender {
 // clients returns the server's only client.
 func (v vector) clients(t testing.TB) Clients {
 	s := v.sender(t)
-	c := keys.Credential{Client: &keys.Client{Name: "alice", ID: s.ID, Key: s.Key}, ID: s.ID, Key: s.Key}
+	c := keys.Credential{Client: keys.Client{Name: "alice", ID: s.ID, Key: s.Key}, ID: s.ID, Key: s.Key}
 	if _, ok := v["revoked"]; ok {
 		c.Client.Revoked = v.time(t, "revoked")
 	}

@@ -47,7 +47,7 @@ type member struct {
 }
 
 func (m *member) Lookup(id keys.ID) (keys.Credential, bool) {
-	return keys.Credential{Client: m.client, ID: id, Key: m.client.Key}, id == m.client.ID
+	return keys.Credential{Client: *m.client, ID: id, Key: m.client.Key}, id == m.client.ID
 }
 
 var fleetNames = []string{"web7", "web8", "db-1"}

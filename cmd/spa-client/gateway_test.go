@@ -224,7 +224,7 @@ func (g *testGateway) stopListening() {
 
 // Lookup knows one client.
 func (g *testGateway) Lookup(id keys.ID) (keys.Credential, bool) {
-	return keys.Credential{Client: g.client, ID: id, Key: g.client.Key}, id == g.client.ID
+	return keys.Credential{Client: *g.client, ID: id, Key: g.client.Key}, id == g.client.ID
 }
 
 // seen returns the knocks received so far.

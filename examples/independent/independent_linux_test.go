@@ -75,7 +75,7 @@ func newServer(t *testing.T) *server {
 
 // Lookup knows one client.
 func (s *server) Lookup(id keys.ID) (keys.Credential, bool) {
-	return keys.Credential{Client: &s.client, ID: id, Key: s.client.Key}, id == s.client.ID
+	return keys.Credential{Client: s.client, ID: id, Key: s.client.Key}, id == s.client.ID
 }
 
 // answer ignores two packets, and answers the third after datagrams that the client must ignore.

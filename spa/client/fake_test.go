@@ -59,7 +59,7 @@ func newGateway(t *testing.T) *gateway {
 
 // Lookup knows one client.
 func (g *gateway) Lookup(id keys.ID) (keys.Credential, bool) {
-	return keys.Credential{Client: g.client, ID: id, Key: g.client.Key}, id == g.client.ID
+	return keys.Credential{Client: *g.client, ID: id, Key: g.client.Key}, id == g.client.ID
 }
 
 // receive takes a packet and returns the receipt, or nil.

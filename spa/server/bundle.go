@@ -401,7 +401,7 @@ func (s *Server) followSome(ctx context.Context, changes []keys.Change,
 	defer s.line.Unlock()
 	for start := time.Now(); len(changes) > 0 && time.Since(start) < longestHold; changes = changes[1:] {
 		for _, c := range s.clients.ApplyFleet(changes[:1]) {
-			clientChange{c.Before, c.After}.tell(r)
+			tell(r, c)
 			if c.Before != nil {
 				ended = append(ended, s.shut(ctx, c.Before, c.After)...)
 			}

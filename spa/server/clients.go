@@ -259,7 +259,7 @@ func (s *Server) shut(ctx context.Context, before, after *keys.Client) []firewal
 func (s *Server) narrow(before, after *keys.Client) {
 	now := s.now()
 	if renamed, ok := s.clients.Lookup(before.ID); after == nil && ok {
-		after = renamed.Client
+		after = &renamed.Client
 	}
 	s.takeAway(before.Name, keys.Taken(before, after, now), []string{everything}, now)
 	if after == nil {

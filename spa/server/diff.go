@@ -1,9 +1,7 @@
 package server
 
 import (
-	"cmp"
 	"reflect"
-	"slices"
 
 	"sallyport/keys"
 	"sallyport/spa/config"
@@ -91,34 +89,14 @@ func changedServices(was, is *config.Config) []string {
 	return keys
 }
 
-// clientChange is a client before and after; nil if there was or is none.
-type clientChange struct{ before, after *keys.Client }
-
-// changedClients compares the loaded clients with those that were just read.
-func changedClients(known []*keys.Client, read *keys.Registry) []clientChange {
-	var changes []clientChange
-	for _, before := range known {
-		if after, _ := read.Client(before.Name); !before.Same(after) {
-			changes = append(changes, clientChange{before, after})
-		}
-	}
-	for _, after := range read.Clients() {
-		_, found := slices.BinarySearchFunc(known, after, func(a, b *keys.Client) int { return cmp.Compare(a.Name, b.Name) })
-		if !found {
-			changes = append(changes, clientChange{nil, after})
-		}
-	}
-	return changes
-}
-
-// tell adds the change to an answer.
-func (c clientChange) tell(r *control.Reloaded) {
+// tell adds a change to an answer.
+func tell(r *control.Reloaded, c keys.Change) {
 	switch {
-	case c.before == nil:
-		r.Added = append(r.Added, c.after.Name)
-	case c.after == nil:
-		r.Removed = append(r.Removed, c.before.Name)
+	case c.Before == nil:
+		r.Added = append(r.Added, c.After.Name)
+	case c.After == nil:
+		r.Removed = append(r.Removed, c.Before.Name)
 	default:
-		r.Changed = append(r.Changed, c.before.Name)
+		r.Changed = append(r.Changed, c.Before.Name)
 	}
 }

@@ -97,7 +97,7 @@ func alter(t *testing.T, v reflect.Value, name string) {
 	}
 }
 
-// TestChangedClients: changedClients names the clients that are new, gone or changed.
+// TestChangedClients: Changes returns the clients that are new, gone or changed.
 func TestChangedClients(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, allow ...string) {
@@ -119,13 +119,13 @@ func TestChangedClients(t *testing.T) {
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	changes := changedClients(before.Clients(), after)
-	if len(changes) != 2 || changes[0].before.Name != "bob" || changes[0].after.Allow[0] != "web" ||
-		changes[1].before != nil || changes[1].after.Name != "carol" {
+	changes := before.Changes(after)
+	if len(changes) != 2 || changes[0].Before.Name != "bob" || changes[0].After.Allow[0] != "web" ||
+		changes[1].Before != nil || changes[1].After.Name != "carol" {
 		t.Errorf("got %+v", changes)
 	}
-	if back := changedClients(after.Clients(), before); len(back) != 2 || back[1].before.Name != "carol" ||
-		back[1].after != nil {
+	if back := after.Changes(before); len(back) != 2 || back[1].Before.Name != "carol" ||
+		back[1].After != nil {
 		t.Errorf("the other way: got %+v", back)
 	}
 }

@@ -58,7 +58,7 @@ func (s *Server) sample() metrics.Sample {
 			m.Grants = append(m.Grants, g.Client)
 		}
 	}
-	for _, c := range registry.Clients() {
+	for c := range registry.All() {
 		m.Clients = append(m.Clients, c.Name)
 	}
 	seen := captured(s.sniffer.Stats())

@@ -92,7 +92,7 @@ func (s *Server) refreshUses() {
 }
 
 func (s *Server) anyRecovery() bool {
-	for _, c := range s.clients.Clients() {
+	for c := range s.clients.All() {
 		if c.Recovery > 0 {
 			return true
 		}
@@ -135,7 +135,7 @@ func (s *Server) alarm(e *audit.Event, count recovery.Count, failed error) {
 func (s *Server) recoveryStatus() []control.Recovery {
 	var list []control.Recovery
 	trouble := s.uses.Trouble()
-	for _, c := range s.clients.Clients() {
+	for c := range s.clients.All() {
 		count, known := s.uses.Count(c.ID)
 		if !c.Revoked.IsZero() || c.Recovery == 0 && !known || len(list) == mostSeen {
 			continue

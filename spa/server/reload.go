@@ -81,9 +81,9 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 		Settings: append(changed(liveSettings, was, is), changedServices(was, is)...),
 		Added:    []string{}, Changed: []string{}, Removed: []string{}, // JSON has lists, not null
 	}
-	clients := changedClients(s.clients.Clients(), next.clients)
+	clients := s.clients.Changes(next.clients)
 	for _, c := range clients {
-		c.tell(r)
+		tell(r, c)
 	}
 	if err := s.swap(context.WithoutCancel(parent), next, clients, r); err != nil {
 		err = errors.Join(err, undo())
@@ -197,7 +197,7 @@ func (s *Server) readFiles() (files, []string) {
 }
 
 // swap puts the files into force. On an error the old ones stay in force, and r.Ended lists grants that ended anyway.
-func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r *control.Reloaded) error {
+func (s *Server) swap(ctx context.Context, next files, clients []keys.Change, r *control.Reloaded) error {
 	s.line.Lock()
 	defer s.line.Unlock()
 	now := s.now()
@@ -220,13 +220,13 @@ func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r
 	s.clients.Replace(next.clients)
 	lost := make(map[string]bool)
 	for _, c := range clients {
-		if c.before != nil {
-			s.narrow(c.before, c.after)
-			lost[c.before.Name] = keys.Rekeyed(c.before, c.after, now)
+		if c.Before != nil {
+			s.narrow(c.Before, c.After)
+			lost[c.Before.Name] = keys.Rekeyed(c.Before, c.After, now)
 		}
 	}
 	r.Ended = shown(s.endUnkept(ctx, held, lost, now))
-	s.expectNetworks(ctx, slices.ContainsFunc(clients, func(c clientChange) bool { return letsInMore(c.after) }))
+	s.expectNetworks(ctx, slices.ContainsFunc(clients, func(c keys.Change) bool { return letsInMore(c.After) }))
 	return nil
 }
 

@@ -18,7 +18,7 @@ type only struct{ profile *keys.Profile }
 
 func (o only) Lookup(id keys.ID) (keys.Credential, bool) {
 	p := o.profile
-	return keys.Credential{Client: &keys.Client{Name: p.Client, ID: p.ID, Key: p.Key}, ID: id, Key: p.Key}, id == p.ID
+	return keys.Credential{Client: keys.Client{Name: p.Client, ID: p.ID, Key: p.Key}, ID: id, Key: p.Key}, id == p.ID
 }
 
 // answering runs a gateway on an address of this machine that refuses everything, and so answers. It returns its

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"time"
 
@@ -168,7 +167,9 @@ func OpenGuard(ctx context.Context, c *config.Config, clients *keys.Registry, l 
 	fc := FirewallConfig(c, clients, l.Now)
 	fc.NoCarry, fc.Left, fc.ConfirmBy = l.Stopgap, l.Left, l.ConfirmBy
 	fc.Keep = keepAtStart(c, clients, l.Rekeyed, l.Now)
-	fc.Networks = slices.ContainsFunc(clients.Clients(), (*keys.Client).LetsInMore)
+	for client := range clients.All() {
+		fc.Networks = fc.Networks || client.LetsInMore()
+	}
 	fw, err := firewall.New(fc, l.Log)
 	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {
 		return nil, withMend(at.Path, err)
