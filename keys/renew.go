@@ -36,8 +36,8 @@ func (r *Registry) Replace(next *Registry) {
 	r.fleet, r.terms = next.fleet, next.terms
 }
 
-// Changes returns what changes if next takes the place of r: first what changes or leaves, then what is new, both sorted
-// by name.
+// Changes returns what changes if next takes the place of r: first what changes or leaves, then what is new, both
+// sorted by name.
 func (r *Registry) Changes(next *Registry) []Change {
 	before, after := r.records(), next.records()
 	var changes []Change

@@ -93,8 +93,8 @@ func (f *fleet) spaFleet(args ...string) *exec.Cmd {
 	return exec.Command(filepath.Join(f.bin, "spa-fleet"), args...)
 }
 
-// spaServer returns a command of spa-server with the rights that a server started as root keeps. Each gateway has a user
-// of its own: the kernel limits a user's inotify instances, of which a server has three.
+// spaServer returns a command of spa-server with the rights that a server started as root keeps. Each gateway has a
+// user of its own: the kernel limits a user's inotify instances, of which a server has three.
 func (f *fleet) spaServer(m *member, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(f.bin, "spa-server"), append([]string{"--config", m.dir}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: m.uid, Gid: m.uid},
@@ -115,7 +115,8 @@ func (f *fleet) found() error {
 	if f.store, err = startStore(f.fresh("etcd"), hub); err != nil {
 		return err
 	}
-	if err := must(f.spaFleet("init", "--name", "prod", "--domain", "example.net", "--service", "ssh=tcp/22")); err != nil {
+	made := f.spaFleet("init", "--name", "prod", "--domain", "example.net", "--service", "ssh=tcp/22")
+	if err := must(made); err != nil {
 		return err
 	}
 	o, err := office.Load(f.office)

@@ -14,8 +14,8 @@ const (
 	browserExpires = "30d"
 )
 
-// ForBrowser gives a client that a page will knock for a short reach, unless flags of the command say otherwise. Without
-// --for-browser it does nothing.
+// ForBrowser gives a client that a page will knock for a short reach, unless flags of the command say otherwise.
+// Without --for-browser it does nothing.
 func (t *Terms) ForBrowser(cmd *cobra.Command) error {
 	if !t.Browser {
 		return nil

@@ -137,8 +137,8 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// TestFollowFlood: a store that reports changes without end has a gateway's agent read once a second, and the last change
-// comes through.
+// TestFollowFlood: a store that reports changes without end has a gateway's agent read once a second, and the last
+// change comes through.
 func TestFollowFlood(t *testing.T) {
 	c, o := newCluster(t, 1), newOffice(t)
 	s := c.open(t, o, "anyone")

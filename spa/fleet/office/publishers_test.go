@@ -154,6 +154,24 @@ func TestFailedPublishes(t *testing.T) {
 	}
 }
 
+// TestManyFailedPublishes: however many publishes fail, published.toml stays small, and the next one has a higher
+// serial than all of them.
+func TestManyFailedPublishes(t *testing.T) {
+	s := newSeveral(t)
+	store := office.Directory(t.TempDir())
+	for range 60 {
+		if _, err := s.publish(t, s.dir, full{store, 1}, false); !errors.Is(err, errFull) {
+			t.Fatalf("a full destination: %v", err)
+		}
+	}
+	if n := len(lab.Value(office.Load(s.dir))(t).Published.Unfinished); n != 50 {
+		t.Errorf("%d are kept", n)
+	}
+	if r, err := s.publish(t, s.dir, store, false); err != nil || r.Serial != 61 {
+		t.Errorf("the next one: %+v, %v", r, err)
+	}
+}
+
 // TestRevokedStays: a bundle has a revoked client, revoked, so that no file of that name counts again.
 func TestRevokedStays(t *testing.T) {
 	s := newSeveral(t)
