@@ -83,7 +83,8 @@ func await(fd int, within time.Duration) error {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	for end := time.Now().Add(within); ; {
 		left := max(0, time.Until(end))
-		n, err := unix.Poll(fds, int(left.Milliseconds()))
+		remaining := unix.NsecToTimespec(left.Nanoseconds())
+		n, err := unix.Ppoll(fds, &remaining, nil)
 		switch {
 		case err == unix.EINTR:
 		case err != nil:

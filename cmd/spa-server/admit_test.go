@@ -21,6 +21,7 @@ const dropping = `table inet filter {
 		ip saddr 192.0.2.7 accept
 		ip saddr . meta l4proto . th dport @spa4 accept
 		ip6 saddr . meta l4proto . th dport @spa6 accept
+		drop # not by the policy alone: the kernel sets it an instant after the rules
 	}
 }
 `

@@ -73,8 +73,9 @@ func (g *inner) sshd() {
 	lab.Must(g.t, os.WriteFile(file("sshd"), []byte("Port 22\nHostKey "+file("host")+"\nAuthorizedKeysFile "+
 		file("user.pub")+"\nPermitRootLogin prohibit-password\nStrictModes no\nUsePAM no\nPidFile none\n"), 0o600))
 	var said bytes.Buffer
+	// An empty home: what root's shell runs at a login, such as a version manager that waits for a lock, is not tested.
 	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount -t tmpfs none /run && mkdir -m 755 /run/sshd &&
-		exec "$0" -D -e -f "$1"`, path, file("sshd"))
+		mount -t tmpfs none ~root && exec "$0" -D -e -f "$1"`, path, file("sshd"))
 	cmd.Stderr = &said
 	cmd.WaitDelay = time.Millisecond // the processes of cut sessions keep its output open
 	lab.Must(g.t, g.machine.Start(cmd))

@@ -93,6 +93,13 @@ func (p Place) String() string {
 	return fmt.Sprintf("%s, chain %s, %s", table, p.chain, what)
 }
 
+// Policy returns the base chain, such as "inet filter input", if its policy drops and not a rule; false for the chains
+// of iptables too. When the kernel replaces a table, it sets the policy drop only after the rules have been in force for
+// an instant (nft_chain_commit_drop_policy in net/netfilter/nf_tables_api.c).
+func (p Place) Policy() (chain string, ok bool) {
+	return p.family + " " + p.table + " " + p.chain, p.program == "nft" && p.rule == ""
+}
+
 // Allow returns the command that lets ports pass at this place. The ports are those that a packet was sent to; if
 // DNAT has changed its destination, the command names the new one.
 func (p Place) Allow(ports service.Ports) string {

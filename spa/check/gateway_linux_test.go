@@ -160,6 +160,7 @@ set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout; }
 set spa6 { type ipv6_addr . inet_proto . inet_service; flags timeout; }
 chain input { type filter hook input priority 0; policy drop;
 ` + rules + `
+drop
 }
 }
 `

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -177,6 +178,10 @@ func redirectTests() []hostTest {
 		{name: "silent, and rejects", config: func(c *config.Config) { c.Firewall.Closed = "reject" }, want: Notice,
 			says: []string{`closed = "drop"`}},
 		{name: "admit", config: admitting, spoil: withRules(admitTable(admits4 + admits6))},
+		{name: "admit, by a policy alone", config: admitting,
+			spoil: withRules(strings.ReplaceAll(admitTable(admits4+admits6), "\ndrop\n", "\n")),
+			want:  Warning, says: []string{"firewall.mode", "tcp/22", "by a policy alone", "chain input, policy drop",
+				"nft add rule inet filter input drop"}},
 		{name: "admit, open", config: admitting, spoil: withRules(admitTable(admits4 + admits6 + "tcp dport 22 accept")),
 			want: Problem, says: []string{"firewall.mode", "tcp/22 is open to strangers"}},
 		{name: "admit, nobody", config: admitting, spoil: withRules(admitTable(admits4)),

@@ -347,8 +347,10 @@ func checkAdmit(c *config.Config, h *host, ways []approach) []Finding {
 	})
 	for i := range found {
 		found[i].Subject = "firewall.mode"
-		found[i].Advice = fmt.Sprintf("# let the table %s %s drop it, except for the members of the set",
-			c.Firewall.Admit.Family, c.Firewall.Admit.Table)
+		if found[i].Severity != Warning {
+			found[i].Advice = fmt.Sprintf("# let the table %s %s drop it, except for the members of the set",
+				c.Firewall.Admit.Family, c.Firewall.Admit.Table)
+		}
 	}
 	for _, family := range []struct {
 		is4  bool
@@ -371,6 +373,11 @@ func open(c *config.Config, o survey.Outcome) Finding {
 	case survey.Perhaps:
 		return Finding{Severity: Notice, Text: "%s may be open to strangers: a rule of another table cannot be evaluated " +
 			"here: " + o.At.String()}
+	}
+	if chain, ok := o.At.Policy(); ok && o.Verdict == survey.Drops {
+		return Finding{Severity: Warning, Text: "%s is shut to strangers by a policy alone (" + o.At.String() + "): each time " +
+			"the rules are loaded, the kernel sets it an instant after the rules, and packets pass",
+			Advice: "nft add rule " + chain + " drop   # and in the file that the host loads, as the chain's last rule"}
 	}
 	return Finding{}
 }

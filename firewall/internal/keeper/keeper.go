@@ -466,7 +466,8 @@ func awaitEnd(pidfd int, give time.Time) (ended bool, err error) {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	for {
 		left := max(0, time.Until(give))
-		n, err := unix.Poll(fds, int(left.Milliseconds()))
+		remaining := unix.NsecToTimespec(left.Nanoseconds())
+		n, err := unix.Ppoll(fds, &remaining, nil)
 		switch {
 		case err == unix.EINTR: // interrupted by a signal: poll again
 		case err != nil || n > 0:
