@@ -1,6 +1,11 @@
 package main
 
 import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +14,7 @@ import (
 	"testing"
 
 	"filippo.io/age"
+	"filippo.io/age/armor"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"sallyport/cmd/internal/cli"
@@ -30,7 +36,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"line": makeLine, "knows": checkKnows,
-			"token": checkToken, "exitcode": checkExit},
+			"token": checkToken, "exitcode": checkExit, "forge": forgeVault},
 	})
 }
 
@@ -120,5 +126,38 @@ func checkExit(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if code != args[0] {
 		ts.Fatalf("exit %s (%v), want %s", code, err, args[0])
+	}
+}
+
+// forgeVault is "forge OFFICE [in-office.toml]": it does what anyone can who may write an office's files. The vault is
+// now one of the attacker's for the same administrators, with the attacker's keys. Its key is in office.toml too, or
+// passes for one that has replaced the key there.
+func forgeVault(ts *testscript.TestScript, neg bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	o, err := office.Load(dir)
+	ts.Check(err)
+	public, private, err := ed25519.GenerateKey(nil)
+	ts.Check(err)
+	own, err := age.GenerateHybridIdentity()
+	ts.Check(err)
+	text := fmt.Sprintf("version = 1\nfleet = %q\nsigning = %q\nreplaced = [%q]\ngate = %q\nidentity = %q\nearlier = []\n"+
+		"[admins]\n", o.Fleet, base64.StdEncoding.EncodeToString(private.Seed()), o.KeyText(),
+		keys.NewGateKey().Reveal(), own)
+	var to []age.Recipient
+	for _, a := range o.Admins {
+		to = append(to, a.Recipient)
+		text += fmt.Sprintf("%s = %q\n", a.Name, a.Recipient)
+	}
+	var sealed bytes.Buffer
+	armored := armor.NewWriter(&sealed)
+	w, err := age.Encrypt(armored, to...)
+	ts.Check(err)
+	_, err = w.Write([]byte(text))
+	ts.Check(errors.Join(err, w.Close(), armored.Close()))
+	ts.Check(os.WriteFile(filepath.Join(dir, "vault.age"), sealed.Bytes(), 0o600))
+	if len(args) > 1 {
+		file := filepath.Join(dir, "office.toml")
+		ts.Check(os.WriteFile(file, []byte(strings.ReplaceAll(ts.ReadFile(file), o.KeyText(),
+			base64.StdEncoding.EncodeToString(public))), 0o600))
 	}
 }

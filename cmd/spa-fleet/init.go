@@ -83,6 +83,11 @@ func (a *app) init(cmd *cobra.Command, s starting) error {
 	if err != nil {
 		return a.explain(err)
 	}
+	known, err := a.known()
+	if err != nil {
+		return err
+	}
+	a.remember(cmd, known, o)
 	fmt.Fprintf(cmd.OutOrStdout(), "made the office of %s in %s; its administrator is %s\n", o.Name, a.dir, s.admin)
 	a.next(cmd, "on a gateway, spa-server init --fleet > NAME.line; here, spa-fleet gateway add NAME NAME.line")
 	return nil

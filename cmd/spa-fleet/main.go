@@ -41,7 +41,7 @@ For a single gateway, see spa-keygen(8).`,
 		"~/.config/spa/fleet.identity)")
 	root.MarkPersistentFlagDirname("office")
 	root.AddCommand(a.initCommand(), a.gatewayCommand(), a.clientCommand(), a.adminCommand(), a.publishCommand(),
-		a.statusCommand(), a.rotateKeyCommand(), newAgent())
+		a.statusCommand(), a.rotateKeyCommand(), a.trustCommand(), newAgent())
 	return root
 }
 

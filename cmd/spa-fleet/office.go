@@ -110,12 +110,54 @@ func (a *app) unlock(cmd *cobra.Command, o *office.Office, me *age.HybridIdentit
 	if err != nil {
 		return nil, err
 	}
+	if err := a.recognise(cmd, o, v); err != nil {
+		return nil, err
+	}
 	found := o.Mismatches(v)
 	for _, name := range sorted(found) {
 		cli.Warn(cmd, "administrator %s %s: add or remove it again (spa-fleet admin add, spa-fleet admin remove)", name,
 			found[name])
 	}
 	return v, nil
+}
+
+// known reads which keys of offices the administrator knows.
+func (a *app) known() (*office.Known, error) {
+	path, err := a.identityPath()
+	if err != nil {
+		return nil, err
+	}
+	return office.ReadKnown(path)
+}
+
+// recognise refuses a vault whose key is not the one that the administrator knows. At the first use it remembers the
+// key.
+func (a *app) recognise(cmd *cobra.Command, o *office.Office, v *office.Vault) error {
+	known, err := a.known()
+	if err != nil {
+		return err
+	}
+	err = known.Check(o, v)
+	switch {
+	case errors.Is(err, office.ErrFirst):
+		if err := o.Signs(v); err != nil {
+			return err
+		}
+		cli.Note(cmd, "%v: compare its key with another administrator: %s", err, o.KeyText())
+		a.remember(cmd, known, o)
+		return nil
+	case errors.Is(err, office.ErrOtherKey):
+		return cli.Fail(err, "if another administrator has run spa-fleet rotate-key, ask them for the new key, and run "+
+			"spa-fleet trust KEY; otherwise somebody has put another vault there: do not use these files")
+	}
+	return err
+}
+
+// remember remembers the office's key.
+func (a *app) remember(cmd *cobra.Command, known *office.Known, o *office.Office) {
+	if err := known.Trust(o.Fleet, o.Key); err != nil {
+		cli.Warn(cmd, "the office's key could not be remembered, so that another vault would go unnoticed: %v", err)
+	}
 }
 
 // withVault changes the office with its secrets. The passphrase is asked for before the office is locked.

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"crypto/ed25519"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"sallyport/cmd/internal/cli"
 	"sallyport/spa/fleet/office"
 )
 
@@ -25,7 +27,15 @@ it, shuts all clients of the fleet out.`,
 				return err
 			}
 			return a.withVault(cmd, func(o *office.Office, v *office.Vault) error {
-				if err := o.RotateKey(v); err != nil {
+				known, err := a.known()
+				if err != nil {
+					return err
+				}
+				err = o.RotateKey(v, func(key ed25519.PublicKey) error { return known.Expect(o.Fleet, key) })
+				if err != nil {
+					return err
+				}
+				if err := known.Trust(o.Fleet, o.Key); err != nil {
 					return err
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "made a new key; publish, bring each gateway its bundle, and only then "+
@@ -34,6 +44,9 @@ it, shuts all clients of the fleet out.`,
 					fmt.Fprintf(cmd.OutOrStdout(), "  %s# %s && systemctl restart spa-server\n", g.Name, pinning(o, g))
 				}
 				fmt.Fprintln(cmd.OutOrStdout())
+				if len(o.Admins) > 1 {
+					cli.Note(cmd, "the other administrators run: spa-fleet trust %s", o.KeyText())
+				}
 				a.publishNext(cmd, o)
 				return nil
 			})

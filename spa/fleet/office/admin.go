@@ -1,6 +1,7 @@
 package office
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"maps"
@@ -190,9 +191,9 @@ func (o *Office) RemoveAdmin(v *Vault, name string) (int, error) {
 	return n, remove(o.adminPath(name)) // last: while it is there, a second run goes on
 }
 
-// RotateKey makes a new key that signs bundles. Each gateway must be given it before it takes another bundle. Run again
-// after it was killed, it ends what it began.
-func (o *Office) RotateKey(v *Vault) error {
+// RotateKey makes a new key that signs bundles. Each gateway must be given it before it takes another bundle. Before
+// anything is written it calls expect with the new key. Run again after it was killed, it ends what it began.
+func (o *Office) RotateKey(v *Vault, expect func(ed25519.PublicKey) error) error {
 	if v.public().Equal(o.Key) {
 		fresh, err := newVault(v.me, v.own.Recipient())
 		if err != nil {
@@ -200,6 +201,9 @@ func (o *Office) RotateKey(v *Vault) error {
 		}
 		next := *v
 		next.signing, next.replaced = fresh.signing, append(slices.Clone(v.replaced), base64Key(o.Key))
+		if err := expect(next.public()); err != nil {
+			return err
+		}
 		if err := next.write(o, place.OnlyOver); err != nil {
 			return err
 		}

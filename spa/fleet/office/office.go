@@ -41,6 +41,9 @@ type Office struct {
 	Published Published
 }
 
+// KeyText returns the key that signs bundles as office.toml has it.
+func (s Settings) KeyText() string { return base64Key(s.Key) }
+
 // ErrNone means that a directory is not an office.
 var ErrNone = errors.New("no fleet's office here")
 

@@ -3,6 +3,7 @@ package office
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,7 +39,9 @@ var acts = map[string]func(o *Office, v *Vault, to string) error{
 		}
 		return err
 	},
-	"rotate-key": func(o *Office, v *Vault, to string) error { return o.RotateKey(v) },
+	"rotate-key": func(o *Office, v *Vault, to string) error {
+		return o.RotateKey(v, func(ed25519.PublicKey) error { return nil })
+	},
 }
 
 func (h house) act(act func(*Office, *Vault, string) error, to string) error {

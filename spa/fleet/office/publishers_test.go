@@ -2,6 +2,7 @@ package office_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"math"
@@ -225,7 +226,9 @@ func TestSerialOfReplacedKey(t *testing.T) {
 	store := office.Directory(t.TempDir())
 	lab.Value(s.publish(t, s.dir, store, false))(t)
 	left := copied(t, s.dir)
-	s.change(t, s.dir, func(o *office.Office, v *office.Vault) error { return o.RotateKey(v) })
+	s.change(t, s.dir, func(o *office.Office, v *office.Vault) error {
+		return o.RotateKey(v, func(ed25519.PublicKey) error { return nil })
+	})
 
 	path := filepath.Join(left, "published.toml")
 	text := lab.Value(os.ReadFile(path))(t)
