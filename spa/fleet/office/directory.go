@@ -40,8 +40,11 @@ func (d Directory) Found(context.Context) (map[string][]byte, error) {
 }
 
 // Put implements Destination. The lock keeps others out.
-func (d Directory) Put(_ context.Context, bundles []*fleet.Bundle, _ int64) error {
+func (d Directory) Put(ctx context.Context, bundles []*fleet.Bundle, _ int64) error {
 	for _, b := range bundles {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if err := place.WriteLocked(d.Where(b.Gateway), b.Bytes(), place.EitherWay, place.ForAll); err != nil {
 			return err
 		}

@@ -350,3 +350,63 @@ func TestUnreadableTerms(t *testing.T) {
 		}
 	}
 }
+
+// stopping is a destination that ends a context when it was read, or when it has this many bundles.
+type stopping struct {
+	office.Directory
+	after int
+	stop  context.CancelFunc
+}
+
+func (s stopping) Found(ctx context.Context) (map[string][]byte, error) {
+	found, err := s.Directory.Found(ctx)
+	if s.after == 0 {
+		s.stop()
+	}
+	return found, err
+}
+
+func (s stopping) Put(ctx context.Context, bundles []*fleet.Bundle, known int64) error {
+	if err := s.Directory.Put(ctx, bundles[:s.after], known); err != nil {
+		return err
+	}
+	s.stop()
+	return s.Directory.Put(ctx, bundles[s.after:], known)
+}
+
+// TestInterrupted: an interrupted publish has changed nothing, or says that it began, and the next one has a higher
+// serial.
+func TestInterrupted(t *testing.T) {
+	for after, next := range []int64{2, 3} {
+		s := newSeveral(t)
+		store := office.Directory(t.TempDir())
+		s.change(t, s.dir, func(o *office.Office, _ *office.Vault) error {
+			_, err := o.AddGateway(fleet.Request{Name: "a", Address: "192.0.2.2", KnockPorts: []uint16{62201},
+				Recipient: lab.Value(age.GenerateHybridIdentity())(t).Recipient()}, false)
+			return err
+		})
+		lab.Value(s.publish(t, s.dir, store, false))(t)
+		path := filepath.Join(s.dir, "published.toml")
+		before := lab.Value(os.ReadFile(path))(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		s.change(t, s.dir, func(o *office.Office, v *office.Vault) error {
+			_, err := o.Publish(ctx, v, stopping{store, after, cancel}, "bundles", false, s.now)
+			partial, began := errors.AsType[*office.Partial](err)
+			if !errors.Is(err, context.Canceled) || began != (after > 0) || began && partial.Serial != 2 {
+				t.Errorf("after %d bundles: %v", after, err)
+			}
+			return nil
+		})
+		if same := string(lab.Value(os.ReadFile(path))(t)) == string(before); same != (after == 0) {
+			t.Errorf("after %d bundles, published.toml is as before: %t", after, same)
+		}
+		for name, want := range map[string]int64{"a": 1 + int64(after), "web": 1} {
+			if b := lab.Value(fleet.Parse(lab.Value(os.ReadFile(store.Where(name)))(t)))(t); b.Serial != want {
+				t.Errorf("after %d bundles, that of %s has serial %d", after, name, b.Serial)
+			}
+		}
+		if r, err := s.publish(t, s.dir, store, false); err != nil || r.Serial != next {
+			t.Errorf("after %d bundles, the next publish: %+v, %v", after, r, err)
+		}
+	}
+}
