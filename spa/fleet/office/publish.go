@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"math"
 	"path/filepath"
@@ -207,8 +208,8 @@ type Destination interface {
 	// Found returns what there is, by gateway: whole bundles, or their readable parts. It may be anything.
 	Found(context.Context) (map[string][]byte, error)
 	// Put replaces bundles, all of one serial, unless there is one with a serial above known. Then the error wraps
-	// ErrNewer.
-	Put(ctx context.Context, bundles []*fleet.Bundle, known int64) error
+	// ErrNewer. It keeps none of them: together they can be larger than memory.
+	Put(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, error], known int64) error
 	// Remove removes the bundle of a gateway.
 	Remove(ctx context.Context, gateway string) error
 	// Where names the bundle of a gateway for messages.
@@ -240,6 +241,7 @@ func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string
 	if err != nil {
 		return nil, err
 	}
+	defer bundles.close()
 	report.Changes, report.Over = o.Changes(), over && len(o.unknown(found)) > 0
 	// The serial first: killed after that, the next publish has a higher one than any bundle.
 	begun := o.Published
@@ -252,7 +254,7 @@ func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string
 	if over {
 		known = math.MaxInt64
 	}
-	err = d.Put(ctx, bundles, known)
+	err = d.Put(ctx, bundles.all(), known)
 	if errors.Is(err, ErrNewer) { // nothing was put
 		return nil, errors.Join(err, o.writePublished())
 	}
@@ -348,8 +350,7 @@ func (o *Office) last(d Destination, found map[string]Found, over bool) (int64, 
 }
 
 // seal makes the bundles of all gateways.
-func (o *Office) seal(ctx context.Context, v *Vault, serial int64, now time.Time) ([]*fleet.Bundle, *Report,
-	error) {
+func (o *Office) seal(ctx context.Context, v *Vault, serial int64, now time.Time) (*spool, *Report, error) {
 	gateways := o.Active()
 	if len(gateways) == 0 {
 		return nil, nil, errors.New("the office has no gateway")
@@ -371,21 +372,28 @@ func (o *Office) seal(ctx context.Context, v *Vault, serial int64, now time.Time
 		}
 	}
 	sealer := fleet.Seal{Fleet: o.Fleet, Key: *v.signing}
-	bundles := make([]*fleet.Bundle, len(gateways))
-	err = parallel(ctx, len(gateways), func(i int) error {
-		c, err := o.contents(v, gateways[i].Name, ks)
-		if err == nil {
-			bundles[i], err = sealer.Seal(gateways[i].Name, gateways[i].Recipient, serial, now, c)
-		}
-		return err
-	})
+	bundles, err := o.newSpool(len(gateways))
 	if err != nil {
 		return nil, nil, err
 	}
-	for i, b := range bundles {
-		report.Gateways = append(report.Gateways, gateways[i].Name)
-		report.Bytes += b.Size + int64(len(b.Readable()))
+	err = parallel(ctx, len(gateways), func(i int) error {
+		c, err := o.contents(v, gateways[i].Name, ks)
+		if err != nil {
+			return err
+		}
+		b, err := sealer.Seal(gateways[i].Name, gateways[i].Recipient, serial, now, c)
+		if err != nil {
+			return err
+		}
+		return bundles.add(i, b)
+	})
+	if err != nil {
+		return nil, nil, errors.Join(err, bundles.close())
 	}
+	for _, g := range gateways {
+		report.Gateways = append(report.Gateways, g.Name)
+	}
+	report.Bytes = bundles.end.Load()
 	return bundles, report, nil
 }
 

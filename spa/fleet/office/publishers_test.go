@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"os"
 	"path/filepath"
@@ -116,8 +117,28 @@ type full struct {
 
 var errFull = errors.New("full")
 
-func (f full) Put(ctx context.Context, bundles []*fleet.Bundle, known int64) error {
-	return errors.Join(f.Directory.Put(ctx, bundles[:f.room], known), errFull)
+func (f full) Put(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, error], known int64) error {
+	return f.Directory.Put(ctx, after(bundles, f.room, func() error { return errFull }), known)
+}
+
+// after returns bundles, and does something after n of them, which may end in an error.
+func after(bundles iter.Seq2[*fleet.Bundle, error], n int, do func() error) iter.Seq2[*fleet.Bundle, error] {
+	return func(yield func(*fleet.Bundle, error) bool) {
+		i := 0
+		for b, err := range bundles {
+			if i == n && err == nil {
+				err = do()
+			}
+			if i++; !yield(b, err) {
+				return
+			}
+		}
+		if i == n {
+			if err := do(); err != nil {
+				yield(nil, err)
+			}
+		}
+	}
 }
 
 // TestFailedPublishes: whatever number of an administrator's publishes failed, with or without a bundle put, none of
@@ -253,7 +274,7 @@ func (o open) Found(ctx context.Context) (map[string][]byte, error) {
 	return found, err
 }
 
-func (o open) Put(ctx context.Context, bundles []*fleet.Bundle, known int64) error {
+func (o open) Put(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, error], known int64) error {
 	if o.serial > known {
 		return office.ErrNewer
 	}
@@ -366,12 +387,8 @@ func (s stopping) Found(ctx context.Context) (map[string][]byte, error) {
 	return found, err
 }
 
-func (s stopping) Put(ctx context.Context, bundles []*fleet.Bundle, known int64) error {
-	if err := s.Directory.Put(ctx, bundles[:s.after], known); err != nil {
-		return err
-	}
-	s.stop()
-	return s.Directory.Put(ctx, bundles[s.after:], known)
+func (s stopping) Put(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, error], known int64) error {
+	return s.Directory.Put(ctx, after(bundles, s.after, func() error { s.stop(); return nil }), known)
 }
 
 // TestInterrupted: an interrupted publish has changed nothing, or says that it began, and the next one has a higher
