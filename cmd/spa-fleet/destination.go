@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"path/filepath"
 	"strings"
 
@@ -96,7 +97,7 @@ type inEtcd struct{ *etcd.Store }
 func (inEtcd) Lock() (unlock func(), err error) { return func() {}, nil }
 
 // Put implements office.Destination.
-func (s inEtcd) Put(ctx context.Context, bundles []*fleet.Bundle, known int64) error {
+func (s inEtcd) Put(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, error], known int64) error {
 	err := s.Publish(ctx, bundles, known)
 	if errors.Is(err, etcd.ErrNewer) {
 		return fmt.Errorf("%w: %w", office.ErrNewer, err)

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys/quote"
@@ -29,7 +31,8 @@ func (a *app) publishCommand() *cobra.Command {
 (default: that of the last publish) or into etcd, where spa-fleet agent on each gateway
 fetches its own. Any tool may carry bundles to gateways (rsync, git, a web server, spa-fleet
 agent), because they are signed, and sealed to their gateways. All bundles are made before
-the first is written. If the command was interrupted, run it again.
+the first is written. Interrupted, it stops after the bundle that it is writing, and
+prints what it left and how to continue.
 
 If --to has a bundle that your copy of the office does not know, another administrator has
 published, and publish refuses: get their changes first (git pull). If their changes are
@@ -58,6 +61,9 @@ func (a *app) publish(cmd *cobra.Command, o *office.Office, v *office.Vault, p p
 	report, err := o.Publish(cmd.Context(), v, d, d.name, p.over, time.Now())
 	done()
 	switch {
+	case errors.Is(err, context.Canceled):
+		tellInterrupted(cmd, err)
+		return err
 	case errors.Is(err, office.ErrNewer):
 		return cli.Fail(err, "get their changes, and publish again: git -C "+quote.Shell(a.dir)+
 			" pull; if they are lost: --over")
@@ -86,6 +92,23 @@ func (a *app) publish(cmd *cobra.Command, o *office.Office, v *office.Vault, p p
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "published serial %d in %s: %d gateways, %d clients, %d bytes\n",
 		report.Serial, quote.Printable(d.path), len(report.Gateways), report.Clients, report.Bytes)
 	return err
+}
+
+// tellInterrupted prints what an interrupted publish left, and the command that continues it.
+func tellInterrupted(cmd *cobra.Command, err error) {
+	left := "nothing was published"
+	if partial, ok := errors.AsType[*office.Partial](err); ok {
+		left = fmt.Sprintf("some gateways may have their bundle with serial %d, the others not yet",
+			partial.Serial)
+	}
+	again := cmd.CommandPath()
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		again += " --" + f.Name
+		if f.Value.Type() != "bool" {
+			again += " " + quote.Shell(f.Value.String())
+		}
+	})
+	cli.Note(cmd, "interrupted: %s; next: %s", left, again)
 }
 
 // mostChanges is how many changes are printed one by one.

@@ -14,7 +14,7 @@ import (
 // nothing. It returns errNamed if the file system has no such files (open(2), O_TMPFILE), or /proc is missing.
 func placeUnnamed(path string, data []byte, how Placing, whom Audience) error {
 	dir := filepath.Dir(path)
-	f, err := os.OpenFile(dir, os.O_WRONLY|unix.O_TMPFILE, 0o600)
+	f, err := openUnnamed(dir, os.O_WRONLY)
 	if err != nil {
 		return errNamed
 	}
@@ -38,6 +38,11 @@ func placeUnnamed(path string, data []byte, how Placing, whom Audience) error {
 		return errors.Join(fmt.Errorf("writing %w", err), os.Remove(tmp))
 	}
 	return nil
+}
+
+// openUnnamed opens a new file that has no name.
+func openUnnamed(dir string, flags int) (*os.File, error) {
+	return os.OpenFile(dir, flags|unix.O_TMPFILE, 0o600)
 }
 
 // name gives an open file its first name.

@@ -54,11 +54,7 @@ func (p Page) File() string { return fmt.Sprintf("%s.%d", p.Name, p.Section) }
 // Program returns the page of a program, followed by further parts.
 func Program(root *cobra.Command, section int, more ...Part) Page {
 	var commands strings.Builder
-	for _, cmd := range root.Commands() {
-		if cmd.IsAvailableCommand() && cmd.Name() != "help" && cmd.Name() != "completion" {
-			writeCommand(&commands, cmd)
-		}
-	}
+	writeCommands(&commands, root)
 	options := definitions(root.PersistentFlags()) + "--help\n\tPrint help, also for each command.\n\n" +
 		"--version\n\tPrint the version.\n"
 	parts := []Part{
@@ -71,6 +67,16 @@ func Program(root *cobra.Command, section int, more ...Part) Page {
 		parts = append(parts, Part{"Examples", root.Example})
 	}
 	return Page{Name: root.Name(), Section: section, About: lowerFirst(root.Short), Parts: append(parts, more...)}
+}
+
+// writeCommands writes the commands below one, and those below each of them.
+func writeCommands(b *strings.Builder, above *cobra.Command) {
+	for _, cmd := range above.Commands() {
+		if cmd.IsAvailableCommand() && cmd.Name() != "help" && cmd.Name() != "completion" {
+			writeCommand(b, cmd)
+			writeCommands(b, cmd)
+		}
+	}
 }
 
 func writeCommand(b *strings.Builder, cmd *cobra.Command) {

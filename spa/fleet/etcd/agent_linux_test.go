@@ -36,7 +36,7 @@ func TestAgent(t *testing.T) {
 		b := lab.Value(seal.Seal("web", to, 1, time.Now(), &fleet.Contents{Site: "web",
 			Gates: keys.Gates{Current: keys.NewGateKey()}}))(t)
 		lab.Eventually(t, "the office can publish", func() bool {
-			return store.Publish(t.Context(), []*fleet.Bundle{b}, 1) == nil
+			return store.PublishAll(t.Context(), []*fleet.Bundle{b}, 1) == nil
 		})
 		dir := t.TempDir()
 		lab.Must(t, os.WriteFile(filepath.Join(dir, agent.FileName), fmt.Appendf(nil, "version = 1\ngateway = \"web\"\n"+

@@ -19,6 +19,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"iter"
 	"strconv"
 	"strings"
 	"time"
@@ -107,23 +108,33 @@ func (s *Store) serial(ctx context.Context) (serial, revision int64, err error) 
 
 // Publish stores bundles that all have the same serial, if the last publication is known, the last that the caller
 // knows, or was this one and did not end. Otherwise the error is ErrNewer, and nothing was changed. After any other
-// error some gateways may have their new bundle: publish again.
-func (s *Store) Publish(ctx context.Context, bundles []*fleet.Bundle, known int64) error {
+// error some gateways may have their new bundle: publish again. It keeps only their readable parts in memory.
+func (s *Store) Publish(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, error], known int64) error {
 	serial, revision, err := s.serial(ctx)
 	switch {
 	case err != nil:
 		return err
-	case len(bundles) == 0:
-		return nil
 	case serial > known:
 		return fmt.Errorf("%w: %d, and the last known here is %d", ErrNewer, serial, known)
 	}
-	for _, b := range bundles {
+	var heads []*fleet.Bundle
+	for b, err := range bundles {
+		if err != nil {
+			return err
+		}
 		if err := s.putParts(ctx, b); err != nil {
 			return err
 		}
+		head, err := fleet.ParseReadable(b.Readable()) // without the sealed part, which can be large
+		if err != nil {
+			return err
+		}
+		heads = append(heads, head)
 	}
-	is := strconv.FormatInt(bundles[0].Serial, 10)
+	if len(heads) == 0 {
+		return nil
+	}
+	is := strconv.FormatInt(heads[0].Serial, 10)
 	taken, err := s.commit(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(s.serialKey()), "=", revision)},
 		[]clientv3.Op{clientv3.OpPut(s.serialKey(), is)})
 	if err != nil {
@@ -132,10 +143,10 @@ func (s *Store) Publish(ctx context.Context, bundles []*fleet.Bundle, known int6
 	if !taken {
 		return fmt.Errorf("%w: it came just now", ErrNewer)
 	}
-	if err := s.putHeads(ctx, bundles); err != nil {
+	if err := s.putHeads(ctx, heads); err != nil {
 		return err
 	}
-	return s.removeOld(ctx, bundles)
+	return s.removeOld(ctx, heads)
 }
 
 func (s *Store) putParts(ctx context.Context, b *fleet.Bundle) error {

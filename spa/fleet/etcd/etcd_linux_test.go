@@ -116,7 +116,7 @@ func TestFollow(t *testing.T) {
 	web, db := follow(t, s, "web"), follow(t, s, "db")
 	for serial, clients := range []int{0, 1, 6000, 2} {
 		bundles := o.bundles(t, int64(serial+1), clients, "web", "db")
-		lab.Must(t, s.Publish(t.Context(), bundles, int64(serial)))
+		lab.Must(t, s.PublishAll(t.Context(), bundles, int64(serial)))
 		lab.Eventually(t, "both gateways get their bundle", func() bool {
 			return web.has(bundles[0]) && db.has(bundles[1])
 		})
@@ -145,7 +145,7 @@ func TestFollowFlood(t *testing.T) {
 	bundles := o.bundles(t, 1, 1, "web")
 	began := time.Now()
 	web := follow(t, s, "web")
-	lab.Must(t, s.Publish(t.Context(), bundles, 0))
+	lab.Must(t, s.PublishAll(t.Context(), bundles, 0))
 	for range 300 {
 		lab.Value(s.client.Put(t.Context(), s.headKey("web"), "noise"))(t)
 	}
@@ -186,7 +186,7 @@ func TestPublishAtOnce(t *testing.T) {
 		}
 		var publishing sync.WaitGroup
 		for i := range all {
-			publishing.Go(func() { errs[i] = s.Publish(t.Context(), all[i], serial) })
+			publishing.Go(func() { errs[i] = s.PublishAll(t.Context(), all[i], serial) })
 		}
 		publishing.Wait()
 		won := -1
@@ -229,7 +229,7 @@ func TestTrouble(t *testing.T) {
 		t.Helper()
 		b := o.bundles(t, serial+1, 1, "web")
 		lab.Eventually(t, "the office can publish", func() bool {
-			err := s.Publish(t.Context(), b, serial)
+			err := s.PublishAll(t.Context(), b, serial)
 			if errors.Is(err, ErrNewer) { // it was written, and the answer lost
 				serial++
 				b = o.bundles(t, serial+1, 1, "web")
@@ -277,7 +277,7 @@ func TestTakenAgain(t *testing.T) {
 	set := func(full bool) { f.mu.Lock(); defer f.mu.Unlock(); f.full = full }
 	set(true)
 	b := o.bundles(t, 1, 1, "web")
-	lab.Must(t, s.Publish(t.Context(), b, 0))
+	lab.Must(t, s.PublishAll(t.Context(), b, 0))
 	lab.Eventually(t, "it is refused", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.refused > 0 })
 	set(false)
 	lab.Eventually(t, "it arrives", func() bool { return f.has(b[0]) })
@@ -290,17 +290,17 @@ func TestStoreGoesBack(t *testing.T) {
 	s := c.open(t, o, "anyone")
 	f := follow(t, s, "web")
 	for serial := range int64(20) { // revisions that the new store does not reach
-		lab.Must(t, s.Publish(t.Context(), o.bundles(t, serial+1, 1, "web"), serial))
+		lab.Must(t, s.PublishAll(t.Context(), o.bundles(t, serial+1, 1, "web"), serial))
 	}
 	last := o.bundles(t, 21, 1, "web")
-	lab.Must(t, s.Publish(t.Context(), last, 20))
+	lab.Must(t, s.PublishAll(t.Context(), last, 20))
 	lab.Eventually(t, "it arrives", func() bool { return f.has(last[0]) })
 
 	c.kill(0)
 	c.args[0][slices.Index(c.args[0], "--data-dir")+1] = t.TempDir()
 	c.start(t, 0)
 	next := o.bundles(t, 22, 1, "web")
-	lab.Eventually(t, "the office can publish", func() bool { return s.Publish(t.Context(), next, 22) == nil })
+	lab.Eventually(t, "the office can publish", func() bool { return s.PublishAll(t.Context(), next, 22) == nil })
 	lab.Eventually(t, "it arrives from the new store", func() bool { return f.has(next[0]) })
 }
 
@@ -308,7 +308,7 @@ func TestStoreGoesBack(t *testing.T) {
 func TestLeastRights(t *testing.T) {
 	c, o := newCluster(t, 1), newOffice(t)
 	root := c.open(t, o, "root")
-	lab.Must(t, root.Publish(t.Context(), o.bundles(t, 1, 1, "web", "db"), 0))
+	lab.Must(t, root.PublishAll(t.Context(), o.bundles(t, 1, 1, "web", "db"), 0))
 	lab.Must(t, permitAgent(t.Context(), root, "agent-web", "web"))
 	lab.Must(t, permitOffice(t.Context(), root, "office"))
 	ctx := t.Context()
@@ -319,12 +319,12 @@ func TestLeastRights(t *testing.T) {
 	agent, manager := c.open(t, o, "agent-web"), c.open(t, o, "office")
 	f, other := follow(t, agent, "web"), follow(t, agent, "db")
 	second := o.bundles(t, 2, 1, "web", "db")
-	lab.Must(t, manager.Publish(ctx, second, 1))
+	lab.Must(t, manager.PublishAll(ctx, second, 1))
 	lab.Eventually(t, "the agent gets its own gateway's", func() bool { return f.has(second[0]) })
 	lab.Eventually(t, "and no other's", other.troubled)
 
 	for what, do := range map[string]func(*Store) error{
-		"publish":      func(s *Store) error { return s.Publish(ctx, o.bundles(t, 3, 1, "web"), 2) },
+		"publish":      func(s *Store) error { return s.PublishAll(ctx, o.bundles(t, 3, 1, "web"), 2) },
 		"write":        func(s *Store) error { return s.putHeads(ctx, second[:1]) },
 		"remove":       func(s *Store) error { return s.Remove(ctx, "web") },
 		"list":         func(s *Store) error { _, err := s.Found(ctx); return err },

@@ -1,10 +1,30 @@
 package etcd
 
 import (
+	"context"
+	"iter"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"sallyport/spa/fleet"
 )
+
+// PublishAll is Publish for bundles in memory.
+func (s *Store) PublishAll(ctx context.Context, bundles []*fleet.Bundle, known int64) error {
+	return s.Publish(ctx, each(bundles), known)
+}
+
+// each returns bundles one after the other.
+func each(bundles []*fleet.Bundle) iter.Seq2[*fleet.Bundle, error] {
+	return func(yield func(*fleet.Bundle, error) bool) {
+		for _, b := range bundles {
+			if !yield(b, nil) {
+				return
+			}
+		}
+	}
+}
 
 // Cluster is a cluster for tests of other packages with this one.
 type Cluster struct{ *cluster }

@@ -1,6 +1,7 @@
 package office
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -162,7 +163,7 @@ func (o *Office) RemoveAdmin(v *Vault, name string) (int, error) {
 	if v.me == name {
 		return 0, errors.New("an administrator cannot remove the identity that is in use: let another one do it")
 	}
-	ks, err := o.keys(v)
+	ks, err := o.keys(context.Background(), v)
 	if err != nil {
 		return 0, err
 	}

@@ -53,8 +53,7 @@ func (h house) addClients(t testing.TB, n int) {
 	lab.Must(t, Change(h.dir, func(o *Office) error {
 		v := lab.Value(o.Unlock(h.me))(t)
 		lab.Must(t, os.MkdirAll(o.path(clientsDir), 0o750))
-		errs := make([]error, n)
-		parallel(n, func(i int) {
+		return parallel(context.Background(), n, func(i int) error {
 			name := fmt.Sprintf("client-%06d", i)
 			terms := &keys.Terms{Client: keys.Client{Name: name, Allow: []string{"ssh"}}}
 			sealed, err := seal((&keys.FleetKey{Client: name, Key: keys.NewKey()}).Text(), v.own.Recipient())
@@ -64,12 +63,8 @@ func (h house) addClients(t testing.TB, n int) {
 			if err == nil {
 				err = os.WriteFile(o.termsPath(name), terms.Text(), 0o640)
 			}
-			errs[i] = err
+			return err
 		})
-		for _, err := range errs {
-			lab.Must(t, err)
-		}
-		return nil
 	}))
 }
 

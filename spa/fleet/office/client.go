@@ -2,6 +2,7 @@ package office
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"encoding/base64"
 	"errors"
@@ -148,24 +149,33 @@ func (o *Office) key(v *Vault, c *Client) (opened, error) {
 }
 
 // keys opens the keys of all clients, in their order.
-func (o *Office) keys(v *Vault) ([]opened, error) {
-	list, errs := make([]opened, len(o.Clients)), make([]error, len(o.Clients))
-	parallel(len(o.Clients), func(i int) { list[i], errs[i] = o.key(v, o.Clients[i]) })
-	return list, errors.Join(errs...)
+func (o *Office) keys(ctx context.Context, v *Vault) ([]opened, error) {
+	list := make([]opened, len(o.Clients))
+	err := parallel(ctx, len(o.Clients), func(i int) (err error) {
+		list[i], err = o.key(v, o.Clients[i])
+		return err
+	})
+	return list, err
 }
 
-// parallel calls do for 0 to n-1, several at once.
-func parallel(n int, do func(i int)) {
+// parallel calls do for 0 to n-1, several at once, and returns all errors. Once ctx ends it begins no more and returns
+// why.
+func parallel(ctx context.Context, n int, do func(i int) error) error {
+	errs := make([]error, n)
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range min(n, runtime.GOMAXPROCS(0)) {
 		wg.Go(func() {
-			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
-				do(int(i))
+			for i := next.Add(1) - 1; i < int64(n) && ctx.Err() == nil; i = next.Add(1) - 1 {
+				errs[i] = do(int(i))
 			}
 		})
 	}
 	wg.Wait()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return errors.Join(errs...)
 }
 
 func (o *Office) writeKey(v *Vault, name string, k *keys.FleetKey, how place.Placing) error {

@@ -2,6 +2,8 @@ package office
 
 import (
 	"context"
+	"errors"
+	"iter"
 	"os"
 
 	"sallyport/keys/place"
@@ -40,8 +42,11 @@ func (d Directory) Found(context.Context) (map[string][]byte, error) {
 }
 
 // Put implements Destination. The lock keeps others out.
-func (d Directory) Put(_ context.Context, bundles []*fleet.Bundle, _ int64) error {
-	for _, b := range bundles {
+func (d Directory) Put(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, error], _ int64) error {
+	for b, err := range bundles {
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return err
+		}
 		if err := place.WriteLocked(d.Where(b.Gateway), b.Bytes(), place.EitherWay, place.ForAll); err != nil {
 			return err
 		}

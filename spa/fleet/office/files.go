@@ -23,6 +23,7 @@ const (
 	officeFile    = "office.toml"
 	vaultFile     = "vault.age"
 	publishedFile = "published.toml"
+	spoolFile     = "bundles" // the name of none: see place.Scratch
 	adminsDir     = "admins"
 	gatewaysDir   = "gateways"
 	clientsDir    = "clients"

@@ -70,7 +70,7 @@ func killedAt(t *testing.T, strace, name, call string, n int) bool {
 	}
 	where := fmt.Sprintf("killed at %s %d", call, n)
 	err = h.act(func(o *Office, v *Vault, _ string) error {
-		_, err := o.keys(v)
+		_, err := o.keys(t.Context(), v)
 		return err
 	}, to)
 	if err != nil {
@@ -95,7 +95,7 @@ func killedAt(t *testing.T, strace, name, call string, n int) bool {
 	if _, err := o.Unlock(carol); name == "remove" && (err == nil || len(o.Mismatches(v)) > 0) {
 		t.Errorf("%s, the administrator is not removed: %v", where, err)
 	}
-	for i, k := range lab.Value(o.keys(v))(t) {
+	for i, k := range lab.Value(o.keys(t.Context(), v))(t) {
 		if !k.current {
 			t.Errorf("%s, the key of client %d is sealed to an earlier vault", where, i)
 		}

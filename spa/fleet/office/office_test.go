@@ -163,18 +163,25 @@ func TestSwappedKeys(t *testing.T) {
 	lab.Must(t, h.act(publishing, to))
 }
 
-// TestSameID: two clients whose ids are equal at a gateway are not published.
+// TestSameID: two clients whose ids are equal at a gateway are not published, there and at any other: all bundles are
+// made before the first is put.
 func TestSameID(t *testing.T) {
 	h := newHouse(t)
-	h.addGateways(t, 1)
+	h.addGateways(t, 9)
 	h.addClients(t, 2)
+	only := &keys.Terms{Client: keys.Client{Name: "client-000001", Allow: []string{"ssh"}}, Gateways: []string{"gw8"}}
+	lab.Must(t, os.WriteFile(filepath.Join(h.dir, "clients/client-000001.toml"), only.Text(), 0o640))
 	lab.Must(t, h.act(func(o *Office, v *Vault, _ string) error {
 		k := lab.Value(o.key(v, o.Clients[0]))(t)
 		return o.writeKey(v, o.Clients[1].Name, &keys.FleetKey{Client: o.Clients[1].Name, Key: k.Key}, place.OnlyOver)
 	}, ""))
-	if err := h.act(publishing, t.TempDir()); !errors.Is(err, ErrSameID) ||
-		!strings.Contains(err.Error(), "client-000001") {
+	to := t.TempDir()
+	before := snapshot(t, h.dir, to)
+	if err := h.act(publishing, to); !errors.Is(err, ErrSameID) || !strings.Contains(err.Error(), "client-000001") {
 		t.Errorf("got %v", err)
+	}
+	if snapshot(t, h.dir, to) != before {
+		t.Error("something was written")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"math"
 	"path/filepath"
@@ -187,6 +188,19 @@ type Report struct {
 // ErrNewer means that the destination has a bundle of a publish that this office does not know.
 var ErrNewer = errors.New("another administrator has published since")
 
+// A Partial is an error of a publish that began to put bundles: some gateways may have those of this serial, and the
+// others keep theirs until the next publish.
+type Partial struct {
+	Serial int64
+	Err    error
+}
+
+// Error returns the wrapped error's text.
+func (p *Partial) Error() string { return p.Err.Error() }
+
+// Unwrap returns the wrapped error.
+func (p *Partial) Unwrap() error { return p.Err }
+
 // A Destination holds the bundles that were published.
 type Destination interface {
 	// Lock keeps others from publishing until unlock is called, as far as it can.
@@ -194,8 +208,8 @@ type Destination interface {
 	// Found returns what there is, by gateway: whole bundles, or their readable parts. It may be anything.
 	Found(context.Context) (map[string][]byte, error)
 	// Put replaces bundles, all of one serial, unless there is one with a serial above known. Then the error wraps
-	// ErrNewer.
-	Put(ctx context.Context, bundles []*fleet.Bundle, known int64) error
+	// ErrNewer. It keeps none of them: together they can be larger than memory.
+	Put(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, error], known int64) error
 	// Remove removes the bundle of a gateway.
 	Remove(ctx context.Context, gateway string) error
 	// Where names the bundle of a gateway for messages.
@@ -204,7 +218,7 @@ type Destination interface {
 
 // Publish makes a bundle for each gateway and puts them into a destination. It seals all of them before it puts one. to
 // is what published.toml says about the destination. over lets it continue after a publish that this office does not
-// know.
+// know. If ctx ends before the first is put, nothing has changed. An error after that is a Partial.
 func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string, over bool,
 	now time.Time) (*Report, error) {
 	if err := o.Signs(v); err != nil {
@@ -223,10 +237,11 @@ func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string
 	if err != nil {
 		return nil, err
 	}
-	bundles, report, err := o.seal(v, last+1, now)
+	bundles, report, err := o.seal(ctx, v, last+1, now)
 	if err != nil {
 		return nil, err
 	}
+	defer bundles.close()
 	report.Changes, report.Over = o.Changes(), over && len(o.unknown(found)) > 0
 	// The serial first: killed after that, the next publish has a higher one than any bundle.
 	begun := o.Published
@@ -239,24 +254,36 @@ func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string
 	if over {
 		known = math.MaxInt64
 	}
-	err = d.Put(ctx, bundles, known)
+	err = d.Put(ctx, bundles.all(), known)
 	if errors.Is(err, ErrNewer) { // nothing was put
-		err = errors.Join(err, o.writePublished())
+		return nil, errors.Join(err, o.writePublished())
+	}
+	if err == nil {
+		report.Removed, err = o.removeRetired(ctx, d, found)
+	}
+	if err == nil {
+		done := Published{Serial: last + 1, Time: second(now), By: v.me, To: to}
+		done.Gateways, done.Clients = o.state()
+		err = write(o.path(publishedFile), done.text(), place.EitherWay)
 	}
 	if err != nil {
-		return nil, err
+		return nil, &Partial{last + 1, err}
 	}
+	return report, nil
+}
+
+// removeRetired removes the bundles of retired gateways, and returns whose.
+func (o *Office) removeRetired(ctx context.Context, d Destination, found map[string]Found) ([]string, error) {
+	removed := []string{}
 	for _, g := range o.Gateways {
 		if _, there := found[g.Name]; there && !g.Retired.IsZero() {
 			if err := d.Remove(ctx, g.Name); err != nil {
 				return nil, err
 			}
-			report.Removed = append(report.Removed, g.Name)
+			removed = append(removed, g.Name)
 		}
 	}
-	done := Published{Serial: last + 1, Time: second(now), By: v.me, To: to}
-	done.Gateways, done.Clients = o.state()
-	return report, write(o.path(publishedFile), done.text(), place.EitherWay)
+	return removed, nil
 }
 
 // Signs returns an error if the vault's key is not the one that office.toml names.
@@ -323,19 +350,19 @@ func (o *Office) last(d Destination, found map[string]Found, over bool) (int64, 
 }
 
 // seal makes the bundles of all gateways.
-func (o *Office) seal(v *Vault, serial int64, now time.Time) ([]*fleet.Bundle, *Report, error) {
+func (o *Office) seal(ctx context.Context, v *Vault, serial int64, now time.Time) (*spool, *Report, error) {
 	gateways := o.Active()
 	if len(gateways) == 0 {
 		return nil, nil, errors.New("the office has no gateway")
 	}
-	ks, err := o.keys(v)
+	ks, err := o.keys(ctx, v)
 	if err != nil {
 		return nil, nil, err
 	}
 	if err := o.readBack(ks); err != nil {
 		return nil, nil, err
 	}
-	report := &Report{Serial: serial, Removed: []string{}, Earlier: []string{}}
+	report := &Report{Serial: serial, Earlier: []string{}}
 	for i, k := range ks {
 		if !k.current {
 			report.Earlier = append(report.Earlier, o.Clients[i].Name)
@@ -345,22 +372,28 @@ func (o *Office) seal(v *Vault, serial int64, now time.Time) ([]*fleet.Bundle, *
 		}
 	}
 	sealer := fleet.Seal{Fleet: o.Fleet, Key: *v.signing}
-	bundles, errs := make([]*fleet.Bundle, len(gateways)), make([]error, len(gateways))
-	parallel(len(gateways), func(i int) {
-		c, err := o.contents(v, gateways[i].Name, ks)
-		if err != nil {
-			errs[i] = err
-			return
-		}
-		bundles[i], errs[i] = sealer.Seal(gateways[i].Name, gateways[i].Recipient, serial, now, c)
-	})
-	if err := errors.Join(errs...); err != nil {
+	bundles, err := o.newSpool(len(gateways))
+	if err != nil {
 		return nil, nil, err
 	}
-	for i, b := range bundles {
-		report.Gateways = append(report.Gateways, gateways[i].Name)
-		report.Bytes += b.Size + int64(len(b.Readable()))
+	err = parallel(ctx, len(gateways), func(i int) error {
+		c, err := o.contents(v, gateways[i].Name, ks)
+		if err != nil {
+			return err
+		}
+		b, err := sealer.Seal(gateways[i].Name, gateways[i].Recipient, serial, now, c)
+		if err != nil {
+			return err
+		}
+		return bundles.add(i, b)
+	})
+	if err != nil {
+		return nil, nil, errors.Join(err, bundles.close())
 	}
+	for _, g := range gateways {
+		report.Gateways = append(report.Gateways, g.Name)
+	}
+	report.Bytes = bundles.end.Load()
 	return bundles, report, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"os"
 	"path/filepath"
@@ -117,8 +118,28 @@ type full struct {
 
 var errFull = errors.New("full")
 
-func (f full) Put(ctx context.Context, bundles []*fleet.Bundle, known int64) error {
-	return errors.Join(f.Directory.Put(ctx, bundles[:f.room], known), errFull)
+func (f full) Put(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, error], known int64) error {
+	return f.Directory.Put(ctx, after(bundles, f.room, func() error { return errFull }), known)
+}
+
+// after returns bundles, and does something after n of them, which may end in an error.
+func after(bundles iter.Seq2[*fleet.Bundle, error], n int, do func() error) iter.Seq2[*fleet.Bundle, error] {
+	return func(yield func(*fleet.Bundle, error) bool) {
+		i := 0
+		for b, err := range bundles {
+			if i == n && err == nil {
+				err = do()
+			}
+			if i++; !yield(b, err) {
+				return
+			}
+		}
+		if i == n {
+			if err := do(); err != nil {
+				yield(nil, err)
+			}
+		}
+	}
 }
 
 // TestFailedPublishes: whatever number of an administrator's publishes failed, with or without a bundle put, none of
@@ -256,7 +277,7 @@ func (o open) Found(ctx context.Context) (map[string][]byte, error) {
 	return found, err
 }
 
-func (o open) Put(ctx context.Context, bundles []*fleet.Bundle, known int64) error {
+func (o open) Put(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, error], known int64) error {
 	if o.serial > known {
 		return office.ErrNewer
 	}
@@ -350,6 +371,62 @@ func TestUnreadableTerms(t *testing.T) {
 		if name == "" {
 			b := lab.Value(fleet.Parse(lab.Value(os.ReadFile(d.Where("web")))(t)))(t)
 			lab.Value(fleet.Open(b, s.gateway))(t)
+		}
+	}
+}
+
+// stopping is a destination that ends a context when it was read, or when it has this many bundles.
+type stopping struct {
+	office.Directory
+	after int
+	stop  context.CancelFunc
+}
+
+func (s stopping) Found(ctx context.Context) (map[string][]byte, error) {
+	found, err := s.Directory.Found(ctx)
+	if s.after == 0 {
+		s.stop()
+	}
+	return found, err
+}
+
+func (s stopping) Put(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, error], known int64) error {
+	return s.Directory.Put(ctx, after(bundles, s.after, func() error { s.stop(); return nil }), known)
+}
+
+// TestInterrupted: an interrupted publish has changed nothing, or says that it began, and the next one has a higher
+// serial.
+func TestInterrupted(t *testing.T) {
+	for after, next := range []int64{2, 3} {
+		s := newSeveral(t)
+		store := office.Directory(t.TempDir())
+		s.change(t, s.dir, func(o *office.Office, _ *office.Vault) error {
+			_, err := o.AddGateway(fleet.Request{Name: "a", Address: "192.0.2.2", KnockPorts: []uint16{62201},
+				Recipient: lab.Value(age.GenerateHybridIdentity())(t).Recipient()}, false)
+			return err
+		})
+		lab.Value(s.publish(t, s.dir, store, false))(t)
+		path := filepath.Join(s.dir, "published.toml")
+		before := lab.Value(os.ReadFile(path))(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		s.change(t, s.dir, func(o *office.Office, v *office.Vault) error {
+			_, err := o.Publish(ctx, v, stopping{store, after, cancel}, "bundles", false, s.now)
+			partial, began := errors.AsType[*office.Partial](err)
+			if !errors.Is(err, context.Canceled) || began != (after > 0) || began && partial.Serial != 2 {
+				t.Errorf("after %d bundles: %v", after, err)
+			}
+			return nil
+		})
+		if same := string(lab.Value(os.ReadFile(path))(t)) == string(before); same != (after == 0) {
+			t.Errorf("after %d bundles, published.toml is as before: %t", after, same)
+		}
+		for name, want := range map[string]int64{"a": 1 + int64(after), "web": 1} {
+			if b := lab.Value(fleet.Parse(lab.Value(os.ReadFile(store.Where(name)))(t)))(t); b.Serial != want {
+				t.Errorf("after %d bundles, that of %s has serial %d", after, name, b.Serial)
+			}
+		}
+		if r, err := s.publish(t, s.dir, store, false); err != nil || r.Serial != next {
+			t.Errorf("after %d bundles, the next publish: %+v, %v", after, r, err)
 		}
 	}
 }
