@@ -164,8 +164,9 @@
 //     machine, and in which only that machine sends, does not end with its grant until Cut ends it; one that a
 //     stranger began while the guard was away does not end when the guard returns, on any port that DNAT leads there.
 //     A masqueraded flow from a guarded port needs no mark: its replies go to the machine that began it;
-//   - if br_netfilter is loaded after the guard, a bridged stranger can claim to be a target until the next load;
-//     without xt_u32, an ICMP error is dropped whatever it quotes;
+//   - a flow from a target's port may go from one bridge to another, but on no kind of interface back to where it
+//     came from;
+//   - without xt_u32, an ICMP error is dropped whatever it quotes;
 //   - after a first load, a carried flow may send to every guarded port to which its address had a flow, for as long
 //     as it is carried.
 //

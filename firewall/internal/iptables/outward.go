@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"fmt"
+	"time"
 
 	"sallyport/firewall/internal/guard"
 )
@@ -77,12 +78,25 @@ func (s *script) passing() {
 	// door has not seen what another table's DNAT leads there.
 	s.targets(chainPassing, daddrEnd, dportEnd, "-g "+chainPassed)
 	if s.r.bridged {
-		// On a bridge, a target's packets look the same as forged ones.
+		// away sees another interface if br_netfilter takes a tagged frame for one of a VLAN.
 		s.targets(chainPassing, saddrEnd, sportEnd,
 			fmt.Sprintf("-m conntrack --ctstate NEW %s -m physdev --physdev-is-bridged -j DROP", s.unmarked()))
 	}
+	s.targets(chainPassing, saddrEnd, sportEnd, "-m conntrack --ctstate NEW -j "+chainAway)
 	s.targets(chainPassing, saddrEnd, sportEnd, "-g "+chainBegun+there)
+	s.away()
 
 	s.cut(chainPassed, dportEnd, "-g "+chainCut+there)
 	s.admitted(chainPassed, places[1])
+}
+
+// away drops a packet that begins a flow from a target and leaves by the interface by which it arrived: a neighbor of
+// the target could have forged it. No match compares the two interfaces, so the set does: an element with the
+// destination and the outgoing interface also matches the incoming one if they are the same. If the set is full,
+// nothing passes. After its route changes, a destination is refused for as long as the old element lasts.
+func (s *script) away() {
+	const lasts = 2 * time.Second
+	s.add(chainAway, "%s", s.addFor(lasts, SetAway, "dst,dst"))
+	s.add(chainAway, "%s -j DROP", s.in(SetAway, "dst,src"))
+	s.add(chainAway, "%s -j DROP", s.notIn(SetAway, "dst,dst"))
 }
