@@ -7,21 +7,20 @@ import (
 	"testing"
 	"time"
 
-	"sallyport/firewall/internal/ipset"
-	"sallyport/firewall/internal/iptables"
 	"sallyport/spa/lab"
 )
 
-// Two networks on one bridge of the gateway, which routes between them: a listed machine is in one, its peer in the
-// other.
+// Two networks on one interface of the gateway, which routes between them: a listed machine is in one, its peer in the
+// other. The interface, br0, is a bridge, or leads to a switch.
 
 // bridgePeer is the peer's address.
 var bridgePeer = map[string]string{"IPv4": "203.0.113.5", "IPv6": "2001:db8:2::5"}
 
 // onABridge makes the hosts, without a guard.
-func (k kind) onABridge(t *testing.T) (s *site, inner, peer *lab.Host) {
+func (k kind) onABridge(t *testing.T, switched bool) (s *site, inner, peer *lab.Host) {
 	t.Helper()
 	s = k.newSite(t, func(c *Config) {
+		c.size = 10
 		for _, a := range []string{innerAddr["IPv4"], innerAddr["IPv6"], "192.0.2.2", "2001:db8::2"} {
 			c.Targets = append(c.Targets, Target{Addresses: []netip.Addr{netip.MustParseAddr(a)},
 				Ports: rangesOf("tcp/22 tcp/2200 udp/2200")})
@@ -29,9 +28,14 @@ func (k kind) onABridge(t *testing.T) (s *site, inner, peer *lab.Host) {
 	})
 	hosts := lab.New(s, "inner", "peer")
 	inner, peer = hosts[0], hosts[1]
-	s.must(lab.Link(s.gw, "p1", inner, "eth0"))
-	s.must(lab.Link(s.gw, "p2", peer, "eth0"))
-	s.must(s.gw.Bridge("br0", "p1", "p2"))
+	at, ports := s.gw, []string{"p1", "p2"}
+	if switched {
+		at, ports = lab.New(s, "switch")[0], append(ports, "p3")
+		s.must(lab.Link(at, "p3", s.gw, "br0"))
+	}
+	s.must(lab.Link(at, "p1", inner, "eth0"))
+	s.must(lab.Link(at, "p2", peer, "eth0"))
+	s.must(at.Bridge("br0", ports...))
 	for _, a := range []string{"198.51.100.1/24", "203.0.113.1/24", "2001:db8:1::1/64", "2001:db8:2::1/64"} {
 		s.must(s.gw.AddAddr("br0", a))
 	}
@@ -64,7 +68,7 @@ func (k kind) onABridge(t *testing.T) (s *site, inner, peer *lab.Host) {
 // although the server speaks first.
 func TestTargetOnABridge(t *testing.T) {
 	everywhere(t, func(t *testing.T, k kind, f sides) {
-		s, inner, peer := k.onABridge(t)
+		s, inner, peer := k.onABridge(t, false)
 		for _, h := range []*lab.Host{s.client, peer} {
 			echo := lab.Value(lab.EchoServer(h, ":7000"))(s)
 			defer echo.Close()
@@ -103,11 +107,14 @@ func TestTargetOnABridge(t *testing.T) {
 // with himself, gets nothing through to it: not as a reply, and not by another shape. A grant lets him in.
 func TestForgedOnABridge(t *testing.T) {
 	everywhere(t, func(t *testing.T, k kind, f sides) {
-		for _, filtered := range []string{"0", "1"} {
-			t.Run("br_netfilter "+filtered, func(t *testing.T) {
-				s, inner, peer := k.onABridge(t)
+		for name, at := range map[string]struct {
+			switched bool
+			filtered string // whether the bridge's own packets pass through the guard
+		}{"bridge": {false, "0"}, "bridge with br_netfilter": {false, "1"}, "switch": {true, "0"}} {
+			t.Run(name, func(t *testing.T) {
+				s, inner, peer := k.onABridge(t, at.switched)
 				for _, name := range []string{"iptables", "ip6tables"} {
-					if err := s.gw.Sysctl("net.bridge.bridge-nf-call-"+name, filtered); err != nil && filtered == "1" {
+					if err := s.gw.Sysctl("net.bridge.bridge-nf-call-"+name, at.filtered); err != nil && at.filtered == "1" {
 						t.Skipf("bridged packets do not pass through the guard here: %v", err)
 					}
 				}
@@ -137,21 +144,23 @@ func (s *site) forgesOnABridge(f sides, inner, peer *lab.Host) {
 			return len(b) >= at+4 && binary.BigEndian.Uint16(b[at:]) == from.Port() && binary.BigEndian.Uint16(b[at+2:]) == 2200
 		}, func() { send(sh, from, target) })
 	}
-	tries := []struct{ begins, follows shape }{{shapeUDP, shapeUDP}, {shapeSYN, shapeSYN}, {shapeSYN, shapeSYNACK},
-		{shapeSYN, shapeACK}, {shapeSYN, shapeRST}, {shapeUDP, shapeUDP}}
-	for i, try := range tries {
-		full := i == len(tries)-1
-		if b, ok := s.backend.(*iptables.Backend); ok && full {
-			set := b.AddressSet(iptables.SetAway, ipset.HashNetIface, target.Addr().Is6())
-			set.Max = 1
-			s.must(b.Sets.Replace(set, []ipset.Member{{IP: netip.MustParseAddr(f.alice), Iface: "br0"}}))
-		}
-		from := netip.AddrPortFrom(me, uint16(4000+i))
-		send(try.begins, target, from)
-		if arrives(try.follows, from) {
-			s.Errorf("%v after a forged %v arrives (full: %v)", try.follows, try.begins, full)
+	follows := func(begins, then shape, from netip.AddrPort) {
+		s.Helper()
+		send(begins, target, from)
+		if arrives(then, from) {
+			s.Errorf("%v of %v after a forged %v arrives", then, from, begins)
 		}
 	}
+	for i, then := range []shape{shapeSYN, shapeSYNACK, shapeACK, shapeRST, shapeUDP} {
+		begins := map[bool]shape{true: shapeUDP, false: shapeSYN}[then == shapeUDP]
+		follows(begins, then, netip.AddrPortFrom(me, uint16(4000+i)))
+	}
+	more := me.Next()
+	for range 20 { // more destinations than the guard can remember
+		more = more.Next()
+		send(shapeUDP, target, netip.AddrPortFrom(more, 4000))
+	}
+	follows(shapeUDP, shapeUDP, netip.AddrPortFrom(me.Next(), 4000))
 	now := time.Now()
 	s.must(s.Grant(s.Context(), []Grant{{Client: "eve", Service: "s", Source: me, To: []netip.Addr{target.Addr()},
 		Ports: rangesOf("udp/2200 tcp/2200"), Until: now.Add(long)}}, now))

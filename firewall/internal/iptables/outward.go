@@ -2,7 +2,6 @@ package iptables
 
 import (
 	"fmt"
-	"time"
 
 	"sallyport/firewall/internal/guard"
 )
@@ -90,13 +89,10 @@ func (s *script) passing() {
 	s.admitted(chainPassed, places[1])
 }
 
-// away drops a packet that begins a flow from a target and leaves by the interface by which it arrived: a neighbor of
-// the target could have forged it. No match compares the two interfaces, so the set does: an element with the
-// destination and the outgoing interface also matches the incoming one if they are the same. If the set is full,
-// nothing passes. After its route changes, a destination is refused for as long as the old element lasts.
+// away drops a packet that begins a flow from a target and leaves by the interface by which it arrived: see nftables'
+// passingRules.
 func (s *script) away() {
-	const lasts = 2 * time.Second
-	s.add(chainAway, "%s", s.addFor(lasts, SetAway, "dst,dst"))
-	s.add(chainAway, "%s -j DROP", s.in(SetAway, "dst,src"))
-	s.add(chainAway, "%s -j DROP", s.notIn(SetAway, "dst,dst"))
+	s.add(chainAway, "%s", s.addFor(guard.Away, setAway, "dst,dst"))
+	s.add(chainAway, "%s -j DROP", s.in(setAway, "dst,src"))
+	s.add(chainAway, "%s -j DROP", s.notIn(setAway, "dst,dst"))
 }

@@ -102,8 +102,8 @@ func (b *Backend) Fill(p guard.Plan) error {
 	for _, v6 := range []bool{false, true} {
 		p := p.At(b.Spec.Now())
 		flows, peers := flowMembers(p.Carried, v6)
-		away := b.AddressSet(SetAway, ipset.HashNetIface, v6)
-		away.Max = min(away.Max, 1<<16) // strangers may add elements
+		away := b.AddressSet(setAway, ipset.HashNetIface, v6)
+		away.Max = min(away.Max, guard.AwaySize)
 		if err := errors.Join(
 			b.Sets.Replace(b.AddressSet(setFlows, ipset.HashIPPortIP, v6), flows),
 			b.Sets.Replace(b.AddressSet(SetPeers, ipset.HashIPPort, v6), peers),
@@ -319,7 +319,7 @@ func (b *Backend) destroySets() error {
 func OurSets() []string {
 	var names []string
 	for _, v6 := range []bool{false, true} {
-		for _, name := range []string{SetGrants, setReach, setNets, setNetsAt, setNear, setLinks, SetMet, setLinked, SetAway,
+		for _, name := range []string{SetGrants, setReach, setNets, setNetsAt, setNear, setLinks, SetMet, setLinked, setAway,
 			setLed, setLedTo, setFlows, SetPeers} {
 			names = append(names, SetName(name, v6), SetName(name, v6)+ipset.Fresh)
 		}
