@@ -176,6 +176,8 @@
 //
 //   - a machine behind this host that no service lists, even if DNAT publishes it, when it is addressed directly or
 //     published by a second port;
+//   - a target against a neighbor that forges its address and has an accomplice on another interface: the accomplice's
+//     datagrams pass as replies;
 //   - what another table makes the host do with a packet that the guard let pass, and a program that accepts
 //     connections on a port that is not guarded and forwards them. The kernel shows no rewriting by BPF socket lookup
 //     or by a proxy;
