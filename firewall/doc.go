@@ -68,7 +68,7 @@
 //	                          4. a packet that begins a flow leaves, and the flow gets the mark
 //	passing  forward -110     packets reach a target only with the mark or a grant. A flow from
 //	                          a target's port may begin only on the interface by which routing
-//	                          reaches the target, and not from bridge to bridge; then as in begun
+//	                          reaches the target, and leaves by another (away); then as in begun
 //	mask     postrouting 99   masquerades led flows, where a forward says so
 //	hush     postrouting 110  after all translation: packets with a guarded port and an address
 //	                          of this host go to begun; from a port whose sessions end with the
@@ -164,8 +164,9 @@
 //     machine, and in which only that machine sends, does not end with its grant until Cut ends it; one that a
 //     stranger began while the guard was away does not end when the guard returns, on any port that DNAT leads there.
 //     A masqueraded flow from a guarded port needs no mark: its replies go to the machine that began it;
-//   - if br_netfilter is loaded after the guard, a bridged stranger can claim to be a target until the next load;
-//     without xt_u32, an ICMP error is dropped whatever it quotes;
+//   - if br_netfilter is loaded after the guard, and takes tagged frames for those of a VLAN interface
+//     (bridge-nf-pass-vlan-input-dev), a bridged stranger can claim to be a target until the next load;
+//   - without xt_u32, an ICMP error is dropped whatever it quotes;
 //   - after a first load, a carried flow may send to every guarded port to which its address had a flow, for as long
 //     as it is carried.
 //
@@ -175,6 +176,8 @@
 //
 //   - a machine behind this host that no service lists, even if DNAT publishes it, when it is addressed directly or
 //     published by a second port;
+//   - a target against a neighbor that forges its address and has an accomplice on another interface: the accomplice's
+//     datagrams pass as replies;
 //   - what another table makes the host do with a packet that the guard let pass, and a program that accepts
 //     connections on a port that is not guarded and forwards them. The kernel shows no rewriting by BPF socket lookup
 //     or by a proxy;

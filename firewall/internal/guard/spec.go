@@ -59,6 +59,13 @@ const Size = 1 << 19
 // UDP server here can begin a flow with that peer.
 const Remembered = 7 * 24 * time.Hour
 
+// Away is how long the guard remembers the interface by which a flow of a target leaves. AwaySize is to how many
+// destinations: strangers may fill that.
+const (
+	Away     = 2 * time.Second
+	AwaySize = 1 << 16
+)
+
 // LastHeaders are the IPv6 next-header values after which no extension header follows.
 var LastHeaders = []byte{
 	6, 17, 58, 50, 47, 4, 41, 132, // TCP, UDP, ICMPv6, ESP, GRE, IPv4, IPv6, SCTP

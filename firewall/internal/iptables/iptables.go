@@ -30,6 +30,7 @@ const (
 	setLinks  = "spa-links"  // and its interface
 	SetMet    = "spa-met"    // source and port that a grant admitted; rules fill it
 	setLinked = "spa-linked" // link-local source that was admitted, and its interface; rules fill it
+	setAway   = "spa-away"   // destination of a flow that a target begins, and its interface; rules fill it
 	setLed    = "spa-led"    // source and port to which a grant leads, at this host
 	setLedTo  = "spa-ledto"  // source, port and machine to which a grant leads
 	setFlows  = "spa-flows"  // carried flows: remote address and port, own address

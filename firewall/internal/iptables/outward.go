@@ -77,12 +77,22 @@ func (s *script) passing() {
 	// door has not seen what another table's DNAT leads there.
 	s.targets(chainPassing, daddrEnd, dportEnd, "-g "+chainPassed)
 	if s.r.bridged {
-		// On a bridge, a target's packets look the same as forged ones.
+		// away sees another interface if br_netfilter takes a tagged frame for one of a VLAN.
 		s.targets(chainPassing, saddrEnd, sportEnd,
 			fmt.Sprintf("-m conntrack --ctstate NEW %s -m physdev --physdev-is-bridged -j DROP", s.unmarked()))
 	}
+	s.targets(chainPassing, saddrEnd, sportEnd, "-m conntrack --ctstate NEW -j "+chainAway)
 	s.targets(chainPassing, saddrEnd, sportEnd, "-g "+chainBegun+there)
+	s.away()
 
 	s.cut(chainPassed, dportEnd, "-g "+chainCut+there)
 	s.admitted(chainPassed, places[1])
+}
+
+// away drops a packet that begins a flow from a target and leaves by the interface by which it arrived: see nftables'
+// passingRules.
+func (s *script) away() {
+	s.add(chainAway, "%s", s.addFor(guard.Away, setAway, "dst,dst"))
+	s.add(chainAway, "%s -j DROP", s.in(setAway, "dst,src"))
+	s.add(chainAway, "%s -j DROP", s.notIn(setAway, "dst,dst"))
 }

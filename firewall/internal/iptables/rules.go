@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
@@ -56,6 +57,7 @@ const (
 
 	chainPassing = "spa-passing"
 	chainPassed  = "spa-passed" // forwarded to a target
+	chainAway    = "spa-away"   // begins a flow from a target
 
 	chainKnock   = "spa-knock" // table raw
 	chainReceipt = "spa-receipt"
@@ -88,7 +90,7 @@ func Tables() [3]table {
 			chainLinks, chainLink, chainEnter, chainAdmit,
 			chainArrive, chainArrived, chainArrived + there, chainError, chainQuoted,
 			chainRevive, chainBegun, chainBegun + there, chainHush, chainShun, chainOwn, chainSpeak,
-			chainPassing, chainPassed,
+			chainPassing, chainPassed, chainAway,
 		}, [][2]string{{"PREROUTING", ChainGuard}, {"INPUT", chainArrive}, {"OUTPUT", chainRevive},
 			{"FORWARD", chainPassing}}},
 		{natTable, []string{chainLead, chainMask}, [][2]string{{"PREROUTING", chainLead}, {"POSTROUTING", chainMask}}},
@@ -176,8 +178,10 @@ func (s *script) notIn(set, of string) string {
 }
 
 // addTo adds a packet's fields to a set, or restarts their timeout.
-func (s *script) addTo(set, of string) string {
-	return fmt.Sprintf("-j SET --add-set %s %s --exist --timeout %d", s.set(set), of, int(guard.Remembered.Seconds()))
+func (s *script) addTo(set, of string) string { return s.addFor(guard.Remembered, set, of) }
+
+func (s *script) addFor(d time.Duration, set, of string) string {
+	return fmt.Sprintf("-j SET --add-set %s %s --exist --timeout %d", s.set(set), of, int(d.Seconds()))
 }
 
 // carried matches flows that a first load carries.

@@ -102,10 +102,13 @@ func (b *Backend) Fill(p guard.Plan) error {
 	for _, v6 := range []bool{false, true} {
 		p := p.At(b.Spec.Now())
 		flows, peers := flowMembers(p.Carried, v6)
+		away := b.AddressSet(setAway, ipset.HashNetIface, v6)
+		away.Max = min(away.Max, guard.AwaySize)
 		if err := errors.Join(
 			b.Sets.Replace(b.AddressSet(setFlows, ipset.HashIPPortIP, v6), flows),
 			b.Sets.Replace(b.AddressSet(SetPeers, ipset.HashIPPort, v6), peers),
 			b.Sets.Keep(b.AddressSet(SetMet, ipset.HashIPPort, v6)),
+			b.Sets.Keep(away),
 		); err != nil {
 			return err
 		}
@@ -316,8 +319,8 @@ func (b *Backend) destroySets() error {
 func OurSets() []string {
 	var names []string
 	for _, v6 := range []bool{false, true} {
-		for _, name := range []string{SetGrants, setReach, setNets, setNetsAt, setNear, setLinks, SetMet, setLinked, setLed,
-			setLedTo, setFlows, SetPeers} {
+		for _, name := range []string{SetGrants, setReach, setNets, setNetsAt, setNear, setLinks, SetMet, setLinked, setAway,
+			setLed, setLedTo, setFlows, SetPeers} {
 			names = append(names, SetName(name, v6), SetName(name, v6)+ipset.Fresh)
 		}
 		for _, name := range triedSets {

@@ -21,12 +21,15 @@ type family struct {
 	grants, reach  *nft.Set
 	met, carried   *nft.Set
 	targets, extra *nft.Set
+	away           *nft.Set
 }
 
 func (o *objects) families() [2]*family {
 	return [2]*family{
-		{unix.NFPROTO_IPV4, "ip", 4, 12, 16, o.Grants4, o.reach4, o.met4, o.Carried4, o.targets4, o.addresses4},
-		{unix.NFPROTO_IPV6, "ip6", 16, 8, 24, o.Grants6, o.reach6, o.met6, o.Carried6, o.targets6, o.addresses6},
+		{unix.NFPROTO_IPV4, "ip", 4, 12, 16, o.Grants4, o.reach4, o.met4, o.Carried4, o.targets4, o.addresses4,
+			o.away4},
+		{unix.NFPROTO_IPV6, "ip6", 16, 8, 24, o.Grants6, o.reach6, o.met6, o.Carried6, o.targets6, o.addresses6,
+			o.away6},
 	}
 }
 
@@ -170,6 +173,9 @@ func (f *family) target(w heading) *key {
 func (f *family) linkAndSource(w heading) *key {
 	return f.key().device(w).address(f, f.peer(w)).protocol().port(w.ownPort())
 }
+
+// leaving is an interface of the packet and its destination: oif . ip daddr outward.
+func (f *family) leaving(w heading) *key { return f.key().device(w).address(f, f.daddr) }
 
 // carries matches flows that a first load carries.
 func (f *family) carries(w heading) Part {

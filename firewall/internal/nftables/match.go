@@ -78,21 +78,11 @@ const loopback = 1
 func iifname(name string) Part { return named("iifname", expr.MetaKeyIIFNAME, name) }
 func oifname(name string) Part { return named("oifname", expr.MetaKeyOIFNAME, name) }
 
-// iifkind and oifkind match the kind of the interface by which a packet comes or goes.
-func iifkind(kind string) Part { return named("meta iifkind", metaIIFKind, kind) }
-func oifkind(kind string) Part { return named("meta oifkind", metaOIFKind, kind) }
-
 func named(text string, k expr.MetaKey, name string) Part {
 	b := make([]byte, unix.IFNAMSIZ)
 	copy(b, name)
 	return part(fmt.Sprintf("%s %q", text, name), loadMeta(k), Equal(b))
 }
-
-// Keys of linux/netfilter/nf_tables.h (enum nft_meta_keys).
-const (
-	metaIIFKind expr.MetaKey = 26
-	metaOIFKind expr.MetaKey = 27
-)
 
 // match matches packets of the family.
 func (f *family) match() Part {

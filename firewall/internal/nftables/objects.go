@@ -19,6 +19,7 @@ type objects struct {
 	near                   *nft.Set // interface . source . protocol . port, of link-local sources
 	met4, met6             *nft.Set // source . protocol . port that a grant admitted
 	linked                 *nft.Set // interface . source . protocol . port, of link-local sources
+	away4, away6           *nft.Set // interface . destination of flows that targets begin
 	Carried4, Carried6     *nft.Set // remote . local . protocol . remote port . local port
 	targets4, targets6     *nft.Set // address . protocol . port of services with addresses of their own
 	addresses4, addresses6 *nft.Set // their addresses
@@ -65,6 +66,8 @@ func NewObjectsOf(table string, size uint32, spans ...guard.Span) objects {
 		met4:       set("met4", ip4, proto, port),
 		met6:       set("met6", ip6, proto, port),
 		linked:     set("linked", nft.TypeIFIndex, ip6, proto, port),
+		away4:      set("away4", nft.TypeIFIndex, ip4),
+		away6:      set("away6", nft.TypeIFIndex, ip6),
 		targets4:   set("targets4", ip4, proto, port),
 		targets6:   set("targets6", ip6, proto, port),
 		addresses4: set("addresses4", ip4),
@@ -101,6 +104,7 @@ func (o *objects) describe(size uint32) {
 	for _, s := range []*nft.Set{o.Grants4, o.Grants6, o.reach4, o.reach6, o.near, o.met4, o.met6, o.linked} {
 		s.Size = size
 	}
+	o.away4.Size, o.away6.Size = min(size, guard.AwaySize), min(size, guard.AwaySize)
 	for _, s := range o.Learned() {
 		s.Dynamic = true
 	}
@@ -140,7 +144,7 @@ func (o *objects) Sets() []*nft.Set {
 
 // Learned returns the sets that rules fill.
 func (o *objects) Learned() []*nft.Set {
-	return slices.Concat([]*nft.Set{o.met4, o.met6, o.linked}, o.once.taken[:], o.once.first[:])
+	return slices.Concat([]*nft.Set{o.met4, o.met6, o.linked, o.away4, o.away6}, o.once.taken[:], o.once.first[:])
 }
 
 // Chains returns all chains, those that are jumped to before those that jump.

@@ -216,9 +216,9 @@ func (k *key) take(s *nft.Set) Part {
 			Operation: unix.NFT_DYNSET_OP_ADD, Timeout: guard.Remembered, Exprs: []expr.Any{one()}})...)
 }
 
-// updateFor is update with another timeout, of whole minutes.
+// updateFor is update with another timeout, of whole seconds.
 func (k *key) updateFor(s *nft.Set, d time.Duration) Part {
-	return part(fmt.Sprintf("update @%s { %s timeout %dm }", s.Name, k.text(), d/time.Minute),
+	return part(fmt.Sprintf("update @%s { %s timeout %ds }", s.Name, k.text(), d/time.Second),
 		append(k.exprs, &expr.Dynset{SrcRegKey: Register, SetName: s.Name, SetID: s.ID,
 			Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: d})...)
 }

@@ -87,10 +87,14 @@ func (d *Draft) passingRules() {
 		d.rule(c, f.target(inward).in(f.targets), Drop())
 	}
 	// A new flow from the target itself arrived by the interface that routing uses for the target (guard), and leaves
-	// by another. On a bridge it looks the same as a forged packet.
+	// by another: otherwise a neighbor of the target could have forged it. No rule compares the two interfaces, so the
+	// set does: an element with the outgoing one also matches the incoming one if they are the same. If the set is
+	// full, nothing passes. After its route changes, a destination is refused for as long as the old element lasts.
 	for _, f := range o.families() {
 		own := f.target(outward).in(f.targets)
-		d.rule(c, own, CTState(expr.CtStateBitNEW), iifkind("bridge"), oifkind("bridge"), Drop())
+		d.rule(c, own, CTState(expr.CtStateBitNEW), f.leaving(outward).updateFor(f.away, guard.Away))
+		d.rule(c, own, CTState(expr.CtStateBitNEW), f.leaving(inward).in(f.away), Drop())
+		d.rule(c, own, CTState(expr.CtStateBitNEW), f.leaving(outward).notIn(f.away), Drop())
 		d.rule(c, own, jump(o.begun))
 	}
 }
