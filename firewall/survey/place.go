@@ -94,8 +94,8 @@ func (p Place) String() string {
 }
 
 // Policy returns the base chain, such as "inet filter input", if its policy drops and not a rule; false for the chains
-// of iptables too. When the kernel replaces a table, it sets the policy drop only after the rules have been in force for
-// an instant (nft_chain_commit_drop_policy in net/netfilter/nf_tables_api.c).
+// of iptables too. When the kernel replaces a table, it sets the policy drop only after the rules have been in force
+// for an instant (nft_chain_commit_drop_policy in net/netfilter/nf_tables_api.c).
 func (p Place) Policy() (chain string, ok bool) {
 	return p.family + " " + p.table + " " + p.chain, p.program == "nft" && p.rule == ""
 }

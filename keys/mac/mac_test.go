@@ -18,8 +18,8 @@ func wantHex(t *testing.T, got [sha256.Size]byte, want string) {
 	}
 }
 
-// TestMACIsRFC4231: RFC 4231, section 4, except case 5, which truncates. HMAC pads a short key with zeros and hashes a long one, so each
-// key of the RFC is equivalent to one of 32 bytes.
+// TestMACIsRFC4231: RFC 4231, section 4, except case 5, which truncates. HMAC pads a short key with zeros and hashes a
+// long one, so each key of the RFC is equivalent to one of 32 bytes.
 func TestMACIsRFC4231(t *testing.T) {
 	rep := func(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
 	for name, tt := range map[string]struct {

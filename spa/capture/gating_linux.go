@@ -131,8 +131,8 @@ func newFollower(g *gate.Gate) (*follower, error) {
 	return &follower{gate: g, host: h, wake: wake}, nil
 }
 
-// wanted returns the interfaces with Ethernet frames that packets may come in by. If none is named, ports of bridges and
-// bonds are left out: packets for this host come in by the bridge or bond.
+// wanted returns the interfaces with Ethernet frames that packets may come in by. If none is named, ports of bridges
+// and bonds are left out: packets for this host come in by the bridge or bond.
 func (f *follower) wanted(names []string) []gate.Interface {
 	var list []gate.Interface
 	for _, index := range slices.Sorted(maps.Keys(f.host.links)) {

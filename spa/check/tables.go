@@ -375,8 +375,8 @@ func open(c *config.Config, o survey.Outcome) Finding {
 			"here: " + o.At.String()}
 	}
 	if chain, ok := o.At.Policy(); ok && o.Verdict == survey.Drops {
-		return Finding{Severity: Warning, Text: "%s is shut to strangers by a policy alone (" + o.At.String() + "): each time " +
-			"the rules are loaded, the kernel sets it an instant after the rules, and packets pass",
+		return Finding{Severity: Warning, Text: "%s is shut to strangers by a policy alone (" + o.At.String() + "): each " +
+			"time the rules are loaded, the kernel sets it an instant after the rules, and packets pass",
 			Advice: "nft add rule " + chain + " drop   # and in the file that the host loads, as the chain's last rule"}
 	}
 	return Finding{}

@@ -5,9 +5,9 @@
 //	spa-client: error: gw refused ssh: the key may not open it
 //	spa-client: hint: ask the gateway's administrator for it
 //
-// A program that stops because it was interrupted (Ctrl-C, SIGTERM) prints no error and exits with 128 plus the signal's
-// number, as a shell reports it: 130 or 143. If it leaves something unfinished, it prints a note that says what, and how
-// to continue. A second signal kills it at once.
+// A program that stops because it was interrupted (Ctrl-C, SIGTERM) prints no error and exits with 128 plus the
+// signal's number, as a shell reports it: 130 or 143. If it leaves something unfinished, it prints a note that says
+// what, and how to continue. A second signal kills it at once.
 package cli
 
 import (
