@@ -17,6 +17,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/keys/service"
+	"sallyport/spa/fleet/share"
 )
 
 // An Office is whom a gateway believes.
@@ -50,7 +51,7 @@ func (o Office) Verify(b *Bundle, gateway string) error {
 // Contents are what a bundle tells its gateway.
 type Contents struct {
 	Site    string        // with the fleet's id it makes the server id: see keys.FleetID.Server
-	Share   keys.ShareKey // of gateways that share an address; none for a gateway alone
+	Share   share.Key // of gateways that share an address; none for a gateway alone
 	Gates   keys.Gates
 	Clients []*keys.Client // sorted by name, each with Fleet set
 }
@@ -147,7 +148,7 @@ func parseContents(text []byte) (*Contents, error) {
 	}
 	if e.begins(shareEntry) {
 		text, ends := strings.CutSuffix(string(e.named(shareEntry)), "\n")
-		if c.Share, err = keys.ParseShareKey(text); err != nil || !ends {
+		if c.Share, err = share.ParseKey(text); err != nil || !ends {
 			return nil, errors.New("its share.key is not a line with a key")
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"filippo.io/age"
 
 	"sallyport/keys"
+	"sallyport/spa/fleet/share"
 	"sallyport/spa/lab"
 )
 
@@ -81,7 +82,7 @@ func TestBundle(t *testing.T) {
 // TestBundleShare: a gateway that shares its address gets the key for that, and no other contents have its entry.
 func TestBundleShare(t *testing.T) {
 	h, sent := newHouse(t), contents(2)
-	sent.Share = keys.ShareKeyFromBytes([keys.Size]byte{7})
+	sent.Share = share.DeriveKey([]byte("a secret"), keys.NewServerID())
 	got, err := h.take(h.bundle(t, 7, sent))
 	if err != nil || !got.Share.Equal(sent.Share) || len(got.Clients) != 2 {
 		t.Fatalf("a bundle does not hold what was sealed: %v", err)

@@ -18,6 +18,7 @@ import (
 	"filippo.io/age"
 
 	"sallyport/keys"
+	"sallyport/spa/fleet/share"
 	"sallyport/spa/lab"
 )
 
@@ -91,8 +92,8 @@ func makeVectors(t *testing.T) map[string]string {
 	}
 	add("bundle", "ok", "A bundle with two clients.", func(*scene) {})
 	add("bundle-share", "ok", "A bundle for a gateway that shares its address.", func(s *scene) {
-		c, seed := vectorContents(), [keys.Size]byte{1}
-		c.Share = keys.ShareKeyAt(&seed, vectorFleet.Server(c.Site))
+		c, seed := vectorContents(), [32]byte{1}
+		c.Share = share.DeriveKey(seed[:], vectorFleet.Server(c.Site))
 		*s = sealed(t, "fleet", c)
 	})
 	add("format-cut", "format", "Cut by a byte.", func(s *scene) { s.bundle = s.bundle[:len(s.bundle)-1] })

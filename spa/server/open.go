@@ -85,7 +85,7 @@ type Server struct {
 	metrics    *metrics.Page // nil: there is none
 	manager    *net.UnixConn // nil: the server was not started by systemd
 	watcher    *fsnotify.Watcher
-	fleet      *member // nil: the gateway is in no fleet
+	fleet      *bundles // nil: the gateway is in no fleet
 	sandbox    sandbox.State
 	files      sandbox.Files // that can be opened still
 

@@ -18,6 +18,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/keys/strict"
 	"sallyport/spa/fleet"
+	"sallyport/spa/fleet/share"
 )
 
 // Published is what published.toml says about the last publish. It is zero before the first.
@@ -382,7 +383,7 @@ func (o *Office) contents(v *Vault, g *Gateway, ks []opened) (*fleet.Contents, e
 	server := o.Fleet.Server(g.Place())
 	c := &fleet.Contents{Site: g.Place(), Gates: keys.Gates{Current: v.gate.At(server)}}
 	if g.Site.Name != "" {
-		c.Share = keys.ShareKeyAt((*[keys.Size]byte)(v.signing.Seed()), server)
+		c.Share = share.DeriveKey(v.signing.Seed(), server)
 	}
 	of := make(map[keys.ID]string, len(ks))
 	for i, k := range ks {
