@@ -53,8 +53,8 @@ func (m *Member) connect(conn net.Conn, all *sync.WaitGroup) {
 	m.lost(m.link)
 	m.link = l
 	m.nextAsk, m.nextSend = time.Time{}, time.Time{}
-	m.write(share.Message{Kind: share.Hello, Version: share.Version, Fleet: m.Fleet.String(), Site: m.Site,
-		Member: m.Member, Seconds: seconds(share.Lease(m.Window))})
+	m.write(share.Message{Kind: share.Hello, Version: share.Version, Fleet: m.config.Fleet.String(), Site: m.config.Site,
+		Member: m.config.Member, Seconds: seconds(share.Lease(m.config.Window))})
 	m.mu.Unlock()
 	all.Go(func() { m.writer(l) })
 	all.Go(func() { m.reader(l) })
@@ -153,7 +153,7 @@ func (m *Member) reader(l *link) {
 
 func (m *Member) leaveAgent(l *link, err error) {
 	if !l.closed && !errors.Is(err, io.EOF) {
-		m.Log.Warn("lost the agent that reaches the other members", "site", m.Site, "error", err)
+		m.config.Log.Warn("lost the agent that reaches the other members", "site", m.config.Site, "error", err)
 	}
 	m.lost(l)
 	m.woken()

@@ -51,8 +51,8 @@ func (m *Member) inSession(l *link, msg share.Message, now time.Time) error {
 
 func (m *Member) refuse() {
 	if !m.refused {
-		m.Log.Error("another gateway has this one's name, or its own last run has not ended yet", "site", m.Site,
-			"member", m.Config.Member)
+		m.config.Log.Error("another gateway has this one's name, or its own last run has not ended yet", "site", m.config.Site,
+			"member", m.config.Member)
 	}
 	m.refused, m.asked = true, time.Time{}
 	m.apart()
@@ -79,7 +79,7 @@ func (m *Member) restored(revision int64) {
 	defer m.mu.Unlock()
 	if revision < m.applied {
 		m.applied = 0
-		m.Log.Error("the store was set back: what members of the site spent since may be accepted again", "site", m.Site)
+		m.config.Log.Error("the store was set back: what members of the site spent since may be accepted again", "site", m.config.Site)
 	}
 }
 
@@ -156,7 +156,7 @@ func (m *Member) join(epoch int, revision int64) {
 		return
 	}
 	if !m.joined {
-		m.Log.Info("joined the other members of the site", "site", m.Site)
+		m.config.Log.Info("joined the other members of the site", "site", m.config.Site)
 	}
 	m.joined = true
 	m.wanted = max(m.wanted, revision)
@@ -172,7 +172,7 @@ func (m *Member) install(l *link, msg share.Message) {
 		return
 	}
 	if outcome != nil && run != m.me {
-		m.To.Install(outcome)
+		m.config.To.Install(outcome)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -190,12 +190,12 @@ func (m *Member) raise(l *link, msg share.Message) {
 	}
 	var err error
 	if floor != nil && run != m.me {
-		err = m.To.Raise(floor)
+		err = m.config.To.Raise(floor)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil { // to be read again, and acknowledged by nobody until then
-		m.Log.Error("could not put another member's floor into force", "site", m.Site, "error", err)
+		m.config.Log.Error("could not put another member's floor into force", "site", m.config.Site, "error", err)
 		m.apart()
 		m.lost(l)
 		return
@@ -225,7 +225,7 @@ func (m *Member) news(msg share.Message) (run share.Token, text []byte, ok bool)
 func (m *Member) unsealed(key string) {
 	m.counts.Unsealed++
 	if m.counts.Unsealed == 1 {
-		m.Log.Error("the store has what no member of the site wrote; it is ignored, and more of it counted", "site", m.Site,
+		m.config.Log.Error("the store has what no member of the site wrote; it is ignored, and more of it counted", "site", m.config.Site,
 			"key", key)
 	}
 }

@@ -23,7 +23,7 @@ func (m *Member) settled(a *Attempt, outcome []byte, until time.Time) {
 		return
 	}
 	now := time.Now()
-	if least := now.Add(share.Lease(m.Window)); until.Before(least) {
+	if least := now.Add(share.Lease(m.config.Window)); until.Before(least) {
 		until = least
 	}
 	s := &settlement{request: a.request, value: m.seal("o/"+a.request.String(), outcome), until: until}

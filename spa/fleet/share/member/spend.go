@@ -23,7 +23,7 @@ type Attempt struct {
 }
 
 func (m *Member) spend(s *Spend) bool {
-	a := &Attempt{spend: s, nonce: m.Key.NonceName(s.Key, s.Nonce), request: m.Key.RequestName(s.Key, s.Request),
+	a := &Attempt{spend: s, nonce: m.config.Key.NonceName(s.Key, s.Nonce), request: m.config.Key.RequestName(s.Key, s.Request),
 		deadline: time.Now().Add(share.AnswerWithin)}
 	rand.Read(a.token[:])
 	a.owner = a.token
@@ -117,13 +117,13 @@ func (m *Member) decide(a *Attempt, how How, outcome []byte) {
 // unanswered gives up an attempt: nobody knows whether it has won.
 func (m *Member) unanswered(a *Attempt) {
 	m.counts.Unanswered++
-	if m.Local {
+	if m.config.Local {
 		m.counts.Alone++
 		m.decide(a, Alone, nil)
 		return
 	}
 	if a.seq != 0 {
-		m.given.add(a.owner, time.Now().Add(share.Lease(m.Window)))
+		m.given.add(a.owner, time.Now().Add(share.Lease(m.config.Window)))
 	}
 	m.next(a)
 }
@@ -161,7 +161,7 @@ func (m *Member) gaveUp(a *Attempt) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !a.repeat {
-		m.given.add(a.owner, time.Now().Add(share.Lease(m.Window)))
+		m.given.add(a.owner, time.Now().Add(share.Lease(m.config.Window)))
 	}
 }
 

@@ -21,7 +21,7 @@ const retryEvery = 500 * time.Millisecond // of outcomes, floors and acknowledge
 
 // A Member is this gateway among those of its site. See the package documentation.
 type Member struct {
-	Config
+	config Config
 	me     share.Token // this run
 	prefix string
 	wake   chan struct{} // the goroutine of Run looks at its deadlines again
@@ -65,7 +65,7 @@ func newMember(c Config) *Member {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Member{Config: c, prefix: share.Prefix(c.Fleet, c.Site), wake: make(chan struct{}, 1),
+	m := &Member{config: c, prefix: share.Prefix(c.Fleet, c.Site), wake: make(chan struct{}, 1),
 		queues: make(map[keys.ID][]*Attempt), order: list.New(), settling: list.New(),
 		given: givenUp{until: make(map[share.Token]time.Time)}}
 	m.todo.changed.L = &m.mu
@@ -186,7 +186,7 @@ func (m *Member) lapse(now time.Time) {
 		return
 	}
 	m.apart()
-	m.Log.Warn("no answer from the store: apart from the other members of the site", "site", m.Site)
+	m.config.Log.Warn("no answer from the store: apart from the other members of the site", "site", m.config.Site)
 }
 
 // apart begins a new epoch: what was read is not known to be all any more.
@@ -211,12 +211,12 @@ func (m *Member) status() Status {
 
 // seal seals what this run says, for a place in the store.
 func (m *Member) seal(place string, text []byte) []byte {
-	return m.Key.Seal(m.prefix+place, append(m.me[:len(m.me):len(m.me)], text...))
+	return m.config.Key.Seal(m.prefix+place, append(m.me[:len(m.me):len(m.me)], text...))
 }
 
 // open opens what seal returned, at this run or another.
 func (m *Member) open(place string, sealed []byte) (run share.Token, text []byte, err error) {
-	text, err = m.Key.Open(m.prefix+place, sealed)
+	text, err = m.config.Key.Open(m.prefix+place, sealed)
 	if err != nil || len(text) < len(run) {
 		return run, nil, share.ErrSealed
 	}
