@@ -50,7 +50,7 @@ func (o Office) Verify(b *Bundle, gateway string) error {
 
 // Contents are what a bundle tells its gateway.
 type Contents struct {
-	Site    string        // with the fleet's id it makes the server id: see keys.FleetID.Server
+	Site    string    // with the fleet's id it makes the server id: see keys.FleetID.Server
 	Share   share.Key // of gateways that share an address; none for a gateway alone
 	Gates   keys.Gates
 	Clients []*keys.Client // sorted by name, each with Fleet set

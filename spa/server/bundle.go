@@ -156,6 +156,7 @@ func (s *Server) belong(b *setup.Bundle) {
 	s.identity.Fleet = b.Fleet.Server(b.Contents.Site)
 	s.fleetGates = spa.GatesOf(b.Contents.Gates)
 	s.setGates()
+	s.joinSite(b.Contents.Site, b.Contents.Share)
 }
 
 // setGates combines the gateway's own gate keys with those that it has as part of a fleet.
