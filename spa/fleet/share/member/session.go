@@ -77,8 +77,8 @@ func (m *Member) begin(l *link, msg share.Message) error {
 func (m *Member) restored(revision int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if revision < m.applied {
-		m.applied = 0
+	if revision < m.raised {
+		m.raised, m.installed = 0, 0
 		m.config.Log.Error("the store was set back: what members of the site spent since may be accepted again", "site", m.config.Site)
 	}
 }
@@ -88,24 +88,25 @@ func (m *Member) happened(l *link, msg share.Message) error {
 	if l.peers == nil {
 		return nil // of an earlier reading
 	}
-	if !l.loading && msg.Revision < m.revision || l.loading && msg.Revision > l.begun {
+	kind, name, _ := strings.Cut(msg.Key, "/")
+	old := msg.Revision <= l.begun // of what there was, not a change
+	if l.loading && (!old || kind == "o") || !l.loading && old && kind != "o" || !old && msg.Revision < m.revision {
 		return errOrder
 	}
-	kind, name, _ := strings.Cut(msg.Key, "/")
 	switch kind {
 	case "s":
 		l.session(name, msg)
 	case "a":
 		l.acknowledged(name, msg)
 	case "o":
-		m.event(l, func() { m.install(l, msg) })
+		m.event(l, func() { m.install(msg) })
 	case "f":
 		m.event(l, func() { m.raise(l, msg) })
 	}
 	if len(l.peers) > maxPeers {
 		return errPeers
 	}
-	if !l.loading && m.link == l {
+	if !old && m.link == l {
 		m.see(msg.Revision)
 	}
 	return nil
@@ -151,7 +152,7 @@ func (m *Member) loaded(l *link, msg share.Message) error {
 func (m *Member) join(epoch int, revision int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.applied = max(m.applied, revision)
+	m.raised = max(m.raised, revision)
 	if epoch != m.epoch || m.link == nil {
 		return
 	}
@@ -165,31 +166,38 @@ func (m *Member) join(epoch int, revision int64) {
 	m.woken()
 }
 
-// install installs what another member granted.
-func (m *Member) install(l *link, msg share.Message) {
-	run, outcome, ok := m.news(msg)
-	if !ok {
+// install installs what another member granted, unless a close may have been answered that is not known here. What is
+// left out is read again.
+func (m *Member) install(msg share.Message) {
+	m.mu.Lock()
+	fits := m.aliveAt(time.Now()) && !msg.Deleted && msg.Revision > m.installed
+	m.mu.Unlock()
+	if !fits {
 		return
 	}
-	if outcome != nil && run != m.me {
+	run, outcome, ok := m.news(msg)
+	if ok && run != m.me {
 		m.config.To.Install(outcome)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.applied = max(m.applied, msg.Revision)
-	if outcome != nil && run != m.me {
+	m.installed = max(m.installed, msg.Revision)
+	if ok && run != m.me {
 		m.counts.Installed++
 	}
 }
 
 // raise puts another member's floor into force, and then acknowledges it.
 func (m *Member) raise(l *link, msg share.Message) {
-	run, floor, ok := m.news(msg)
-	if !ok {
+	m.mu.Lock()
+	fits := !msg.Deleted && msg.Revision > m.raised
+	m.mu.Unlock()
+	if !fits {
 		return
 	}
 	var err error
-	if floor != nil && run != m.me {
+	run, floor, ok := m.news(msg)
+	if ok && run != m.me {
 		err = m.config.To.Raise(floor)
 	}
 	m.mu.Lock()
@@ -200,26 +208,23 @@ func (m *Member) raise(l *link, msg share.Message) {
 		m.lost(l)
 		return
 	}
-	if floor != nil && run != m.me {
+	if ok && run != m.me {
 		m.counts.Raised++
 	}
-	m.applied = max(m.applied, msg.Revision)
-	m.wanted = m.applied
+	m.raised = max(m.raised, msg.Revision)
+	m.wanted = max(m.wanted, m.raised)
 	m.sendAck(time.Now())
 }
 
-// news opens what a member wrote, unless it was applied before. What does not open has no text.
+// news opens what a member wrote.
 func (m *Member) news(msg share.Message) (run share.Token, text []byte, ok bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if msg.Deleted || msg.Revision <= m.applied {
-		return run, nil, false
-	}
 	run, text, err := m.open(msg.Key, msg.Value)
 	if err != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
 		m.unsealed(msg.Key)
 	}
-	return run, text, true
+	return run, text, err == nil
 }
 
 func (m *Member) unsealed(key string) {

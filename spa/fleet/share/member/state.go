@@ -32,16 +32,17 @@ type Member struct {
 	link    *link  // nil: no agent
 	todo    tasks
 
-	asked    time.Time // when the answer that made or kept the session was asked for; zero: there is none
-	session  int64     // the revision at which it was made
-	epoch    int       // changes when the session may have been lost
-	joined   bool      // since this epoch began, all floors were read
-	refused  bool
-	nextAsk  time.Time
-	applied  int64 // floors and outcomes up to this revision are in force
-	wanted   int64 // revision to acknowledge
-	acked    int64 // revision that was acknowledged in this epoch
-	nextSend time.Time
+	asked     time.Time // when the answer that made or kept the session was asked for; zero: there is none
+	session   int64     // the revision at which it was made
+	epoch     int       // changes when the session may have been lost
+	joined    bool      // since this epoch began, all floors were read
+	refused   bool
+	nextAsk   time.Time
+	raised    int64 // floors up to this revision are in force
+	installed int64 // outcomes up to this one are installed
+	wanted    int64 // revision to acknowledge
+	acked     int64 // revision that was acknowledged in this epoch
+	nextSend  time.Time
 
 	peers    map[string]peer
 	revision int64 // of peers
