@@ -230,14 +230,14 @@ func (s *Server) takenElsewhere(client *keys.Client, ids []keys.ID, now time.Tim
 // errElsewhere means that another member may still have what was revoked.
 var errElsewhere = errors.New("the other gateways of the site have not confirmed it")
 
-// revokeElsewhere ends the same on the other members, and waits until they have. It returns an error if that is not
-// known, and false if there is nothing to end elsewhere.
-func (s *Server) revokeElsewhere(r control.Request) (bool, error) {
+// revokeElsewhere ends the same on the other members, and waits until they have. It returns the site, and an error if
+// that is not known; no site if there is nothing to end elsewhere.
+func (s *Server) revokeElsewhere(r control.Request) (site string, err error) {
 	s.line.Lock()
-	m := s.shared.member
+	m, site := s.shared.member, s.shared.name
 	if m == nil {
 		s.line.Unlock()
-		return false, nil
+		return "", nil
 	}
 	stamp := s.final(s.now())
 	floor := share.Floor{Client: r.Client, Cut: r.Cut}
@@ -249,7 +249,7 @@ func (s *Server) revokeElsewhere(r control.Request) (bool, error) {
 		topics = topicsOf(s.idsOf(r.Client), everything)
 		if c, ok := s.clients.Client(r.Client); ok && !c.Fleet || len(topics) == 0 {
 			s.line.Unlock()
-			return false, nil // it has a file here, and knocks nowhere else
+			return "", nil // it has a file here, and knocks nowhere else
 		}
 	}
 	floor.Topics = floorsAt(topics, stamp)
@@ -257,21 +257,21 @@ func (s *Server) revokeElsewhere(r control.Request) (bool, error) {
 	keep := s.longest()
 	s.line.Unlock()
 	if err != nil {
-		return true, err
+		return site, err
 	}
 	answer := make(chan bool, 1)
 	m.End(text, keep, func(ok bool) { answer <- ok })
 	if !m.Alive() {
-		return true, errElsewhere // it is announced once that is possible
+		return site, errElsewhere // it is announced once that is possible
 	}
 	select {
 	case ok := <-answer:
 		if ok {
-			return true, nil
+			return site, nil
 		}
 	case <-time.After(member.EndWithin + time.Second): // the server stops
 	}
-	return true, errElsewhere
+	return site, errElsewhere
 }
 
 // checkOnce logs services that cannot be what they say on a shared address.

@@ -267,6 +267,9 @@ type Revoked struct {
 	Key   string    `json:"key,omitzero"`   // of a client: "good", "revoked", "expired", or "none" if it has no file
 	Fleet bool      `json:"fleet,omitzero"` // the client is of the fleet: its office revokes it
 	Since time.Time `json:"since,omitzero"` // a client's sessions from before are known only by address
+
+	Site        string `json:"site,omitzero"`        // the gateways of this site ended the same
+	Unconfirmed bool   `json:"unconfirmed,omitzero"` // or they may have it still
 }
 
 // Reloaded is what a reload changed.

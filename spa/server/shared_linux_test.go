@@ -1,0 +1,374 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/keys/service"
+	"sallyport/spa"
+	"sallyport/spa/capture"
+	"sallyport/spa/fleet"
+	"sallyport/spa/lab"
+	"sallyport/spa/server/control"
+)
+
+// outbox keeps the receipts that a server sends, which may come later than the packet's processing ends.
+type outbox struct {
+	mu  sync.Mutex
+	all [][]byte
+}
+
+func (o *outbox) Send(_ capture.Packet, payload []byte, _ bool) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.all = append(o.all, bytes.Clone(payload))
+	return nil
+}
+
+func (o *outbox) Close() error { return nil }
+
+func (o *outbox) sent() [][]byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.all
+}
+
+// A siteMember is a gateway that shares an address, and runs except for its sniffer.
+type siteMember struct {
+	*fleetSite
+	out   *outbox
+	agent *siteAgent
+	stop  func()
+}
+
+// A shop is a site: gateways that share an address, and their store.
+type shop struct {
+	testing.TB
+	store   *siteStore
+	members []*siteMember
+	ann     *keys.Client
+	sender  spa.Sender
+}
+
+func newShop(t *testing.T, n int, more string) *shop {
+	t.Helper()
+	lab.NeedRoot(t)
+	_, private, err := ed25519.GenerateKey(nil)
+	lab.Must(t, err)
+	seal, gate := fleet.Seal{Fleet: keys.NewFleetID(), Key: private}, keys.NewGateKey()
+	h := &shop{TB: t, store: newSiteStore(), ann: fleetClient("ann")}
+	for i := range n {
+		m := &siteMember{out: &outbox{}, fleetSite: newMemberOf(t, "www", seal, gate,
+			fmt.Sprintf("gateway = \"lb%d\"\n%s", i, more))}
+		m.offer(m.sealed(m.seal, fmt.Sprintf("lb%d", i), m.to, 1, m.contents([]*keys.Client{h.ann})))
+		m.s.responder = m.out
+		m.restart()
+		lab.Must(t, m.s.openShare())
+		h.members = append(h.members, m)
+		h.start(m)
+	}
+	h.sender = h.members[0].fleetSite.sender(h.ann)
+	h.ready()
+	return h
+}
+
+// start runs a member and its agent.
+func (h *shop) start(m *siteMember) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var run sync.WaitGroup
+	run.Go(func() { m.s.share(ctx) })
+	m.stop = sync.OnceFunc(func() { cancel(); run.Wait() })
+	h.Cleanup(m.stop)
+	m.agent = h.store.connect(h, m.s.config.Fleet.Share)
+}
+
+// ready waits until all members can act.
+func (h *shop) ready() {
+	h.Helper()
+	lab.Eventually(h, "the members to be ready", func() bool {
+		for _, m := range h.members {
+			if !m.member().Alive() {
+				return false
+			}
+		}
+		return h.store.members() == len(h.members)
+	})
+}
+
+func (m *siteMember) member() interface{ Alive() bool } {
+	m.s.line.Lock()
+	defer m.s.line.Unlock()
+	return m.s.shared.member
+}
+
+func (h *shop) request(kind spa.Type) spa.Request {
+	return spa.Request{ID: spa.NewRequestID(), Type: kind, Time: time.Now(), Services: []service.Service{{Name: "ssh"}}}
+}
+
+func (h *shop) seal(r spa.Request) []byte {
+	h.Helper()
+	return lab.Value(spa.Seal(r, h.sender))(h)
+}
+
+// sends delivers a packet to a member.
+func (m *siteMember) sends(packet []byte) {
+	m.s.process(context.Background(), arriving(bytes.Clone(packet)))
+}
+
+// grants returns how many grants a member has in force.
+func (m *siteMember) grants() int { return len(m.s.firewall.Grants(time.Now())) }
+
+// receipts returns the receipts for a packet, of all members.
+func (h *shop) receipts(packet []byte) []spa.Receipt {
+	var all []spa.Receipt
+	for _, m := range h.members {
+		for _, text := range m.out.sent() {
+			if r, err := spa.OpenReceipt(text, packet, h.sender); err == nil {
+				all = append(all, r)
+			}
+		}
+	}
+	return all
+}
+
+// wantOne waits for the one receipt of a packet.
+func (h *shop) wantOne(packet []byte, want spa.Status) spa.Receipt {
+	h.Helper()
+	lab.Eventually(h, "a receipt", func() bool { return len(h.receipts(packet)) > 0 })
+	got := h.receipts(packet)
+	if len(got) != 1 || got[0].Status != want {
+		h.Fatalf("got %+v, want one with %v", got, want)
+	}
+	return got[0]
+}
+
+func (h *shop) wantGrants(n int) {
+	h.Helper()
+	for i, m := range h.members {
+		lab.Eventually(h, fmt.Sprintf("member %d to have %d grants", i, n), func() bool { return m.grants() == n })
+	}
+}
+
+// opens opens ssh through a member.
+func (h *shop) opens(m *siteMember) spa.Request {
+	h.Helper()
+	r := h.request(spa.TypeOpen)
+	packet := h.seal(r)
+	m.sends(packet)
+	h.wantOne(packet, spa.Granted)
+	h.wantGrants(1)
+	return r
+}
+
+// TestSharedAddress: a packet that reaches all gateways of a site is granted once, answered once, and in force at all of
+// them; a retry is answered as the first; a close at another gateway ends it everywhere before it is answered.
+func TestSharedAddress(t *testing.T) {
+	h := newShop(t, 3, "")
+	r := h.request(spa.TypeOpen)
+	packet := h.seal(r)
+	for _, m := range h.members {
+		m.sends(packet)
+		m.sends(packet) // a copy
+	}
+	first := h.wantOne(packet, spa.Granted)
+	h.wantGrants(1)
+	lines := 0
+	for _, m := range h.members {
+		text := lab.Value(os.ReadFile(m.s.audit.Path()))(t)
+		lines += strings.Count(string(text), `"verdict":"granted"`)
+	}
+	if lines != 1 {
+		t.Errorf("it is recorded as granted %d times", lines)
+	}
+	for _, m := range h.members {
+		r.Time = r.Time.Add(1)
+		again := h.seal(r)
+		m.sends(again)
+		got := h.wantOne(again, spa.Granted)
+		if got.Services[0].For > first.Services[0].For {
+			t.Errorf("a retry gets longer: %v after %v", got.Services[0].For, first.Services[0].For)
+		}
+	}
+	close := h.seal(h.request(spa.TypeClose))
+	h.members[2].sends(close)
+	h.wantOne(close, spa.Closed)
+	for i, m := range h.members {
+		if m.grants() != 0 {
+			t.Errorf("after the answer to a close, member %d has a grant", i)
+		}
+	}
+	old := h.request(spa.TypeOpen)
+	old.Time = old.Time.Add(-10 * time.Second) // from before the close
+	late := h.seal(old)
+	h.members[0].sends(late)
+	h.wantOne(late, spa.ReasonSuperseded)
+	h.opens(h.members[1])
+}
+
+// TestSharedRepeatInstalls: a retry that another gateway answers is in force there before the answer.
+func TestSharedRepeatInstalls(t *testing.T) {
+	h := newShop(t, 2, "")
+	r := h.opens(h.members[0])
+	m := h.members[1]
+	_, err := m.s.firewall.Revoke(t.Context(), firewall.Match{}, time.Now())
+	lab.Must(t, err)
+	r.Time = r.Time.Add(1)
+	packet := h.seal(r)
+	m.sends(packet)
+	h.wantOne(packet, spa.Granted)
+	if m.grants() != 1 {
+		t.Error("the answer says that it is open, and it is not")
+	}
+	r.Services, r.Time = []service.Service{{Name: "web"}}, r.Time.Add(1)
+	other := h.seal(r)
+	m.sends(other)
+	h.wantOne(other, spa.ReasonIDReused)
+}
+
+// TestSharedLastLook: what comes between a packet and the store's answer counts.
+func TestSharedLastLook(t *testing.T) {
+	for name, between := range map[string]func(h *shop, m *siteMember){
+		"the client is revoked": func(h *shop, m *siteMember) {
+			gone := *h.ann
+			gone.Revoked = time.Now()
+			m.offer(m.sealed(m.seal, "lb0", m.to, 2, m.contents([]*keys.Client{&gone})))
+			_, err := m.s.takeBundle(h.Context(), true)
+			lab.Must(h, err)
+		},
+		"the stamp gets too old": func(h *shop, m *siteMember) {
+			m.s.line.Lock()
+			defer m.s.line.Unlock()
+			m.s.now = func() time.Time { return time.Now().Add(m.s.config.Window + time.Second) }
+		},
+	} {
+		h := newShop(t, 1, "")
+		m := h.members[0]
+		h.store.set(func(st *siteStore) { st.holding = true })
+		packet := h.seal(h.request(spa.TypeOpen))
+		m.sends(packet)
+		lab.Eventually(t, "the store to be asked", func() bool {
+			held := false
+			h.store.set(func(st *siteStore) { held = len(st.held) > 0 })
+			return held
+		})
+		between(h, m)
+		h.store.release()
+		lab.Eventually(t, "the answer to be taken", func() bool { return m.s.shared.member.Status().Counts.Won == 1 })
+		m.s.line.Lock()
+		m.s.now = time.Now
+		m.s.line.Unlock()
+		if name == "the stamp gets too old" { // and a retry may be decided
+			h.opens(m)
+		}
+		if got := h.receipts(packet); len(got) != 0 || m.grants() > 0 && name == "the client is revoked" {
+			t.Errorf("%s: got %v and %d grants", name, got, m.grants())
+		}
+	}
+}
+
+// TestSharedAway: without the store there is no answer, or, if the settings say so, each gateway decides alone. Clients
+// with files are decided as ever.
+func TestSharedAway(t *testing.T) {
+	for standalone, want := range map[string]int{"refuse": 0, "local": 2} {
+		h := newShop(t, 2, "local_clients = true\nstandalone = \""+standalone+"\"\n")
+		h.store.set(func(st *siteStore) { st.away = true })
+		packet := h.seal(h.request(spa.TypeOpen))
+		for _, m := range h.members {
+			m.sends(packet)
+			m.knock() // alice has a file
+			if m.grants() != 1 {
+				t.Errorf("%s: a client with a file has %d grants", standalone, m.grants())
+			}
+		}
+		if want == 0 {
+			h.Eventually("the packet to be given up", func(m *siteMember) bool {
+				return m.s.shared.member.Status().Counts.Unanswered == 1
+			})
+		} else {
+			h.wantGrants(2)
+		}
+		if got := len(h.receipts(packet)); got != want {
+			t.Errorf("%s: %d answers, want %d", standalone, got, want)
+		}
+	}
+}
+
+// Eventually waits until each member is so.
+func (h *shop) Eventually(what string, is func(m *siteMember) bool) {
+	h.Helper()
+	for _, m := range h.members {
+		lab.Eventually(h, what, func() bool { return is(m) })
+	}
+}
+
+// TestSharedRevoke: spa-server revoke ends grants on all gateways, before it says so; if one does not answer, it says
+// that.
+func TestSharedRevoke(t *testing.T) {
+	h := newShop(t, 3, "")
+	for i, r := range []control.Request{{Client: "ann"}, {Source: netip.MustParseAddr("192.0.2.2")}} {
+		h.opens(h.members[i])
+		revoked, err := h.members[2].s.revoke(t.Context(), r)
+		if err != nil || revoked.Site != "www" || revoked.Unconfirmed {
+			t.Fatalf("got %+v, %v", revoked, err)
+		}
+		for j, m := range h.members {
+			if m.grants() != 0 {
+				t.Errorf("%+v: member %d has a grant", r, j)
+			}
+		}
+		h = newShop(t, 3, "")
+	}
+	h = newShop(t, 2, "")
+	h.opens(h.members[0])
+	h.store.set(func(st *siteStore) { st.away = true })
+	lab.Eventually(t, "the gateway to notice", func() bool { return !h.members[0].member().Alive() })
+	revoked, err := h.members[0].s.revoke(t.Context(), control.Request{Client: "ann"})
+	if err != nil || !revoked.Unconfirmed || h.members[0].grants() != 0 {
+		t.Errorf("without the store: got %+v, %v", revoked, err)
+	}
+	h.store.set(func(st *siteStore) { st.away = false })
+	h.wantGrants(0) // it is announced later
+}
+
+// TestSharedDeadMember: a gateway that is gone delays the answer to a close until its session has ended, and when it
+// comes back it has nothing that was closed.
+func TestSharedDeadMember(t *testing.T) {
+	h := newShop(t, 2, "")
+	h.opens(h.members[1])
+	dead := h.members[1]
+	dead.agent.net.Close() // and nobody leaves for it
+	close := h.seal(h.request(spa.TypeClose))
+	h.members[0].sends(close)
+	lab.Eventually(t, "the grant to end here", func() bool { return h.members[0].grants() == 0 })
+	if len(h.receipts(close)) != 0 || dead.grants() != 1 {
+		t.Fatal("a close is answered while another gateway may have the grant")
+	}
+	h.store.set(func(st *siteStore) { st.end("lb1") })
+	h.wantOne(close, spa.Closed)
+	dead.agent = h.store.connect(t, dead.s.config.Fleet.Share)
+	h.wantGrants(0)
+	h.ready()
+	h.opens(dead)
+}
+
+// TestSharedBundle: a client that the bundle of one gateway revokes is shut out at the others.
+func TestSharedBundle(t *testing.T) {
+	h := newShop(t, 2, "")
+	h.opens(h.members[1])
+	gone := *h.ann
+	gone.Revoked = time.Now()
+	m := h.members[0]
+	m.offer(m.sealed(m.seal, "lb0", m.to, 2, m.contents([]*keys.Client{&gone})))
+	m.take(t)
+	h.wantGrants(0)
+}
