@@ -441,10 +441,11 @@ func (s *Server) fleetStatus(now time.Time) *control.Fleet {
 		return nil
 	}
 	s.line.Lock()
-	c, server := s.config, s.identity.Fleet
+	c, server, shared := s.config, s.identity.Fleet, s.sharedStatus()
 	s.line.Unlock()
 	st := &control.Fleet{ID: c.Fleet.ID.String(), Gateway: c.FleetName(), File: c.Fleet.Bundle,
-		LocalClients: c.Fleet.LocalClients, MaxAge: c.Fleet.MaxAge.Seconds(), Shadowed: s.clients.Shadowed()}
+		LocalClients: c.Fleet.LocalClients, MaxAge: c.Fleet.MaxAge.Seconds(), Shadowed: s.clients.Shadowed(),
+		Shared: shared}
 	if extra := len(st.Shadowed) - mostSeen; extra > 0 {
 		st.Shadowed = st.Shadowed[:mostSeen]
 	}

@@ -341,6 +341,28 @@ func (s *Server) repeatOutcome(ctx context.Context, was spent, text []byte) audi
 	return s.repeat(event, o.Receipt)
 }
 
+// sharedStatus returns what the server knows as a member of a site; nil if it is none. The caller holds the line.
+func (s *Server) sharedStatus() *control.Shared {
+	h := &s.shared
+	if h.member == nil {
+		return nil
+	}
+	is := h.member.Status()
+	st := &control.Shared{Site: h.name, Socket: s.config.Fleet.Share, Connected: is.Connected, Joined: is.Alive,
+		Taken: is.Refused, Local: h.settings.local, Members: []string{}, Waiting: is.Waiting,
+		Counts: map[string]uint64{
+			"won": is.Counts.Won, "repeated": is.Counts.Repeated, "spent": is.Counts.Spent,
+			"unanswered": is.Counts.Unanswered, "pending": is.Counts.Pending, "alone": is.Counts.Alone,
+			"dropped": is.Counts.Dropped, "installed": is.Counts.Installed, "ended": is.Counts.Raised,
+			"unsealed": is.Counts.Unsealed, "unannounced": is.Counts.Unannounced, "unconfirmed": is.Counts.Unended,
+			"lapsed": is.Counts.Lapses,
+		}}
+	for _, peer := range is.Peers {
+		st.Members = append(st.Members, peer.Name)
+	}
+	return st
+}
+
 // longest returns how long the other members must remember what ends grants: until none can last that it ended.
 func (s *Server) longest() time.Duration {
 	longest := time.Duration(0)

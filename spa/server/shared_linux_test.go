@@ -18,6 +18,7 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/capture"
 	"sallyport/spa/fleet"
+	"sallyport/spa/fleet/share/standin"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 )
@@ -47,14 +48,14 @@ func (o *outbox) sent() [][]byte {
 type siteMember struct {
 	*fleetSite
 	out   *outbox
-	agent *siteAgent
+	agent *standin.Agent
 	stop  func()
 }
 
 // A shop is a site: gateways that share an address, and their store.
 type shop struct {
 	testing.TB
-	store   *siteStore
+	store   *standin.Store
 	members []*siteMember
 	ann     *keys.Client
 	sender  spa.Sender
@@ -66,7 +67,7 @@ func newShop(t *testing.T, n int, more string) *shop {
 	_, private, err := ed25519.GenerateKey(nil)
 	lab.Must(t, err)
 	seal, gate := fleet.Seal{Fleet: keys.NewFleetID(), Key: private}, keys.NewGateKey()
-	h := &shop{TB: t, store: newSiteStore(), ann: fleetClient("ann")}
+	h := &shop{TB: t, store: standin.New(), ann: fleetClient("ann")}
 	for i := range n {
 		m := &siteMember{out: &outbox{}, fleetSite: newMemberOf(t, "www", seal, gate,
 			fmt.Sprintf("gateway = \"lb%d\"\n%s", i, more))}
@@ -89,7 +90,13 @@ func (h *shop) start(m *siteMember) {
 	run.Go(func() { m.s.share(ctx) })
 	m.stop = sync.OnceFunc(func() { cancel(); run.Wait() })
 	h.Cleanup(m.stop)
-	m.agent = h.store.connect(h, m.s.config.Fleet.Share)
+	h.connect(m)
+}
+
+func (h *shop) connect(m *siteMember) {
+	h.Helper()
+	m.agent = lab.Value(h.store.Connect(m.s.config.Fleet.Share))(h)
+	h.Cleanup(func() { m.agent.Close() })
 }
 
 // ready waits until all members can act.
@@ -101,7 +108,7 @@ func (h *shop) ready() {
 				return false
 			}
 		}
-		return h.store.members() == len(h.members)
+		return h.store.Members() == len(h.members)
 	})
 }
 
@@ -253,16 +260,12 @@ func TestSharedLastLook(t *testing.T) {
 	} {
 		h := newShop(t, 1, "")
 		m := h.members[0]
-		h.store.set(func(st *siteStore) { st.holding = true })
+		h.store.Hold()
 		packet := h.seal(h.request(spa.TypeOpen))
 		m.sends(packet)
-		lab.Eventually(t, "the store to be asked", func() bool {
-			held := false
-			h.store.set(func(st *siteStore) { held = len(st.held) > 0 })
-			return held
-		})
+		lab.Eventually(t, "the store to be asked", func() bool { return h.store.Held() > 0 })
 		between(h, m)
-		h.store.release()
+		h.store.Release()
 		lab.Eventually(t, "the answer to be taken", func() bool { return m.s.shared.member.Status().Counts.Won == 1 })
 		m.s.line.Lock()
 		m.s.now = time.Now
@@ -281,7 +284,7 @@ func TestSharedLastLook(t *testing.T) {
 func TestSharedAway(t *testing.T) {
 	for standalone, want := range map[string]int{"refuse": 0, "local": 2} {
 		h := newShop(t, 2, "local_clients = true\nstandalone = \""+standalone+"\"\n")
-		h.store.set(func(st *siteStore) { st.away = true })
+		h.store.Away(true)
 		packet := h.seal(h.request(spa.TypeOpen))
 		for _, m := range h.members {
 			m.sends(packet)
@@ -330,13 +333,13 @@ func TestSharedRevoke(t *testing.T) {
 	}
 	h = newShop(t, 2, "")
 	h.opens(h.members[0])
-	h.store.set(func(st *siteStore) { st.away = true })
+	h.store.Away(true)
 	lab.Eventually(t, "the gateway to notice", func() bool { return !h.members[0].member().Alive() })
 	revoked, err := h.members[0].s.revoke(t.Context(), control.Request{Client: "ann"})
 	if err != nil || !revoked.Unconfirmed || h.members[0].grants() != 0 {
 		t.Errorf("without the store: got %+v, %v", revoked, err)
 	}
-	h.store.set(func(st *siteStore) { st.away = false })
+	h.store.Away(false)
 	h.wantGrants(0) // it is announced later
 }
 
@@ -346,16 +349,16 @@ func TestSharedDeadMember(t *testing.T) {
 	h := newShop(t, 2, "")
 	h.opens(h.members[1])
 	dead := h.members[1]
-	dead.agent.net.Close() // and nobody leaves for it
+	dead.agent.Close() // and nobody leaves for it
 	close := h.seal(h.request(spa.TypeClose))
 	h.members[0].sends(close)
 	lab.Eventually(t, "the grant to end here", func() bool { return h.members[0].grants() == 0 })
 	if len(h.receipts(close)) != 0 || dead.grants() != 1 {
 		t.Fatal("a close is answered while another gateway may have the grant")
 	}
-	h.store.set(func(st *siteStore) { st.end("lb1") })
+	h.store.End("lb1")
 	h.wantOne(close, spa.Closed)
-	dead.agent = h.store.connect(t, dead.s.config.Fleet.Share)
+	h.connect(dead)
 	h.wantGrants(0)
 	h.ready()
 	h.opens(dead)

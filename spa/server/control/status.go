@@ -72,6 +72,21 @@ type Fleet struct {
 	Unwatched   bool              `json:"unwatched"` // the directory of the file could not be opened
 	Refused     map[string]uint64 `json:"refused"`   // offered files since the start, by reason
 	LastRefused *RefusedBundle    `json:"last_refused,omitempty"`
+
+	Shared *Shared `json:"shared,omitempty"` // nil: the gateway shares no address
+}
+
+// Shared is what a gateway knows as one of those that share an address.
+type Shared struct {
+	Site      string            `json:"site"`
+	Socket    string            `json:"socket"`    // on which its agent connects
+	Connected bool              `json:"connected"` // the agent is
+	Joined    bool              `json:"joined"`    // the store answers: clients of the fleet can knock
+	Taken     bool              `json:"taken"`     // another process has this gateway's name in the store
+	Local     bool              `json:"local"`     // without the store it decides alone
+	Members   []string          `json:"members"`   // gateways that take part, with this one
+	Waiting   int               `json:"waiting"`   // packets that wait for the store
+	Counts    map[string]uint64 `json:"counts"`    // since the start
 }
 
 // RefusedBundle is a file that was offered and refused.

@@ -1,4 +1,5 @@
-package server
+// Package standin is a store in memory, with the agents that reach it, for tests of gateways that share an address.
+package standin
 
 import (
 	"context"
@@ -7,65 +8,73 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"testing"
-	"time"
 
 	"sallyport/spa/fleet/share"
-	"sallyport/spa/lab"
 )
 
-// A siteStore is what the members of a site need of etcd. It can be away. The agents of members are part of it.
-type siteStore struct {
+// A Store is what the members of one site need of etcd, except that nothing in it expires: see End.
+type Store struct {
 	mu       sync.Mutex
 	revision int64
-	values   map[string]siteValue
-	watchers map[*siteAgent]bool
+	values   map[string]value
+	watchers map[*Agent]bool
 	away     bool
-	holding  bool // it keeps answers back until release
+	holding  bool
 	held     []func()
 }
 
-type siteValue struct {
-	text           string
-	made, changed_ int64
+type value struct {
+	text          string
+	made, changed int64 // revisions
 }
 
-func newSiteStore() *siteStore {
-	return &siteStore{revision: 1, values: make(map[string]siteValue), watchers: make(map[*siteAgent]bool)}
+// New returns an empty store.
+func New() *Store {
+	return &Store{revision: 1, values: make(map[string]value), watchers: make(map[*Agent]bool)}
 }
 
-// A siteAgent is the agent of a member.
-type siteAgent struct {
-	store  *siteStore
+// An Agent carries messages between a member and the store.
+type Agent struct {
+	store  *Store
 	conn   *share.Conn
 	net    net.Conn
 	member string
 	out    chan share.Message
+	ended  sync.WaitGroup
+	end    context.CancelFunc
 }
 
-// connect starts the agent of a server, until it is closed or the test ends.
-func (st *siteStore) connect(t testing.TB, path string) *siteAgent {
-	t.Helper()
-	conn := lab.Value(net.Dial("unix", path))(t)
-	a := &siteAgent{store: st, conn: share.NewConn(conn), net: conn, out: make(chan share.Message, 1024)}
+// Connect connects an agent to the socket of a member.
+func (st *Store) Connect(path string) (*Agent, error) {
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var all sync.WaitGroup
-	all.Go(func() {
+	a := &Agent{store: st, conn: share.NewConn(conn), net: conn, out: make(chan share.Message, 1024), end: cancel}
+	a.ended.Go(func() {
 		for {
 			select {
 			case m := <-a.out:
-				_ = a.conn.Write(m)
+				_ = a.conn.Write(m) // the member may be gone
 			case <-ctx.Done():
 				return
 			}
 		}
 	})
-	all.Go(a.serve)
-	t.Cleanup(func() { conn.Close(); cancel(); all.Wait() })
-	return a
+	a.ended.Go(a.serve)
+	return a, nil
 }
 
-func (a *siteAgent) serve() {
+// Close ends the connection. The member's session stays.
+func (a *Agent) Close() error {
+	err := a.net.Close()
+	a.end()
+	a.ended.Wait()
+	return err
+}
+
+func (a *Agent) serve() {
 	for {
 		m, err := a.conn.Read()
 		if err != nil {
@@ -78,7 +87,7 @@ func (a *siteAgent) serve() {
 	}
 }
 
-func (st *siteStore) take(a *siteAgent, m share.Message) {
+func (st *Store) take(a *Agent, m share.Message) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if m.Kind == share.Hello {
@@ -107,8 +116,29 @@ func (st *siteStore) take(a *siteAgent, m share.Message) {
 	a.out <- answer
 }
 
-// release sends the answers that were kept back.
-func (st *siteStore) release() {
+// Away makes the store unreachable, or reachable again.
+func (st *Store) Away(is bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.away = is
+}
+
+// Hold keeps answers to spends back, until Release.
+func (st *Store) Hold() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.holding = true
+}
+
+// Held returns how many answers are kept back.
+func (st *Store) Held() int {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return len(st.held)
+}
+
+// Release sends the answers that were kept back.
+func (st *Store) Release() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for _, send := range st.held {
@@ -117,32 +147,26 @@ func (st *siteStore) release() {
 	st.holding, st.held = false, nil
 }
 
-func (st *siteStore) set(change func(st *siteStore)) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	change(st)
-}
-
-func (st *siteStore) put(key, text string) siteValue {
+func (st *Store) put(key, text string) value {
 	st.revision++
 	v, there := st.values[key]
 	if !there {
 		v.made = st.revision
 	}
-	v.text, v.changed_ = text, st.revision
+	v.text, v.changed = text, st.revision
 	st.values[key] = v
 	st.tell(share.Message{Kind: share.Event, Key: key, Value: []byte(text), Revision: st.revision})
 	return v
 }
 
-func (st *siteStore) create(key, text string) siteValue {
+func (st *Store) create(key, text string) value {
 	if v, there := st.values[key]; there {
 		return v
 	}
 	return st.put(key, text)
 }
 
-func (st *siteStore) remove(key string) {
+func (st *Store) remove(key string) {
 	if _, there := st.values[key]; there {
 		delete(st.values, key)
 		st.revision++
@@ -150,7 +174,7 @@ func (st *siteStore) remove(key string) {
 	}
 }
 
-func (st *siteStore) tell(m share.Message) {
+func (st *Store) tell(m share.Message) {
 	if strings.ContainsAny(m.Key[:1], "saof") {
 		for a := range st.watchers {
 			a.out <- m
@@ -158,7 +182,7 @@ func (st *siteStore) tell(m share.Message) {
 	}
 }
 
-func (st *siteStore) read(a *siteAgent, seq uint64) {
+func (st *Store) read(a *Agent, seq uint64) {
 	a.out <- share.Message{Kind: share.Begin, Seq: seq, Revision: st.revision}
 	for _, prefix := range []string{"f/", "s/", "a/", "o/"} {
 		if prefix == "o/" {
@@ -168,7 +192,7 @@ func (st *siteStore) read(a *siteAgent, seq uint64) {
 		for key, v := range st.values {
 			if strings.HasPrefix(key, prefix) {
 				events = append(events, share.Message{Kind: share.Event, Key: key, Value: []byte(v.text),
-					Revision: v.changed_})
+					Revision: v.changed})
 			}
 		}
 		slices.SortFunc(events, func(a, b share.Message) int { return int(a.Revision - b.Revision) })
@@ -179,7 +203,7 @@ func (st *siteStore) read(a *siteAgent, seq uint64) {
 	st.watchers[a] = true
 }
 
-func (st *siteStore) apply(a *siteAgent, m share.Message) share.Message {
+func (st *Store) apply(a *Agent, m share.Message) share.Message {
 	session := "s/" + a.member
 	switch is, there := st.values[session]; m.Kind {
 	case share.AskSession:
@@ -189,7 +213,7 @@ func (st *siteStore) apply(a *siteAgent, m share.Message) share.Message {
 		return share.Message{Kind: share.InSession, Revision: st.create(session, m.Run.String()).made}
 	case share.Leave:
 		if there && is.text == m.Run.String() {
-			st.end(a.member)
+			st.leave(a.member)
 		}
 	case share.Ack:
 		if !there || is.text != m.Run.String() {
@@ -206,13 +230,19 @@ func (st *siteStore) apply(a *siteAgent, m share.Message) share.Message {
 	return share.Message{Kind: share.Done}
 }
 
-// end ends a member's session, as its lease does.
-func (st *siteStore) end(member string) {
+// End ends a member's session, as its lease does.
+func (st *Store) End(member string) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.leave(member)
+}
+
+func (st *Store) leave(member string) {
 	st.remove("a/" + member)
 	st.remove("s/" + member)
 }
 
-func (st *siteStore) spend(m share.Message) share.Message {
+func (st *Store) spend(m share.Message) share.Message {
 	nonce, mine := "n/"+m.Nonce.String(), m.Token.String()
 	if v, there := st.values[nonce]; there && v.text != mine {
 		return share.Message{Kind: share.Spent}
@@ -227,8 +257,8 @@ func (st *siteStore) spend(m share.Message) share.Message {
 	return answer
 }
 
-// members returns how many members have a session and have read everything.
-func (st *siteStore) members() int {
+// Members returns how many members have a session and have read everything.
+func (st *Store) Members() int {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	n := 0
@@ -239,6 +269,3 @@ func (st *siteStore) members() int {
 	}
 	return n
 }
-
-// slow is longer than a member needs the store to notice anything.
-const slow = share.SessionTTL + 10*time.Second
