@@ -3,6 +3,7 @@ package member_test
 import (
 	"encoding/binary"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,7 +16,7 @@ type schedule struct {
 	*site
 	chance  *chance
 	pace    time.Duration
-	calm    bool
+	calm    atomic.Bool
 	away    []int // outages of the store, for each gateway
 	packets []packet
 	numbers uint64
@@ -25,11 +26,12 @@ type schedule struct {
 var worst = trouble{late: 0.15, lost: 0.15, twice: 0.3, failed: 0.1, lag: 0.05, broken: 0.05}
 
 func newSchedule(seed uint64, members int, calm bool) *schedule {
-	s := &schedule{site: newSite(), chance: newChance(seed), calm: calm, away: make([]int, members)}
+	s := &schedule{site: newSite(), chance: newChance(seed), away: make([]int, members)}
+	s.calm.Store(calm)
 	scale := float64(s.chance.n(4)) / 3 // some runs are quieter, and some longer
 	s.pace = []time.Duration{100, 300, 300, 1500}[s.chance.n(4)] * time.Millisecond
 	trouble := func() trouble {
-		if s.calm {
+		if s.calm.Load() {
 			return trouble{}
 		}
 		w := worst
@@ -39,7 +41,12 @@ func newSchedule(seed uint64, members int, calm bool) *schedule {
 	for i := range members {
 		g := &gateway{site: s.site, name: fmt.Sprintf("gw%d", i), journal: s.chance.of(0.5),
 			grants: make(map[[16]byte]grant), ahead: s.chance.upTo(window),
-			fails: func() bool { return !s.calm && s.chance.of(0.1*scale) }}
+			fails: func() bool { return !s.calm.Load() && s.chance.of(0.1*scale) },
+			slow: func() {
+				if !s.calm.Load() && s.chance.of(0.02*scale) {
+					time.Sleep(s.chance.upTo(4 * time.Second))
+				}
+			}}
 		g.agent = &agent{store: s.store, chance: s.chance, trouble: trouble, away: func() bool {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -136,9 +143,7 @@ func (s *schedule) outage(i int) {
 
 // settle ends all trouble. Then everything must work: L.
 func (s *schedule) settle(t *testing.T) {
-	s.mu.Lock()
-	s.calm = true
-	s.mu.Unlock()
+	s.calm.Store(true)
 	time.Sleep(2 * time.Minute) // what is late arrives, and dead members' sessions end
 	for i, g := range s.gates {
 		if !g.m.Alive() {

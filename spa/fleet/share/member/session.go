@@ -170,6 +170,7 @@ func (m *Member) join(epoch int, revision int64) {
 // left out is read again.
 func (m *Member) install(msg share.Message) {
 	m.mu.Lock()
+	epoch := m.epoch
 	fits := m.aliveAt(time.Now()) && !msg.Deleted && msg.Revision > m.installed
 	m.mu.Unlock()
 	if !fits {
@@ -181,6 +182,9 @@ func (m *Member) install(msg share.Message) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.epoch != epoch || !m.aliveAt(time.Now()) {
+		return // the server may have left it out
+	}
 	m.installed = max(m.installed, msg.Revision)
 	if ok && run != m.me {
 		m.counts.Installed++

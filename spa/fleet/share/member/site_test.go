@@ -62,6 +62,7 @@ type gateway struct {
 	journal bool          // it remembers what it has seen after a crash
 	agent   *agent
 	fails   func() bool // what must be written cannot be
+	slow    func()      // waits for the line
 
 	run    int // counts its crashes
 	m      *member.Member
@@ -168,6 +169,7 @@ type life struct {
 
 // lock reports whether the run goes on.
 func (l life) lock() bool {
+	l.g.slow()
 	l.g.site.mu.Lock()
 	return l.run == l.g.run
 }
@@ -322,7 +324,7 @@ func (l life) Install(text []byte) {
 	alive := l.lock()
 	defer l.g.site.mu.Unlock()
 	o := decode[outcome](text)
-	if alive && !o.Until.IsZero() && o.Until.After(l.g.now()) && !l.g.superseded(o.Client, o.First, l.g.floors) {
+	if alive && l.g.m.Alive() && !o.Until.IsZero() && o.Until.After(l.g.now()) && !l.g.superseded(o.Client, o.First, l.g.floors) {
 		l.g.install(o)
 	}
 }
