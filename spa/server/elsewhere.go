@@ -22,12 +22,15 @@ import (
 )
 
 // elsewhere is the server as its member of a site sees it: what the other members decided comes here.
-type elsewhere struct{ s *Server }
+type elsewhere struct {
+	s      *Server
+	member *member.Member
+}
 
-var _ member.Site = elsewhere{}
+var _ member.Site = (*elsewhere)(nil)
 
 // Install implements member.Site.
-func (e elsewhere) Install(text []byte) {
+func (e *elsewhere) Install(text []byte) {
 	o, err := share.ParseOutcome(text)
 	if err != nil {
 		e.s.log.Error("another gateway's outcome cannot be read: is it newer than this one?", "error", err)
@@ -35,6 +38,9 @@ func (e elsewhere) Install(text []byte) {
 	}
 	e.s.line.Lock()
 	defer e.s.line.Unlock()
+	if !e.member.Alive() {
+		return // another member may have answered a close meanwhile: the outcome comes again
+	}
 	e.s.install(context.Background(), o)
 }
 
@@ -122,7 +128,7 @@ func whom(k *spa.Knock) netip.Prefix {
 }
 
 // Raise implements member.Site.
-func (e elsewhere) Raise(text []byte) error {
+func (e *elsewhere) Raise(text []byte) error {
 	s := e.s
 	floor, err := share.ParseFloor(text)
 	if err != nil {

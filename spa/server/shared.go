@@ -89,8 +89,10 @@ func (s *Server) joinSite(name string, key share.Key) {
 	}
 	h.name, h.key, h.settings, h.member = name, key, is, nil
 	if !key.IsZero() {
-		h.member = member.New(member.Config{Fleet: s.config.Fleet.ID, Site: name, Member: s.config.FleetName(), Key: key,
-			Window: is.window, Local: is.local, To: elsewhere{s}, Log: s.log})
+		to := &elsewhere{s: s}
+		to.member = member.New(member.Config{Fleet: s.config.Fleet.ID, Site: name, Member: s.config.FleetName(), Key: key,
+			Window: is.window, Local: is.local, To: to, Log: s.log})
+		h.member = to.member
 		s.checkOnce()
 	}
 	select {

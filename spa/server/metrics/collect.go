@@ -64,9 +64,9 @@ var (
 
 	bundleSerial = describe("fleet_bundle_serial", "Serial of the fleet's bundle in force. 0: there is none, and no "+
 		"client of the fleet can knock.")
-	bundleAge = describe("fleet_bundle_age_seconds", "Seconds since the office has issued the bundle in force.")
-	bundleOld = describe("fleet_bundle_old", "1 if the bundle in force is older than max_age, or there is none.")
-	bundleBad = describe("fleet_bundles_refused_total", "Bundles that were offered and refused, by reason.", "reason")
+	bundleAge    = describe("fleet_bundle_age_seconds", "Seconds since the office has issued the bundle in force.")
+	bundleOld    = describe("fleet_bundle_old", "1 if the bundle in force is older than max_age, or there is none.")
+	bundleBad    = describe("fleet_bundles_refused_total", "Bundles that were offered and refused, by reason.", "reason")
 	sharedJoined = describe("fleet_shared_joined", "Of gateways that share an address: 1 if the store answers. 0: clients "+
 		"of the fleet cannot knock here, or are decided by this gateway alone.")
 	sharedAgent   = describe("fleet_shared_agent_connected", "1 if the agent that reaches the store is connected.")
