@@ -15,9 +15,11 @@ import (
 // AnswerTime is how long an operation on a share may take. After that it is unknown whether it happened.
 const AnswerTime = 2 * time.Second
 
-// tries is how often an operation is sent within AnswerTime: one store of several may hang. All operations can be
-// repeated.
-const tries = 2
+// An operation is sent at most so many times within AnswerTime: all can be repeated.
+const (
+	tries       = 2
+	mostRetries = 200
+)
 
 var (
 	// ErrNoSession means that nothing was done, because this member has no session in the store.
@@ -33,11 +35,12 @@ var (
 
 // Member does what one member of a site may do to what the site's members share. The keys are described at the package.
 type Member struct {
-	store  *Store
-	prefix string
-	name   string
-	memory time.Duration
-	leases leases
+	store   *Store
+	prefix  string
+	name    string
+	memory  time.Duration
+	leases  leases
+	retries budget
 
 	delivered atomic.Int64           // the highest revision that Follow has delivered
 	run       atomic.Pointer[string] // that has a session
@@ -157,21 +160,67 @@ func (m *Member) running() (string, error) {
 	return *run, nil
 }
 
-// commit carries out a transaction with a lease that lasts for keep, at least, and attaches so many keys to it.
+// commit carries out a transaction with a lease that lasts for keep, at least, and attaches so many keys to it. If there
+// is no answer for a while, it sends the transaction a second time: one store of several may hang.
 func (m *Member) commit(ctx context.Context, keep time.Duration, keys int,
 	op func(clientv3.LeaseID) clientv3.Op) (*clientv3.TxnResponse, error) {
-	return m.try(ctx, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+	type answer struct {
+		r   *clientv3.TxnResponse
+		err error
+	}
+	answers := make(chan answer, tries)
+	ctx, cancel := context.WithTimeout(ctx, AnswerTime)
+	var sending sync.WaitGroup
+	defer sending.Wait()
+	defer cancel()
+	send := func() {
 		lease, err := m.leases.lease(ctx, keep, keys)
 		if err != nil {
-			return nil, err
+			answers <- answer{nil, err}
+			return
 		}
 		r, err := m.store.client.Do(ctx, op(lease))
 		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 			m.leases.forget(lease)
 		}
-		return r.Txn(), err
-	})
+		answers <- answer{r.Txn(), err}
+	}
+	again := time.NewTimer(AnswerTime / tries)
+	defer again.Stop()
+	sent, failed := 1, 0
+	sending.Go(send)
+	for {
+		var got answer
+		select {
+		case got = <-answers:
+			if got.err == nil {
+				return got.r, nil
+			}
+			failed++
+		case <-again.C:
+		}
+		if sent < tries && m.retries.begin() {
+			defer m.retries.end()
+			sent++
+			sending.Go(send)
+		} else if failed == sent {
+			return nil, fmt.Errorf("etcd: %w", got.err)
+		}
+	}
 }
+
+// budget limits how much is sent twice at a time: a store that is slow under its load must not get twice as much.
+type budget struct{ n atomic.Int64 }
+
+func (b *budget) begin() bool {
+	if b.n.Add(1) > mostRetries {
+		b.n.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (b *budget) end() { b.n.Add(-1) }
 
 // try does something until it succeeds, at most a few times and within AnswerTime.
 func (m *Member) try(ctx context.Context,
