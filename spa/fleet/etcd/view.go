@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -25,7 +26,7 @@ const (
 	Put
 	// Delete says that a key is gone.
 	Delete
-	// End ends a read. From then on, events are changes.
+	// End ends a read, but for the outcomes, which follow. After them come changes.
 	End
 )
 
@@ -40,9 +41,9 @@ type Event struct {
 // errStuck means that changes do not come, though the store answers.
 var errStuck = errors.New("changes do not arrive")
 
-// Follow calls tell with floors, outcomes, sessions and acknowledgements: with all that are there, between Begin and
-// End, and then with each change, in the order of revisions. After trouble it reads everything again. It returns when
-// ctx ends, and with ErrLost if the store went back to an earlier state.
+// Follow calls tell with all that is there as of one revision: between Begin and End the floors, the sessions and the
+// acknowledgements, and then the outcomes. Then it calls tell with each change, in the order of revisions. After trouble
+// it reads everything again. It returns when ctx ends, and with ErrLost if the store went back to an earlier state.
 func (m *Member) Follow(ctx context.Context, tell func(Event), trouble func(error)) error {
 	defer m.delivered.Store(0)
 	for {
@@ -90,7 +91,7 @@ func (m *Member) follow(ctx context.Context, tell func(Event)) error {
 	}
 }
 
-// followed returns the range of keys that Follow reads: what is spent is not in it.
+// followed returns the range of keys that Follow watches: what is spent is not in it.
 func (m *Member) followed() (from, to string) {
 	return m.prefix + "a/", clientv3.GetPrefixRangeEnd(m.prefix + "s/")
 }
@@ -125,40 +126,56 @@ func (v *view) take(e *clientv3.Event) {
 	v.tell(Event{Put, e.Kv.ModRevision, key, e.Kv.Value})
 }
 
-// read delivers everything as of one revision, in the order of revisions.
+// read delivers everything as of one revision, and returns that.
 func (m *Member) read(ctx context.Context, tell func(Event)) (revision int64, v *view, err error) {
-	var all []*clientv3.Event
-	from, to := m.followed()
-	for more := true; more; {
-		r, err := m.page(ctx, from, to, revision)
-		if err != nil {
+	v = &view{m.prefix, tell, make(map[string]string)}
+	for _, kind := range []string{"f/", "s/", "a/", "o/"} {
+		all, at, err := m.all(ctx, m.prefix+kind, revision)
+		switch {
+		case err != nil:
 			return 0, nil, err
+		case revision > 0:
+		case at < m.delivered.Load():
+			return 0, nil, ErrLost
+		default:
+			revision = at
+			tell(Event{Kind: Begin, Revision: revision})
 		}
-		if revision == 0 {
-			revision = r.Header.Revision
+		if kind == "o/" {
+			m.delivered.Store(revision)
+			tell(Event{Kind: End, Revision: revision})
+		}
+		for _, kv := range all {
+			v.take(&clientv3.Event{Type: clientv3.EventTypePut, Kv: kv})
+		}
+	}
+	return revision, v, nil
+}
+
+// all returns all keys with a prefix in the order of revisions, as of a revision: the present one, if it is 0.
+func (m *Member) all(ctx context.Context, prefix string, revision int64) (all []*mvccpb.KeyValue, at int64, err error) {
+	from, to := prefix, clientv3.GetPrefixRangeEnd(prefix)
+	for at = revision; ; {
+		r, err := m.page(ctx, from, to, at)
+		if err != nil {
+			return nil, 0, err
+		}
+		if at == 0 {
+			at = r.Header.Revision
 		}
 		for _, kv := range r.Kvs {
 			if strings.HasPrefix(string(kv.Key), m.prefix+"s/") {
 				kv.ModRevision = kv.CreateRevision
 			}
-			all = append(all, &clientv3.Event{Type: clientv3.EventTypePut, Kv: kv})
+			all = append(all, kv)
 		}
-		if more = r.More && len(r.Kvs) > 0; more {
-			from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
+		if !r.More || len(r.Kvs) == 0 {
+			break
 		}
+		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
 	}
-	if revision < m.delivered.Load() {
-		return 0, nil, ErrLost
-	}
-	slices.SortFunc(all, func(a, b *clientv3.Event) int { return cmp.Compare(a.Kv.ModRevision, b.Kv.ModRevision) })
-	v = &view{m.prefix, tell, make(map[string]string)}
-	tell(Event{Kind: Begin, Revision: revision})
-	for _, e := range all {
-		v.take(e)
-	}
-	m.delivered.Store(revision)
-	tell(Event{Kind: End, Revision: revision})
-	return revision, v, nil
+	slices.SortFunc(all, func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.ModRevision, b.ModRevision) })
+	return all, at, nil
 }
 
 func (m *Member) page(ctx context.Context, from, to string, revision int64) (*clientv3.GetResponse, error) {
