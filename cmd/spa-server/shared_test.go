@@ -19,26 +19,26 @@ import (
 	"sallyport/spa/lab"
 )
 
-// together are gateways that share an address, each on a link of its own, with a host of the client's address. One store
-// is behind all of them.
+// together are gateways that share an address, each on a link of its own, with a host of the client's address.
 type together struct {
 	t       *testing.T
-	store   *standin.Store
+	connect func(t *testing.T, o *office) // runs a member's agent
 	members []*office
 	ann     *keys.Client
 	by      spa.Sender
 }
 
-func newTogether(t *testing.T, n int, more ...string) *together {
+// newTogether starts n of them.
+func newTogether(t *testing.T, n int, connect func(*testing.T, *office)) *together {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(nil)
 	lab.Must(t, err)
 	seal, gate := fleet.Seal{Fleet: keys.NewFleetID(), Key: private}, keys.NewGateKey()
-	s := &together{t: t, store: standin.New(), ann: fleetClient("ann", "ssh")}
+	s := &together{t: t, connect: connect, ann: fleetClient("ann", "ssh")}
 	for i := range n {
 		g := newGateway(t)
 		name := fmt.Sprintf("lb%d", i+1)
-		o := g.joinOffice(seal, gate, append([]string{"fleet.gateway=" + name}, more...)...)
+		o := g.joinOffice(seal, gate, "fleet.gateway="+name)
 		o.name, o.site = name, "www"
 		g.serve(":22")
 		o.publish(1, time.Now(), s.ann)
@@ -55,8 +55,17 @@ func (s *together) start(o *office) {
 	s.t.Helper()
 	o.start()
 	o.inForce(1)
-	agent := lab.Value(s.store.Connect(filepath.Join(o.dir, config.ShareFile)))(s.t)
-	s.t.Cleanup(func() { agent.Close() })
+	s.connect(s.t, o)
+}
+
+// standIn returns a store in memory, and what runs the agent of a member for it.
+func standIn() (*standin.Store, func(*testing.T, *office)) {
+	store := standin.New()
+	return store, func(t *testing.T, o *office) {
+		t.Helper()
+		agent := lab.Value(store.Connect(filepath.Join(o.dir, config.ShareFile)))(t)
+		t.Cleanup(func() { agent.Close() })
+	}
 }
 
 func (s *together) ready() {
@@ -98,7 +107,8 @@ func (s *together) wantAccess(when string, to ...*office) {
 // each; a retry at another is answered the same; a close at one ends it at all before it is answered; so it is after
 // kill -9.
 func TestSharedAddress(t *testing.T) {
-	s := newTogether(t, 3)
+	store, connect := standIn()
+	s := newTogether(t, 3, connect)
 	s.wantAccess("before")
 	r := request()
 	r.For = 5 * time.Minute
@@ -134,7 +144,7 @@ func TestSharedAddress(t *testing.T) {
 	if got := s.answers(packet, silence, s.members[0]); len(got) != 0 {
 		t.Errorf("a close is answered while %s may still let the client in: %+v", killed.name, got)
 	}
-	s.store.End(killed.name) // as its lease does
+	store.End(killed.name) // as its lease does
 	lab.Eventually(t, "a retry to be answered", func() bool {
 		closing.Time = time.Now()
 		got := s.answers(killed.gateway.seal(closing, s.by), silence, s.members[2])
@@ -156,7 +166,8 @@ func TestSharedAddress(t *testing.T) {
 
 // TestSharedRevoke: spa-server revoke ends grants at all gateways, and fails if one does not confirm it.
 func TestSharedRevoke(t *testing.T) {
-	s := newTogether(t, 2)
+	store, connect := standIn()
+	s := newTogether(t, 2, connect)
 	one, other := s.members[0], s.members[1]
 	one.wantReceipt("192.0.2.2", one.gateway.seal(request(), s.by), s.by, spa.Granted)
 	lab.Eventually(t, "both to have the grant", func() bool { return len(other.grants()) == 1 })
@@ -164,7 +175,7 @@ func TestSharedRevoke(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "ended on all gateways of www") || len(one.grants()) != 0 {
 		t.Errorf("revoke: %d, and %d grants elsewhere\n%s", code, len(one.grants()), out)
 	}
-	s.store.Away(true)
+	store.Away(true)
 	lab.Eventually(t, "the store to be away", func() bool { return !other.status().Fleet.Shared.Joined })
 	out, code = other.run(other.host, "spa-server", "revoke", "ann", "--config", other.dir)
 	if code != 1 || !strings.Contains(out, "the other gateways of www have not confirmed it") {
@@ -179,8 +190,9 @@ func TestSharedRevoke(t *testing.T) {
 // TestStandalone: without the store a gateway answers no client of the fleet, or decides alone, as the settings say; a
 // reload changes that.
 func TestStandalone(t *testing.T) {
-	s := newTogether(t, 2)
-	s.store.Away(true)
+	store, connect := standIn()
+	s := newTogether(t, 2, connect)
+	store.Away(true)
 	packet := s.members[0].gateway.seal(request(), s.by)
 	if got := s.answers(packet, 3*time.Second, s.members...); len(got) != 0 {
 		t.Errorf("without the store: got %+v", got)

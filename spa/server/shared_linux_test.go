@@ -299,6 +299,7 @@ func TestSharedAway(t *testing.T) {
 			})
 		} else {
 			h.wantGrants(2)
+			lab.Eventually(t, "the answers", func() bool { return len(h.receipts(packet)) >= want })
 		}
 		if got := len(h.receipts(packet)); got != want {
 			t.Errorf("%s: %d answers, want %d", standalone, got, want)
