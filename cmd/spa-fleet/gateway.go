@@ -110,6 +110,10 @@ func (a *app) addGateway(cmd *cobra.Command, r fleet.Request, site office.Site, 
 			if known != nil && known.Place() != g.Place() {
 				cli.Warn(cmd, "clients with tokens from before cannot knock at %s by that name: now it is %s", g.Name, g.Place())
 			}
+			if g.Site.Name != "" {
+				cli.Note(cmd, "%s also needs spa-fleet agent, with etcd and share in agent.toml: %s has an address that gateways "+
+					"share", g.Name, g.Site.Name)
+			}
 			a.publishNext(cmd, o)
 			return nil
 		})

@@ -156,8 +156,8 @@ func (f Fleet) writeRest(b *strings.Builder, dir, state string) {
 	changed(b, f.LocalClients, "local_clients", "true", "local_clients = true", "files in clients/ count too")
 	changed(b, f.On(), "max_age", quote(service.FormatDuration(f.MaxAge)), `max_age = "168h"`, "an older bundle is "+
 		"reported: changes may not arrive")
-	changed(b, f.On(), "share", quote(relative(state, f.Share)), `share = "share.sock"`, "gateways that share an address: "+
-		"the agent connects there; relative to state")
+	changed(b, f.On(), "share", quote(relative(state, f.Share)), `share = "share.sock"`, "gateways that share an "+
+		"address: the agent connects there; relative to state")
 	changed(b, f.On(), "standalone", quote(f.Standalone), `standalone = "refuse"`, "of gateways that share an address; "+
 		"\"local\": without their store, each decides alone")
 }
