@@ -30,8 +30,9 @@ import (
 
 // sharing is what the server has as a member of a site.
 type sharing struct {
-	socket *control.Listener // for the agent; nil: it could not be opened, or the gateway is in no fleet
-	agent  int               // the user that the agent runs as; -1: there is none
+	socket   *control.Listener // for the agent; nil: it could not be opened, or the gateway is in no fleet
+	unopened error             // why
+	agent    int               // the user that the agent runs as; -1: there is none
 
 	// The rest is guarded by Server.line.
 	name     string // of the site
@@ -48,8 +49,8 @@ type siteSettings struct {
 	local  bool
 }
 
-// AgentUser is the user that the agent runs as.
-const AgentUser = "spa-fleet"
+// agentUser is the user that the agent runs as.
+const agentUser = "spa-fleet"
 
 // openShare opens the socket on which the agent connects, while that can be done. Without it the clients of a shared
 // address cannot knock; all others can.
@@ -58,7 +59,7 @@ func (s *Server) openShare() error {
 		return nil
 	}
 	s.shared.agent = -1
-	if uid, _, ok := setup.Account(AgentUser); ok {
+	if uid, _, ok := setup.Account(agentUser); ok {
 		s.shared.agent = uid
 	}
 	uid, _, err := sandbox.Becomes(setup.SystemUser)
@@ -71,12 +72,20 @@ func (s *Server) openShare() error {
 		return err
 	})()
 	if err != nil {
-		s.shared.socket = nil
-		s.log.Warn("no agent can connect: gateways that share an address need one", "error", err)
+		s.shared.socket, s.shared.unopened = nil, err
+		s.noteUnopened()
 		return nil
 	}
 	s.keep(s.shared.socket)
 	return nil
+}
+
+// noteUnopened logs why no agent can connect, if one is needed.
+func (s *Server) noteUnopened() {
+	if s.shared.unopened != nil && s.shared.member != nil {
+		s.log.Error("no agent can connect, so clients of the fleet cannot knock: fix it, and restart the server", "error",
+			s.shared.unopened)
+	}
 }
 
 // joinSite makes the gateway a member of the site that its bundle names. Without a key it is a gateway alone.
@@ -93,6 +102,7 @@ func (s *Server) joinSite(name string, key share.Key) {
 		to.member = member.New(member.Config{Fleet: s.config.Fleet.ID, Site: name, Member: s.config.FleetName(), Key: key,
 			Window: is.window, Local: is.local, To: to, Log: s.log})
 		h.member = to.member
+		s.noteUnopened()
 		s.checkOnce()
 	}
 	select {
@@ -275,16 +285,17 @@ func (w *pending) close(ctx context.Context, a *member.Attempt) {
 	floor := share.Floor{Topics: floorsAt(s.closeTopics(k), k.Time), Client: k.Client.Name, Of: of,
 		Services: s.closing(w.spent.event)}
 	event := s.closeGrants(ctx, w.spent.event)
-	text, err := floor.Encode()
-	if event.Verdict != audit.Closed || err != nil {
-		if err != nil {
-			s.log.Error("the other gateways cannot learn of a close", "client", k.Client.Name, "error", err)
-		}
+	if event.Verdict != audit.Closed { // refused
 		w.conclude(member.Act, a, event)
 		return
 	}
+	text, err := floor.Encode()
 	keep := s.longest()
 	s.line.Unlock()
+	if err != nil { // then it must not be answered
+		s.log.Error("the other gateways cannot learn of a close", "client", k.Client.Name, "error", err)
+		return
+	}
 	w.member.End(text, keep, func(ok bool) {
 		if !ok {
 			w.member.GaveUp(a) // the client sends again

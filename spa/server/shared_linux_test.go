@@ -17,6 +17,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/capture"
+	"sallyport/spa/config"
 	"sallyport/spa/fleet"
 	"sallyport/spa/fleet/share/standin"
 	"sallyport/spa/lab"
@@ -375,4 +376,63 @@ func TestSharedBundle(t *testing.T) {
 	m.offer(m.sealed(m.seal, "lb0", m.to, 2, m.contents([]*keys.Client{&gone})))
 	m.take(t)
 	h.wantGrants(0)
+}
+
+// TestSharedRestart: a gateway that starts again ends what it holds of before a close, and keeps what was granted after
+// it, whoever granted it.
+func TestSharedRestart(t *testing.T) {
+	for name, winner := range map[string]int{"its own": 1, "another's": 0} {
+		h := newShop(t, 2, "")
+		h.opens(h.members[winner])
+		close := h.seal(h.request(spa.TypeClose))
+		h.members[0].sends(close)
+		h.wantOne(close, spa.Closed)
+		h.opens(h.members[winner])
+		m := h.members[1]
+		m.stop()
+		key := m.s.shared.key
+		m.s.shared = sharing{}
+		m.s.joinSite("www", key)
+		lab.Must(t, m.s.openShare())
+		h.start(m)
+		lab.Eventually(t, name+" outcome to be read again", func() bool { return m.s.shared.member.Status().Counts.Installed > 0 })
+		h.ready()
+		h.wantGrants(1)
+	}
+}
+
+// TestSharedPolicy: a gateway installs only what its own settings allow, and never for longer.
+func TestSharedPolicy(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(c *config.Config)
+		grants int
+	}{
+		"the same":              {func(*config.Config) {}, 1},
+		"another service":       {func(c *config.Config) { c.Services[0].Name = "other" }, 0},
+		"for one connection":    {func(c *config.Config) { c.Services[0].Once = true }, 0},
+		"for a shorter time":    {func(c *config.Config) { c.Services[0].MaxFor = time.Second }, 1},
+		"no grant is permitted": {func(c *config.Config) { c.Limits.Grants = 0 }, 0},
+	} {
+		h := newShop(t, 2, "")
+		m := h.members[1]
+		m.s.line.Lock()
+		m.rule(test.change)
+		m.s.line.Unlock()
+		packet := h.seal(h.request(spa.TypeOpen))
+		h.members[0].sends(packet)
+		receipt := h.wantOne(packet, spa.Granted)
+		lab.Eventually(t, name+": the outcome to arrive", func() bool { return m.s.shared.member.Status().Counts.Installed == 1 })
+		m.s.line.Lock() // it has been decided
+		got := m.s.firewall.Grants(time.Now())
+		m.s.line.Unlock()
+		if len(got) != test.grants {
+			t.Errorf("%s: %d grants, want %d", name, len(got), test.grants)
+		}
+		for _, g := range got {
+			if g.Until.After(receipt.Time.Add(receipt.Services[0].For)) {
+				t.Errorf("%s: it lasts until %v, and the receipt says %v", name, g.Until,
+					receipt.Time.Add(receipt.Services[0].For))
+			}
+		}
+	}
 }
