@@ -201,7 +201,7 @@ func TestFleetSettings(t *testing.T) {
 	away := t.TempDir()
 	g.give(away)
 	o := g.joinFleet("fleet.gateway=web7", "fleet.bundle="+filepath.Join(away, "a bundle"), "fleet.local_clients=true",
-		"fleet.max_age=1h")
+		"fleet.max_age=1h", "fleet.share="+filepath.Join(away, "agent.sock"))
 	o.name, o.path = "web7", filepath.Join(away, "a bundle")
 	again := g.must("spa-server", "init", "--fleet", "--config", g.dir)
 	if r := lab.Value(fleet.ParseRequest(again))(t); r.Name != "web7" ||
@@ -210,6 +210,9 @@ func TestFleetSettings(t *testing.T) {
 	}
 	g.serve(":22")
 	g.start()
+	if info, err := os.Stat(filepath.Join(away, "agent.sock")); err != nil || info.Mode() != os.ModeSocket|0o660 {
+		t.Errorf("the socket for the agent: %v, %v", info, err)
+	}
 	ann := fleetClient("ann", "ssh")
 	o.publish(1, time.Now().Add(-2*time.Hour), ann)
 	o.inForce(1)
