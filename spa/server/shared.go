@@ -238,20 +238,14 @@ func (w *pending) decide(how member.How, a *member.Attempt, outcome []byte) {
 		w.member.GaveUp(a)
 		return
 	}
-	closes := w.spent.reused == nil && w.spent.event.Knock.Type == spa.TypeClose
-	var event audit.Event
 	switch {
 	case how == member.Repeat:
-		event = s.repeatOutcome(ctx, w.spent, outcome)
-	case closes && how == member.Act:
-		w.close(ctx, a)
-		return
-	case closes: // the journal may have an outcome that was never answered
-		event = s.closeGrants(ctx, w.spent.event)
+		w.conclude(how, a, s.repeatOutcome(ctx, w.spent, outcome))
+	case w.spent.reused == nil && w.spent.event.Knock.Type == spa.TypeClose:
+		w.close(ctx, how, a) // even if the journal has an outcome: that may never have been answered
 	default:
-		event = s.decide(ctx, w.packet, w.spent)
+		w.conclude(how, a, s.decide(ctx, w.packet, w.spent))
 	}
-	w.conclude(how, a, event)
 }
 
 // mayBeDecided takes the last look, and puts what is known now into the packet's event.
@@ -278,7 +272,7 @@ func (w *pending) mayBeDecided(how member.How) bool {
 
 // close ends the client's grants here, and answers once no other member has them. The caller holds the line; close
 // lets go of it.
-func (w *pending) close(ctx context.Context, a *member.Attempt) {
+func (w *pending) close(ctx context.Context, how member.How, a *member.Attempt) {
 	s := w.s
 	k := w.spent.event.Knock
 	of := reach(w.spent.event)
@@ -286,11 +280,16 @@ func (w *pending) close(ctx context.Context, a *member.Attempt) {
 		Services: s.closing(w.spent.event)}
 	event := s.closeGrants(ctx, w.spent.event)
 	if event.Verdict != audit.Closed { // refused
-		w.conclude(member.Act, a, event)
+		w.conclude(how, a, event)
 		return
 	}
 	text, err := floor.Encode()
 	keep := s.longest()
+	if err == nil && how == member.Alone {
+		w.conclude(how, a, event)
+		w.member.End(text, keep, nil) // once the store is back
+		return
+	}
 	s.line.Unlock()
 	if err != nil { // then it must not be answered
 		s.log.Error("the other gateways cannot learn of a close", "client", k.Client.Name, "error", err)
@@ -302,7 +301,7 @@ func (w *pending) close(ctx context.Context, a *member.Attempt) {
 			return
 		}
 		s.line.Lock()
-		w.conclude(member.Act, a, event)
+		w.conclude(how, a, event)
 	})
 }
 

@@ -4,11 +4,17 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -305,6 +311,13 @@ func TestSharedAway(t *testing.T) {
 		if got := len(h.receipts(packet)); got != want {
 			t.Errorf("%s: %d answers, want %d", standalone, got, want)
 		}
+		if want > 0 { // the others learn of a close once they can
+			close := h.seal(h.request(spa.TypeClose))
+			h.members[0].sends(close)
+			h.wantOne(close, spa.Closed)
+			h.store.Away(false)
+			h.wantGrants(1) // alice's
+		}
 	}
 }
 
@@ -435,4 +448,38 @@ func TestSharedPolicy(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestSharedStranger: only root and the agent's user are taken for the agent, even if the socket's mode lets others
+// connect.
+func TestSharedStranger(t *testing.T) {
+	h := newShop(t, 1, "")
+	path := h.members[0].s.config.Fleet.Share
+	lab.Must(t, os.Chmod(path, 0o666))
+	for dir := filepath.Dir(path); dir != filepath.Clean(os.TempDir()); dir = filepath.Dir(dir) {
+		lab.Must(t, os.Chmod(dir, 0o755))
+	}
+	const nobody = 65534
+	dialed := make(chan error)
+	go func() {
+		runtime.LockOSThread() // it ends with the goroutine: the thread alone becomes nobody
+		if _, _, failed := syscall.RawSyscall(syscall.SYS_SETRESUID, nobody, nobody, nobody); failed != 0 {
+			dialed <- failed
+			return
+		}
+		conn, err := net.Dial("unix", path)
+		if err == nil {
+			_, err = conn.Read(make([]byte, 1))
+			conn.Close()
+		}
+		dialed <- err
+	}()
+	err := <-dialed
+	if errors.Is(err, syscall.EINVAL) {
+		t.Skip("this user namespace has no second user")
+	}
+	if !errors.Is(err, io.EOF) {
+		t.Errorf("another user gets %v, want it hung up", err)
+	}
+	h.opens(h.members[0])
 }
