@@ -137,7 +137,7 @@ func (m *Member) reader(l *link) {
 	for {
 		msg, err := l.conn.Read()
 		m.mu.Lock()
-		if err == nil && !l.closed {
+		if err == nil && m.link == l {
 			err = m.take(l, msg, time.Now())
 		}
 		if err != nil {

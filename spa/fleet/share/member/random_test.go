@@ -44,7 +44,7 @@ func newSchedule(seed uint64, members int, calm bool) *schedule {
 			fails: func() bool { return !s.calm.Load() && s.chance.of(0.1*scale) },
 			slow: func() {
 				if !s.calm.Load() && s.chance.of(0.02*scale) {
-					time.Sleep(s.chance.upTo(4 * time.Second))
+					time.Sleep(s.chance.upTo(15 * time.Second))
 				}
 			}}
 		g.agent = &agent{store: s.store, chance: s.chance, trouble: trouble, away: func() bool {
@@ -199,6 +199,7 @@ func (s *schedule) end(t *testing.T) {
 	time.Sleep(2 * time.Minute) // late requests arrive
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.checkHistory(t)
 	for _, text := range s.broken {
 		t.Error(text)
 	}
