@@ -3,6 +3,8 @@ package member_test
 import (
 	"encoding/binary"
 	"fmt"
+	"os"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -44,6 +46,7 @@ func newSchedule(seed uint64, members int, calm bool) *schedule {
 			fails: func() bool { return !s.calm.Load() && s.chance.of(0.1*scale) },
 			slow: func() {
 				if !s.calm.Load() && s.chance.of(0.02*scale) {
+					s.outage(i)
 					time.Sleep(s.chance.upTo(15 * time.Second))
 				}
 			}}
@@ -205,10 +208,18 @@ func (s *schedule) end(t *testing.T) {
 	}
 }
 
+// seeds returns how many schedules to try: SALLYPORT_CASES=1000 tries so many.
+func seeds() uint64 {
+	if n, err := strconv.ParseUint(os.Getenv("SALLYPORT_CASES"), 10, 64); err == nil && n > 1 {
+		return n
+	}
+	return 30
+}
+
 // TestRandomSchedules: whatever the network, the store, members and agents do, the properties of spa/models hold; and
 // once they do what they should, so does L.
 func TestRandomSchedules(t *testing.T) {
-	for seed := range uint64(200) {
+	for seed := range seeds() {
 		for members := 2; members <= 3; members++ {
 			t.Run(fmt.Sprintf("%d members, seed %d", members, seed), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
