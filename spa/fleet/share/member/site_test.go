@@ -331,7 +331,9 @@ func (l life) Install(text []byte) {
 	alive := l.lock()
 	defer l.g.site.mu.Unlock()
 	o := decode[outcome](text)
-	if alive && l.g.m.Alive() && !o.Until.IsZero() && o.Until.After(l.g.now()) && !l.g.superseded(o.Client, o.First, l.g.floors) {
+	switch {
+	case !alive, !l.g.m.Alive(), o.Until.IsZero(), !o.Until.After(l.g.now()):
+	case !l.g.superseded(o.Client, o.First, l.g.floors):
 		l.g.install(o)
 	}
 }
