@@ -1,10 +1,15 @@
-// Package etcd hands bundles out through etcd (etcd.io), version 3.4 and later.
+// Package etcd hands bundles out through etcd (etcd.io), version 3.4 and later, and has what gateways share that have
+// one address: see Member.
 //
 // All keys begin with sallyport/FLEET/, FLEET being the fleet's id:
 //
 //	serial                        the serial of the last publication, decimal
 //	bundle/GATEWAY                the readable part of its bundle
 //	sealed/GATEWAY/SERIAL/SUM/PART    the rest in parts of at most 512 KiB: an etcd takes 1.5 MiB at a time
+//	share/SITE/                   what the members of a site share:
+//	    spent/n/NAME, spent/i/NAME    a nonce and a request id; the token of the attempt that spent them
+//	    o/NAME, f/NAME                the outcome for a request id; floors
+//	    s/MEMBER, a/MEMBER            the member's session; the revision up to which it has all floors in force
 //
 // Numbers in keys have 19 and 4 digits, so that they sort. SUM is the sealed part's SHA-256: of two administrators who
 // publish at once, neither changes the other's parts. The parts of a bundle are written before its readable part,

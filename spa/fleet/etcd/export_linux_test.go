@@ -20,3 +20,10 @@ func (c Cluster) Files(t testing.TB, user string) (ca, cert, key string) {
 	cert, key = c.issue(t, user, time.Now().Add(time.Hour))
 	return filepath.Join(c.dir, "ca.pem"), cert, key
 }
+
+// Restart kills a member of the cluster and starts it again.
+func (c Cluster) Restart(t testing.TB, i int) {
+	t.Helper()
+	c.kill(i)
+	c.start(t, i)
+}

@@ -6,8 +6,8 @@
 // half of it. The agent carries messages (see [Message]) to a store that can create a key if it is absent. All keys of
 // a site begin with sallyport/FLEET/share/SITE/ (see [Prefix]):
 //
-//	n/NAME    a nonce that is spent; value: the token of the attempt
-//	i/NAME    a request id that is spent; value: the token of the attempt
+//	spent/n/NAME    a nonce that is spent; value: the token of the attempt
+//	spent/i/NAME    a request id that is spent; value: the token of the attempt
 //	o/NAME    the outcome for the request id of this name; value: sealed
 //	f/NAME    floors, and what ended with them; value: sealed
 //	s/MEMBER  a member's session; value: its run. Removed when the session ends
