@@ -78,8 +78,7 @@ func (m *Member) see(revision int64) {
 	m.check()
 }
 
-// check answers the ends that all members with a session have acknowledged: of those that had one at the floor's
-// revision, and some more. Whoever has one since then has read the floor.
+// check answers the ends whose floor all members with a session have acknowledged.
 func (m *Member) check() {
 	least := int64(math.MaxInt64)
 	for _, p := range m.peers {

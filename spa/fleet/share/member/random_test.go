@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/spa/fleet/share"
 )
 
 // A schedule is one random run of everything.
@@ -245,4 +246,37 @@ func TestCalm(t *testing.T) {
 			s.end(t)
 		})
 	}
+}
+
+// TestStuckLine: a member whose line is stuck until the others do not wait for it any more does not act then, although
+// the packet is still fresh and no floor is known here.
+func TestStuckLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSchedule(1, 2, true)
+		s.gates[0].ahead, s.gates[1].ahead = 0, 0
+		s.gates[0].slow = func() {
+			s.mu.Lock()
+			s.away[0]++
+			s.mu.Unlock()
+			time.Sleep(share.SessionUse + time.Second)
+		}
+		time.Sleep(2*share.SessionEvery - 100*time.Millisecond) // shortly before the session is asked for
+		open := s.command(false)
+		open.stamp = time.Now().Add(window - time.Millisecond)
+		open.first = open.stamp
+		shut := open
+		s.number(shut.request[:])
+		s.number(shut.nonce[:])
+		shut.close = true
+		s.gates[0].deliver(open)
+		time.Sleep(time.Second)
+		s.gates[1].deliver(shut)
+		time.Sleep(share.SessionTTL)
+		s.mu.Lock()
+		if !s.closed[shut.request] {
+			t.Error("the close is not answered")
+		}
+		s.mu.Unlock()
+		s.end(t)
+	})
 }

@@ -36,7 +36,7 @@ type Member struct {
 	session   int64     // the revision at which it was made
 	epoch     int       // changes when the session may have been lost
 	joined    bool      // since this epoch began, all floors were read
-	refused   bool
+	refused   time.Time // since when another run has the session; zero: it has not
 	nextAsk   time.Time
 	raised    int64 // floors up to this revision are in force
 	installed int64 // outcomes up to this one are installed
@@ -152,7 +152,7 @@ func (m *Member) tick(now time.Time) time.Duration {
 	if first := m.order.Front(); first != nil {
 		due = append(due, first.Value.(*Attempt).deadline)
 	}
-	if len(m.ends) > 0 || m.settling.Len() > 0 || m.wanted > m.acked {
+	if len(m.ends) > 0 || m.settling.Len() > 0 || m.joined && m.wanted > m.acked {
 		due = append(due, m.nextSend)
 	}
 	if len(due) == 0 {
@@ -203,7 +203,7 @@ func (m *Member) apart() {
 func (m *Member) status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := Status{Connected: m.link != nil, Alive: m.aliveAt(time.Now()), Refused: m.refused, Revision: m.revision,
+	s := Status{Connected: m.link != nil, Alive: m.aliveAt(time.Now()), Refused: !m.refused.IsZero(), Revision: m.revision,
 		Waiting: m.queued, Unsettled: m.settling.Len(), Ending: len(m.ends), Counts: m.counts}
 	for _, name := range slices.SortedFunc(maps.Keys(m.peers), strings.Compare) {
 		s.Peers = append(s.Peers, Peer{Name: name, Acknowledged: m.peers[name].acked})
