@@ -192,10 +192,15 @@ func TestLocal(t *testing.T) {
 // TestFence: a member is alive for a part of its session's time, from when it asked. Late answers are old.
 func TestFence(t *testing.T) {
 	scripted(t, nil, func(h *host) {
-		o := h.outlet(nil)
 		began := time.Now()
+		o := h.outlet(func(o *outlet) { o.slow = time.Second })
+		time.Sleep(o.slow)
+		if synctest.Wait(); !h.m.Alive() {
+			t.Error("not alive when the answer comes")
+		}
+		o.slow = 0
 		o.silent.Store(true)
-		time.Sleep(share.SessionUse - time.Millisecond)
+		time.Sleep(share.SessionUse - time.Second - time.Millisecond)
 		if synctest.Wait(); !h.m.Alive() {
 			t.Errorf("not alive after %v", time.Since(began))
 		}

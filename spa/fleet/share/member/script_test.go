@@ -77,6 +77,7 @@ type outlet struct {
 	after    []share.Message // outcomes
 	silent   atomic.Bool     // no answer about sessions
 	refusing atomic.Bool     // another run has it
+	slow     time.Duration   // before an answer about sessions
 	reads    int
 	seq      uint64 // of the last reading
 }
@@ -132,6 +133,7 @@ func (o *outlet) serve() {
 		switch m.Kind {
 		case share.Hello:
 		case share.AskSession:
+			time.Sleep(o.slow)
 			switch {
 			case o.silent.Load():
 			case o.refusing.Load():
