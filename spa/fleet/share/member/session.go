@@ -83,7 +83,7 @@ func (m *Member) begin(l *link, msg share.Message) error {
 	return nil
 }
 
-// restored notices a store that was set back: its revisions count again from where it was.
+// restored notices a store that was set back: it counts revisions from an earlier one again.
 func (m *Member) restored(revision int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

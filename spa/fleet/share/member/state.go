@@ -62,7 +62,8 @@ type peer struct {
 	acked int64
 }
 
-func newMember(c Config) *Member {
+// New returns a member. It does nothing before Run.
+func New(c Config) *Member {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -78,8 +79,9 @@ func newMember(c Config) *Member {
 	return m
 }
 
-// run is Run.
-func (m *Member) run(ctx context.Context, agents <-chan net.Conn) {
+// Run is a member from then on, through the connections to agents that it gets: each replaces the one before. It
+// returns once ctx ended and nothing that it started runs any more.
+func (m *Member) Run(ctx context.Context, agents <-chan net.Conn) {
 	var worker, all sync.WaitGroup
 	m.mu.Lock()
 	m.running = true
@@ -109,7 +111,7 @@ func (m *Member) run(ctx context.Context, agents <-chan net.Conn) {
 	m.stop(&worker, &all)
 }
 
-// stop ends what Run has started. Then the session ends too: others need not wait for a member that decides nothing.
+// stop ends what Run has started, and then the session: others need not wait for a member that decides nothing.
 func (m *Member) stop(worker, all *sync.WaitGroup) {
 	m.mu.Lock()
 	m.running, m.joined = false, false
@@ -128,7 +130,7 @@ func (m *Member) stop(worker, all *sync.WaitGroup) {
 	all.Wait()
 }
 
-// tick does what is due, and returns how long nothing else will be; 0 for ever.
+// tick does what is due, and returns the time until something else is; 0 if nothing will be.
 func (m *Member) tick(now time.Time) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -172,7 +174,9 @@ func (m *Member) woken() {
 // wall clock counts the time in which the machine was suspended.
 func since(at, now time.Time) time.Duration { return max(now.Sub(at), now.Round(0).Sub(at.Round(0))) }
 
-func (m *Member) alive() bool {
+// Alive reports whether the other members wait for this one before they answer a close: it has a session by its own
+// clock, and every floor from before it. Only then may it act.
+func (m *Member) Alive() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.aliveAt(time.Now())
@@ -191,7 +195,7 @@ func (m *Member) lapse(now time.Time) {
 	m.config.Log.Warn("no answer from the store: apart from the other members of the site")
 }
 
-// apart begins a new epoch: what was read is not known to be all any more.
+// apart begins a new epoch: from now on there may be floors that this member has not read.
 func (m *Member) apart() {
 	if m.joined {
 		m.counts.Lapses++
@@ -200,7 +204,8 @@ func (m *Member) apart() {
 	m.joined, m.acked = false, 0
 }
 
-func (m *Member) status() Status {
+// Status returns what the member knows now.
+func (m *Member) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := Status{Connected: m.link != nil, Alive: m.aliveAt(time.Now()), Refused: !m.refused.IsZero(), Revision: m.revision,
