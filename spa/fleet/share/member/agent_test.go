@@ -169,7 +169,7 @@ func (a *agent) follow(conn *share.Conn, seq uint64, current func() bool, gone <
 			} else if a.chance.of(t.broken) {
 				return true
 			}
-			for a.away() {
+			for a.away() && current() {
 				time.Sleep(100 * time.Millisecond)
 			}
 			if !current() || !send(m) {

@@ -29,7 +29,11 @@ func (m *Member) tell(e *ending, ok bool) {
 	}
 }
 
-func (m *Member) end(floor []byte, keep time.Duration, done func(ok bool)) {
+// End announces a floor that this member has in force, after what it says has ended here. The store keeps it for keep:
+// as long as the longest grant that it may have ended, at least. Done is called once from the goroutine that calls the
+// Site, unless Run returns before: with true when no other member has or installs what the floor ended, with false if
+// that is not known within EndWithin. Only true may be answered.
+func (m *Member) End(floor []byte, keep time.Duration, done func(ok bool)) {
 	now := time.Now()
 	e := &ending{keep: keep, deadline: now.Add(EndWithin), until: now.Add(keep), done: done}
 	rand.Read(e.name[:])
@@ -78,8 +82,7 @@ func (m *Member) see(revision int64) {
 	m.check()
 }
 
-// check answers the ends that all members with a session have acknowledged: of those that had one at the floor's
-// revision, and some more. Whoever has one since then has read the floor.
+// check answers the ends whose floor all members with a session have acknowledged.
 func (m *Member) check() {
 	least := int64(math.MaxInt64)
 	for _, p := range m.peers {

@@ -11,7 +11,7 @@ import (
 	"sallyport/spa/fleet/share"
 )
 
-const writeWithin = 5 * time.Second // an agent that does not read for so long is left
+const writeWithin = 5 * time.Second // an agent that does not read for this long is dropped
 
 var errAnswer = errors.New("the agent's answer does not fit the request, or nobody asked")
 
@@ -21,7 +21,7 @@ type link struct {
 	conn *share.Conn
 
 	out      []share.Message // to be written
-	ready    sync.Cond       // there is something, or the link is not used any more
+	ready    sync.Cond       // out has something, or the link is closed
 	closed   bool
 	requests map[uint64]request // without an answer so far
 	asking   uint64             // the last session that was asked for
@@ -60,7 +60,7 @@ func (m *Member) connect(conn net.Conn, all *sync.WaitGroup) {
 	all.Go(func() { m.reader(l) })
 }
 
-// lost gives up a link, unless it is not used any more.
+// lost drops a link, and with it what waits for its answers. Dropping it again does nothing.
 func (m *Member) lost(l *link) {
 	if l == nil || l.closed {
 		return
@@ -89,7 +89,7 @@ func (l *link) close() {
 	l.ready.Broadcast()
 }
 
-// leave ends the session, if the agent still reads.
+// leave ends the session, if the agent reads that.
 func (l *link) leave(run share.Token) {
 	l.net.SetDeadline(time.Now().Add(time.Second))
 	_ = l.conn.Write(share.Message{Kind: share.Leave, Run: run}) // otherwise the session ends by itself
@@ -98,7 +98,7 @@ func (l *link) leave(run share.Token) {
 	l.ready.L.Unlock()
 }
 
-// write queues a message. There are never more than requests without an answer, and a few.
+// write queues a message. Unanswered requests are bounded, so the queue is too.
 func (m *Member) write(msg share.Message) {
 	m.link.out = append(m.link.out, msg)
 	m.link.ready.Broadcast()
@@ -137,7 +137,7 @@ func (m *Member) reader(l *link) {
 	for {
 		msg, err := l.conn.Read()
 		m.mu.Lock()
-		if err == nil && !l.closed {
+		if err == nil && m.link == l {
 			err = m.take(l, msg, time.Now())
 		}
 		if err != nil {
@@ -153,13 +153,13 @@ func (m *Member) reader(l *link) {
 
 func (m *Member) leaveAgent(l *link, err error) {
 	if !l.closed && !errors.Is(err, io.EOF) {
-		m.config.Log.Warn("lost the agent that reaches the other members", "site", m.config.Site, "error", err)
+		m.config.Log.Warn("lost the agent that reaches the other members", "error", err)
 	}
 	m.lost(l)
 	m.woken()
 }
 
-// take takes a message of the agent. After an error the agent is left.
+// take handles a message of the agent. After an error the agent is dropped.
 func (m *Member) take(l *link, msg share.Message, now time.Time) error {
 	switch msg.Kind {
 	case share.Event:
@@ -170,12 +170,23 @@ func (m *Member) take(l *link, msg share.Message, now time.Time) error {
 		return m.loaded(l, msg)
 	case share.InSession, share.Refused:
 		return m.inSession(l, msg, now)
+	case share.Won, share.Spent, share.Repeat, share.Done, share.Failed:
+	default:
+		return errAnswer // a server's message
 	}
 	r, ok := l.requests[msg.Seq]
 	if !ok {
-		return nil // given up, or answered before
+		return nil // given up or answered before
 	}
-	delete(l.requests, msg.Seq)
+	err := m.answer(l, r, msg)
+	if err == nil { // otherwise the link is dropped, with what waits for answers
+		delete(l.requests, msg.Seq)
+	}
+	return err
+}
+
+// answer handles the answer to a request.
+func (m *Member) answer(l *link, r request, msg share.Message) error {
 	switch r.kind {
 	case share.AskSession:
 		return orFailed(msg) // asked again soon

@@ -13,9 +13,7 @@
 package member
 
 import (
-	"context"
 	"log/slog"
-	"net"
 	"time"
 
 	"sallyport/keys"
@@ -79,37 +77,6 @@ type Spend struct {
 	// another member or an earlier packet passed to Settled.
 	Decide func(how How, a *Attempt, outcome []byte)
 }
-
-// New returns a member. It does nothing before Run.
-func New(c Config) *Member { return newMember(c) }
-
-// Run is a member from then on, through the connections to agents that it gets: each replaces the one before. It
-// returns once ctx ended and nothing that it started runs any more.
-func (m *Member) Run(ctx context.Context, agents <-chan net.Conn) { m.run(ctx, agents) }
-
-// Spend spends a packet for all members. It never waits. It returns false if it drops the packet: a packet with the
-// same request id is on its way, too many are, or Run does not run.
-func (m *Member) Spend(s *Spend) bool { return m.spend(s) }
-
-// Alive reports whether the other members wait for this one before they answer a close: it has a session by its own
-// clock, and every floor from before it. Only then may it act.
-func (m *Member) Alive() bool { return m.alive() }
-
-// GaveUp says that an attempt was decided without an act or an answer: the next packet with its request id may act.
-func (m *Member) GaveUp(a *Attempt) { m.gaveUp(a) }
-
-// Settled records the outcome of an attempt for all members until a time at which what was granted has ended; at least
-// as long as the request id is kept. It does nothing for a Repeat.
-func (m *Member) Settled(a *Attempt, outcome []byte, until time.Time) { m.settled(a, outcome, until) }
-
-// End announces a floor that this member has in force, after what it says has ended here. The store keeps it for keep:
-// as long as the longest grant that it may have ended, at least. Done is called once from the goroutine that calls the
-// Site, unless Run returns before: with true when no other member has or installs what the floor ended, with false if
-// that is not known within EndWithin. Only true may be answered.
-func (m *Member) End(floor []byte, keep time.Duration, done func(ok bool)) { m.end(floor, keep, done) }
-
-// Status returns what the member knows now.
-func (m *Member) Status() Status { return m.status() }
 
 // Status is what a member knows of itself and the others.
 type Status struct {

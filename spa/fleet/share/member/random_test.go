@@ -3,12 +3,15 @@ package member_test
 import (
 	"encoding/binary"
 	"fmt"
+	"os"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"sallyport/keys"
+	"sallyport/spa/fleet/share"
 )
 
 // A schedule is one random run of everything.
@@ -44,7 +47,8 @@ func newSchedule(seed uint64, members int, calm bool) *schedule {
 			fails: func() bool { return !s.calm.Load() && s.chance.of(0.1*scale) },
 			slow: func() {
 				if !s.calm.Load() && s.chance.of(0.02*scale) {
-					time.Sleep(s.chance.upTo(4 * time.Second))
+					s.outage(i)
+					time.Sleep(s.chance.upTo(15 * time.Second))
 				}
 			}}
 		g.agent = &agent{store: s.store, chance: s.chance, trouble: trouble, away: func() bool {
@@ -199,15 +203,24 @@ func (s *schedule) end(t *testing.T) {
 	time.Sleep(2 * time.Minute) // late requests arrive
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.checkHistory(t)
 	for _, text := range s.broken {
 		t.Error(text)
 	}
 }
 
+// seeds returns how many schedules to try: SALLYPORT_CASES=1000 tries so many.
+func seeds() uint64 {
+	if n, err := strconv.ParseUint(os.Getenv("SALLYPORT_CASES"), 10, 64); err == nil && n > 1 {
+		return n
+	}
+	return 30
+}
+
 // TestRandomSchedules: whatever the network, the store, members and agents do, the properties of spa/models hold; and
 // once they do what they should, so does L.
 func TestRandomSchedules(t *testing.T) {
-	for seed := range uint64(200) {
+	for seed := range seeds() {
 		for members := 2; members <= 3; members++ {
 			t.Run(fmt.Sprintf("%d members, seed %d", members, seed), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -233,4 +246,37 @@ func TestCalm(t *testing.T) {
 			s.end(t)
 		})
 	}
+}
+
+// TestStuckLine: a member whose line is stuck until the others do not wait for it any more does not act then, although
+// the packet is still fresh and no floor is known here.
+func TestStuckLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSchedule(1, 2, true)
+		s.gates[0].ahead, s.gates[1].ahead = 0, 0
+		s.gates[0].slow = func() {
+			s.mu.Lock()
+			s.away[0]++
+			s.mu.Unlock()
+			time.Sleep(share.SessionUse + time.Second)
+		}
+		time.Sleep(2*share.SessionEvery - 100*time.Millisecond) // shortly before the session is asked for
+		open := s.command(false)
+		open.stamp = time.Now().Add(window - time.Millisecond)
+		open.first = open.stamp
+		shut := open
+		s.number(shut.request[:])
+		s.number(shut.nonce[:])
+		shut.close = true
+		s.gates[0].deliver(open)
+		time.Sleep(time.Second)
+		s.gates[1].deliver(shut)
+		time.Sleep(share.SessionTTL)
+		s.mu.Lock()
+		if !s.closed[shut.request] {
+			t.Error("the close is not answered")
+		}
+		s.mu.Unlock()
+		s.end(t)
+	})
 }

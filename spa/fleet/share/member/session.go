@@ -30,32 +30,42 @@ func (m *Member) inSession(l *link, msg share.Message, now time.Time) error {
 	delete(l.requests, msg.Seq)
 	l.asking = 0
 	if msg.Kind == share.Refused {
-		m.refuse()
+		m.refuse(now)
 		return nil
 	}
-	m.refused = false
+	m.refused = time.Time{}
 	m.lapse(now)
 	m.asked = l.asked
-	if msg.Revision != m.session { // the store had ended it: whoever closed something has not waited for this member
+	if msg.Revision != m.session { // the store had ended it: a close may have been answered without this member
 		m.session = msg.Revision
 		m.apart()
 	}
-	if l.reading == 0 || l.epoch != m.epoch { // the floors come after the session, or one could be missed
-		delete(l.requests, l.reading)
-		l.reading = m.request(share.Message{Kind: share.Read}, request{})
-		l.epoch = m.epoch
+	if l.reading == 0 || l.epoch != m.epoch {
+		m.read(l)
 	}
 	m.sendAll()
 	return nil
 }
 
-func (m *Member) refuse() {
-	if !m.refused {
-		m.config.Log.Error("another gateway has this one's name, or its own last run has not ended yet", "site", m.config.Site,
-			"member", m.config.Member)
+// refuse handles an answer that another run has the session. After a crash that is this member's last run, until its
+// session ends.
+func (m *Member) refuse(now time.Time) {
+	if m.refused.IsZero() {
+		m.refused = now
 	}
-	m.refused, m.asked = true, time.Time{}
+	if lasts := now.Sub(m.refused); lasts > share.SessionTTL && lasts <= share.SessionTTL+share.SessionEvery {
+		m.config.Log.Error("another gateway of the site has this one's name", "member", m.config.Member)
+	}
+	m.asked = time.Time{}
 	m.apart()
+}
+
+// read reads the floors of this epoch. That comes after the session: a floor between the two would be missed.
+func (m *Member) read(l *link) {
+	delete(l.requests, l.reading)
+	l.reading = m.request(share.Message{Kind: share.Read}, request{})
+	l.epoch = m.epoch
+	l.loading, l.peers = false, nil // what still comes is of an earlier reading
 }
 
 // begin starts to read anew.
@@ -73,13 +83,13 @@ func (m *Member) begin(l *link, msg share.Message) error {
 	return nil
 }
 
-// restored notices a store that was set back: its revisions count again from where it was.
+// restored notices a store that was set back: it counts revisions from an earlier one again.
 func (m *Member) restored(revision int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if revision < m.raised {
-		m.raised, m.installed = 0, 0
-		m.config.Log.Error("the store was set back: what members of the site spent since may be accepted again", "site", m.config.Site)
+		m.raised, m.installed, m.wanted, m.acked = 0, 0, 0, 0
+		m.config.Log.Error("the store was set back: what members of the site spent since may be accepted again")
 	}
 }
 
@@ -157,12 +167,13 @@ func (m *Member) join(epoch int, revision int64) {
 		return
 	}
 	if !m.joined {
-		m.config.Log.Info("joined the other members of the site", "site", m.config.Site)
+		m.config.Log.Info("joined the other members of the site")
 	}
 	m.joined = true
 	m.wanted = max(m.wanted, revision)
 	m.sendAck(time.Now())
 	m.sendAll()
+	m.check()
 	m.woken()
 }
 
@@ -207,7 +218,7 @@ func (m *Member) raise(l *link, msg share.Message) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil { // to be read again, and acknowledged by nobody until then
-		m.config.Log.Error("could not put another member's floor into force", "site", m.config.Site, "error", err)
+		m.config.Log.Error("could not put another member's floor into force", "error", err)
 		m.apart()
 		m.lost(l)
 		return
@@ -234,7 +245,7 @@ func (m *Member) news(msg share.Message) (run share.Token, text []byte, ok bool)
 func (m *Member) unsealed(key string) {
 	m.counts.Unsealed++
 	if m.counts.Unsealed == 1 {
-		m.config.Log.Error("the store has what no member of the site wrote; it is ignored, and more of it counted", "site", m.config.Site,
+		m.config.Log.Error("the store has what no member of the site wrote; it is ignored, and more of it counted",
 			"key", key)
 	}
 }

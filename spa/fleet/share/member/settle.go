@@ -18,7 +18,9 @@ type settlement struct {
 	at      *list.Element
 }
 
-func (m *Member) settled(a *Attempt, outcome []byte, until time.Time) {
+// Settled records the outcome of an attempt for all members until a time at which what was granted has ended; at least
+// as long as the request id is kept. It does nothing for a Repeat.
+func (m *Member) Settled(a *Attempt, outcome []byte, until time.Time) {
 	if a.repeat {
 		return
 	}

@@ -22,9 +22,11 @@ type Attempt struct {
 	repeat   bool
 }
 
-func (m *Member) spend(s *Spend) bool {
-	a := &Attempt{spend: s, nonce: m.config.Key.NonceName(s.Key, s.Nonce), request: m.config.Key.RequestName(s.Key, s.Request),
-		deadline: time.Now().Add(share.AnswerWithin)}
+// Spend spends a packet for all members. It never waits. It returns false if it drops the packet: a packet with the
+// same request id is on its way, too many are, or Run does not run.
+func (m *Member) Spend(s *Spend) bool {
+	a := &Attempt{spend: s, nonce: m.config.Key.NonceName(s.Key, s.Nonce),
+		request: m.config.Key.RequestName(s.Key, s.Request), deadline: time.Now().Add(share.AnswerWithin)}
 	rand.Read(a.token[:])
 	a.owner = a.token
 	m.mu.Lock()
@@ -157,7 +159,8 @@ func (m *Member) expire(now time.Time) {
 	}
 }
 
-func (m *Member) gaveUp(a *Attempt) {
+// GaveUp says that an attempt was decided without an act or an answer: the next packet with its request id may act.
+func (m *Member) GaveUp(a *Attempt) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !a.repeat {
@@ -165,7 +168,7 @@ func (m *Member) gaveUp(a *Attempt) {
 	}
 }
 
-// givenUp remembers the attempts that this run gave up before it acted: nobody else may act for them.
+// givenUp remembers the attempts that this run gave up before it acted: only this run may act for them.
 type givenUp struct {
 	until map[share.Token]time.Time
 	order []share.Token

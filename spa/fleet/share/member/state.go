@@ -36,7 +36,7 @@ type Member struct {
 	session   int64     // the revision at which it was made
 	epoch     int       // changes when the session may have been lost
 	joined    bool      // since this epoch began, all floors were read
-	refused   bool
+	refused   time.Time // since when another run has the session; zero: it has not
 	nextAsk   time.Time
 	raised    int64 // floors up to this revision are in force
 	installed int64 // outcomes up to this one are installed
@@ -62,10 +62,12 @@ type peer struct {
 	acked int64
 }
 
-func newMember(c Config) *Member {
+// New returns a member. It does nothing before Run.
+func New(c Config) *Member {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	c.Log = c.Log.With("site", c.Site)
 	m := &Member{config: c, prefix: share.Prefix(c.Fleet, c.Site), wake: make(chan struct{}, 1),
 		queues: make(map[keys.ID][]*Attempt), order: list.New(), settling: list.New(),
 		given: givenUp{until: make(map[share.Token]time.Time)}}
@@ -77,8 +79,9 @@ func newMember(c Config) *Member {
 	return m
 }
 
-// run is Run.
-func (m *Member) run(ctx context.Context, agents <-chan net.Conn) {
+// Run is a member from then on, through the connections to agents that it gets: each replaces the one before. It
+// returns once ctx ended and nothing that it started runs any more.
+func (m *Member) Run(ctx context.Context, agents <-chan net.Conn) {
 	var worker, all sync.WaitGroup
 	m.mu.Lock()
 	m.running = true
@@ -108,7 +111,7 @@ func (m *Member) run(ctx context.Context, agents <-chan net.Conn) {
 	m.stop(&worker, &all)
 }
 
-// stop ends what Run has started. Then the session ends too: others need not wait for a member that decides nothing.
+// stop ends what Run has started, and then the session: others need not wait for a member that decides nothing.
 func (m *Member) stop(worker, all *sync.WaitGroup) {
 	m.mu.Lock()
 	m.running, m.joined = false, false
@@ -127,7 +130,7 @@ func (m *Member) stop(worker, all *sync.WaitGroup) {
 	all.Wait()
 }
 
-// tick does what is due, and returns how long nothing else will be; 0 for ever.
+// tick does what is due, and returns the time until something else is; 0 if nothing will be.
 func (m *Member) tick(now time.Time) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -151,7 +154,7 @@ func (m *Member) tick(now time.Time) time.Duration {
 	if first := m.order.Front(); first != nil {
 		due = append(due, first.Value.(*Attempt).deadline)
 	}
-	if len(m.ends) > 0 || m.settling.Len() > 0 || m.wanted > m.acked {
+	if len(m.ends) > 0 || m.settling.Len() > 0 || m.joined && m.wanted > m.acked {
 		due = append(due, m.nextSend)
 	}
 	if len(due) == 0 {
@@ -167,11 +170,13 @@ func (m *Member) woken() {
 	}
 }
 
-// since returns how long something has been, by the clock that runs on or by the clock that is set, whichever says more:
-// only the second counts a time in which the machine was suspended.
+// since returns how much time has passed by the monotonic clock or by the wall clock, whichever says more: only the
+// wall clock counts the time in which the machine was suspended.
 func since(at, now time.Time) time.Duration { return max(now.Sub(at), now.Round(0).Sub(at.Round(0))) }
 
-func (m *Member) alive() bool {
+// Alive reports whether the other members wait for this one before they answer a close: it has a session by its own
+// clock, and every floor from before it. Only then may it act.
+func (m *Member) Alive() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.aliveAt(time.Now())
@@ -187,10 +192,10 @@ func (m *Member) lapse(now time.Time) {
 		return
 	}
 	m.apart()
-	m.config.Log.Warn("no answer from the store: apart from the other members of the site", "site", m.config.Site)
+	m.config.Log.Warn("no answer from the store: apart from the other members of the site")
 }
 
-// apart begins a new epoch: what was read is not known to be all any more.
+// apart begins a new epoch: from now on there may be floors that this member has not read.
 func (m *Member) apart() {
 	if m.joined {
 		m.counts.Lapses++
@@ -199,10 +204,11 @@ func (m *Member) apart() {
 	m.joined, m.acked = false, 0
 }
 
-func (m *Member) status() Status {
+// Status returns what the member knows now.
+func (m *Member) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := Status{Connected: m.link != nil, Alive: m.aliveAt(time.Now()), Refused: m.refused, Revision: m.revision,
+	s := Status{Connected: m.link != nil, Alive: m.aliveAt(time.Now()), Refused: !m.refused.IsZero(), Revision: m.revision,
 		Waiting: m.queued, Unsettled: m.settling.Len(), Ending: len(m.ends), Counts: m.counts}
 	for _, name := range slices.SortedFunc(maps.Keys(m.peers), strings.Compare) {
 		s.Peers = append(s.Peers, Peer{Name: name, Acknowledged: m.peers[name].acked})

@@ -29,14 +29,14 @@ func (m *Member) work() {
 	}
 }
 
-// do adds a task. What adds them is bounded: packets, ends, and event.
+// do adds a task. Packets, ends and events are bounded, so the list is too.
 func (m *Member) do(task func()) {
 	m.todo.list = append(m.todo.list, task)
 	m.todo.changed.Broadcast()
 }
 
-// event adds a task that came through a link, and waits while there are too many. The task is left out if the link is
-// replaced: the next one brings the same again.
+// event adds a task that came through a link, and waits while there are too many. Once the link is closed the task is
+// skipped: the next link brings the same again.
 func (m *Member) event(l *link, task func()) {
 	for m.todo.events >= maxEvents && m.link == l {
 		m.todo.changed.Wait()
