@@ -3,8 +3,8 @@
 //
 // The gateways of a site are its members: they have one server id, so a packet for one is a packet for all. What one
 // member spends must be spent for all of them. spa/models/README.md has the algorithm, and package member the server's
-// half of it. The agent carries messages (see [Message]) to a store that can create a key if it is absent. All keys of a
-// site begin with sallyport/FLEET/share/SITE/ (see [Prefix]):
+// half of it. The agent carries messages (see [Message]) to a store that can create a key if it is absent. All keys of
+// a site begin with sallyport/FLEET/share/SITE/ (see [Prefix]):
 //
 //	spent/n/NAME    a nonce that is spent; value: the token of the attempt
 //	spent/i/NAME    a request id that is spent; value: the token of the attempt

@@ -15,8 +15,8 @@ import (
 
 // Limits of outcomes and floors.
 const (
-	MaxServices = 512            // names in one: a client's grants
-	MaxFloors   = 1024           // topics in one
+	MaxServices = 256            // names in one: a client's grants
+	MaxFloors   = 256            // topics in one
 	MaxReceipt  = 256            // bytes of a receipt before it is sealed
 	MaxText     = MaxValue - 512 // bytes of an encoded outcome or floor, which leaves room for the seal
 )

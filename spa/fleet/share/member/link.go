@@ -137,7 +137,7 @@ func (m *Member) reader(l *link) {
 	for {
 		msg, err := l.conn.Read()
 		m.mu.Lock()
-		if err == nil && !l.closed {
+		if err == nil && m.link == l {
 			err = m.take(l, msg, time.Now())
 		}
 		if err != nil {
@@ -153,7 +153,7 @@ func (m *Member) reader(l *link) {
 
 func (m *Member) leaveAgent(l *link, err error) {
 	if !l.closed && !errors.Is(err, io.EOF) {
-		m.config.Log.Warn("lost the agent that reaches the other members", "site", m.config.Site, "error", err)
+		m.config.Log.Warn("lost the agent that reaches the other members", "error", err)
 	}
 	m.lost(l)
 	m.woken()
@@ -170,12 +170,23 @@ func (m *Member) take(l *link, msg share.Message, now time.Time) error {
 		return m.loaded(l, msg)
 	case share.InSession, share.Refused:
 		return m.inSession(l, msg, now)
+	case share.Won, share.Spent, share.Repeat, share.Done, share.Failed:
+	default:
+		return errAnswer // a server's message
 	}
 	r, ok := l.requests[msg.Seq]
 	if !ok {
 		return nil // given up, or answered before
 	}
-	delete(l.requests, msg.Seq)
+	err := m.answer(l, r, msg)
+	if err == nil { // otherwise the link is given up, with what waits for it
+		delete(l.requests, msg.Seq)
+	}
+	return err
+}
+
+// answer handles the answer to a request.
+func (m *Member) answer(l *link, r request, msg share.Message) error {
 	switch r.kind {
 	case share.AskSession:
 		return orFailed(msg) // asked again soon

@@ -38,8 +38,8 @@ const EndWithin = share.SessionTTL + 5*time.Second
 // A Site is the server. Its methods are called one after the other, and never together with a Decide or the done of an
 // End.
 type Site interface {
-	// Install installs what another member granted. What is no outcome, superseded by a floor or not for this member
-	// is skipped. Outcomes come in the order of the store's revisions, and may come again.
+	// Install installs what another member granted, after a look at Member.Alive and the floors under the server's lock.
+	// Anything else is skipped. Outcomes come in the order of the store's revisions, and may come again.
 	Install(outcome []byte)
 	// Raise puts another member's floor into force and ends what it says. An error means that it is not in force: the
 	// member then leaves the others until it is. It may come again, in the order of the store's revisions.

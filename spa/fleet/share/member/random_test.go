@@ -3,6 +3,9 @@ package member_test
 import (
 	"encoding/binary"
 	"fmt"
+	"os"
+	"strconv"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,7 +18,7 @@ type schedule struct {
 	*site
 	chance  *chance
 	pace    time.Duration
-	calm    bool
+	calm    atomic.Bool
 	away    []int // outages of the store, for each gateway
 	packets []packet
 	numbers uint64
@@ -25,11 +28,12 @@ type schedule struct {
 var worst = trouble{late: 0.15, lost: 0.15, twice: 0.3, failed: 0.1, lag: 0.05, broken: 0.05}
 
 func newSchedule(seed uint64, members int, calm bool) *schedule {
-	s := &schedule{site: newSite(), chance: newChance(seed), calm: calm, away: make([]int, members)}
+	s := &schedule{site: newSite(), chance: newChance(seed), away: make([]int, members)}
+	s.calm.Store(calm)
 	scale := float64(s.chance.n(4)) / 3 // some runs are quieter, and some longer
 	s.pace = []time.Duration{100, 300, 300, 1500}[s.chance.n(4)] * time.Millisecond
 	trouble := func() trouble {
-		if s.calm {
+		if s.calm.Load() {
 			return trouble{}
 		}
 		w := worst
@@ -39,7 +43,13 @@ func newSchedule(seed uint64, members int, calm bool) *schedule {
 	for i := range members {
 		g := &gateway{site: s.site, name: fmt.Sprintf("gw%d", i), journal: s.chance.of(0.5),
 			grants: make(map[[16]byte]grant), ahead: s.chance.upTo(window),
-			fails: func() bool { return !s.calm && s.chance.of(0.1*scale) }}
+			fails: func() bool { return !s.calm.Load() && s.chance.of(0.1*scale) },
+			slow: func() {
+				if !s.calm.Load() && s.chance.of(0.02*scale) {
+					s.outage(i)
+					time.Sleep(s.chance.upTo(15 * time.Second))
+				}
+			}}
 		g.agent = &agent{store: s.store, chance: s.chance, trouble: trouble, away: func() bool {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -136,9 +146,7 @@ func (s *schedule) outage(i int) {
 
 // settle ends all trouble. Then everything must work: L.
 func (s *schedule) settle(t *testing.T) {
-	s.mu.Lock()
-	s.calm = true
-	s.mu.Unlock()
+	s.calm.Store(true)
 	time.Sleep(2 * time.Minute) // what is late arrives, and dead members' sessions end
 	for i, g := range s.gates {
 		if !g.m.Alive() {
@@ -194,15 +202,24 @@ func (s *schedule) end(t *testing.T) {
 	time.Sleep(2 * time.Minute) // late requests arrive
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.checkHistory(t)
 	for _, text := range s.broken {
 		t.Error(text)
 	}
 }
 
+// seeds returns how many schedules to try: SALLYPORT_CASES=1000 tries so many.
+func seeds() uint64 {
+	if n, err := strconv.ParseUint(os.Getenv("SALLYPORT_CASES"), 10, 64); err == nil && n > 1 {
+		return n
+	}
+	return 30
+}
+
 // TestRandomSchedules: whatever the network, the store, members and agents do, the properties of spa/models hold; and
 // once they do what they should, so does L.
 func TestRandomSchedules(t *testing.T) {
-	for seed := range uint64(200) {
+	for seed := range seeds() {
 		for members := 2; members <= 3; members++ {
 			t.Run(fmt.Sprintf("%d members, seed %d", members, seed), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {

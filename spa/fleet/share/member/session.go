@@ -51,7 +51,7 @@ func (m *Member) inSession(l *link, msg share.Message, now time.Time) error {
 
 func (m *Member) refuse() {
 	if !m.refused {
-		m.config.Log.Error("another gateway has this one's name, or its own last run has not ended yet", "site", m.config.Site,
+		m.config.Log.Error("another gateway has this one's name, or its own last run has not ended yet",
 			"member", m.config.Member)
 	}
 	m.refused, m.asked = true, time.Time{}
@@ -79,7 +79,7 @@ func (m *Member) restored(revision int64) {
 	defer m.mu.Unlock()
 	if revision < m.raised {
 		m.raised, m.installed = 0, 0
-		m.config.Log.Error("the store was set back: what members of the site spent since may be accepted again", "site", m.config.Site)
+		m.config.Log.Error("the store was set back: what members of the site spent since may be accepted again")
 	}
 }
 
@@ -157,7 +157,7 @@ func (m *Member) join(epoch int, revision int64) {
 		return
 	}
 	if !m.joined {
-		m.config.Log.Info("joined the other members of the site", "site", m.config.Site)
+		m.config.Log.Info("joined the other members of the site")
 	}
 	m.joined = true
 	m.wanted = max(m.wanted, revision)
@@ -170,6 +170,7 @@ func (m *Member) join(epoch int, revision int64) {
 // left out is read again.
 func (m *Member) install(msg share.Message) {
 	m.mu.Lock()
+	epoch := m.epoch
 	fits := m.aliveAt(time.Now()) && !msg.Deleted && msg.Revision > m.installed
 	m.mu.Unlock()
 	if !fits {
@@ -181,6 +182,9 @@ func (m *Member) install(msg share.Message) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.epoch != epoch || !m.aliveAt(time.Now()) {
+		return // the server may have left it out
+	}
 	m.installed = max(m.installed, msg.Revision)
 	if ok && run != m.me {
 		m.counts.Installed++
@@ -203,7 +207,7 @@ func (m *Member) raise(l *link, msg share.Message) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil { // to be read again, and acknowledged by nobody until then
-		m.config.Log.Error("could not put another member's floor into force", "site", m.config.Site, "error", err)
+		m.config.Log.Error("could not put another member's floor into force", "error", err)
 		m.apart()
 		m.lost(l)
 		return
@@ -230,7 +234,7 @@ func (m *Member) news(msg share.Message) (run share.Token, text []byte, ok bool)
 func (m *Member) unsealed(key string) {
 	m.counts.Unsealed++
 	if m.counts.Unsealed == 1 {
-		m.config.Log.Error("the store has what no member of the site wrote; it is ignored, and more of it counted", "site", m.config.Site,
+		m.config.Log.Error("the store has what no member of the site wrote; it is ignored, and more of it counted",
 			"key", key)
 	}
 }

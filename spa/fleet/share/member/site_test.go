@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/anishathalye/porcupine"
+
 	"sallyport/keys"
 	"sallyport/spa/fleet/share"
 	"sallyport/spa/fleet/share/member"
@@ -42,6 +44,7 @@ type site struct {
 	granted map[[16]byte]bool // the client has a receipt that grants
 	closed  map[[16]byte]bool // the client has a receipt that closes
 	floors  map[keys.ID]time.Time
+	history []porcupine.Operation
 	broken  []string
 }
 
@@ -62,6 +65,7 @@ type gateway struct {
 	journal bool          // it remembers what it has seen after a crash
 	agent   *agent
 	fails   func() bool // what must be written cannot be
+	slow    func()      // waits for the line
 
 	run    int // counts its crashes
 	m      *member.Member
@@ -168,6 +172,7 @@ type life struct {
 
 // lock reports whether the run goes on.
 func (l life) lock() bool {
+	l.g.slow()
 	l.g.site.mu.Lock()
 	return l.run == l.g.run
 }
@@ -180,9 +185,9 @@ func (g *gateway) deliver(p packet) {
 		return
 	}
 	late := g.superseded(p.client, p.first, g.site.floors)
-	l := life{g, g.run}
+	l, came := life{g, g.run}, time.Now()
 	if g.m.Spend(&member.Spend{Key: p.client, Nonce: p.nonce, Request: p.request,
-		Decide: func(how member.How, a *member.Attempt, text []byte) { l.decide(p, late, how, a, text) }}) {
+		Decide: func(how member.How, a *member.Attempt, text []byte) { l.decide(p, came, late, how, a, text) }}) {
 		g.seen[p.nonce] = true
 	}
 }
@@ -198,7 +203,7 @@ func (g *gateway) superseded(client keys.ID, first time.Time, floors map[keys.ID
 }
 
 // decide is the rest of the line.
-func (l life) decide(p packet, late bool, how member.How, a *member.Attempt, text []byte) {
+func (l life) decide(p packet, came time.Time, late bool, how member.How, a *member.Attempt, text []byte) {
 	g, s := l.g, l.g.site
 	alive := l.lock()
 	defer s.mu.Unlock()
@@ -209,13 +214,14 @@ func (l life) decide(p packet, late bool, how member.How, a *member.Attempt, tex
 		g.m.GaveUp(a)
 		return
 	case how == member.Repeat:
-		l.repeat(p, text)
+		l.repeat(p, came, text)
 		return
 	case p.close:
-		l.close(p, a)
+		l.close(p, came, a)
 		return
 	case g.superseded(p.client, p.first, g.floors):
 		s.answer(p, outcome{})
+		s.decided(came, p, true)
 		g.m.Settled(a, encode(outcome{Request: p.request, Client: p.client, First: p.first}), time.Time{})
 		return
 	}
@@ -227,6 +233,7 @@ func (l life) decide(p packet, late bool, how member.How, a *member.Attempt, tex
 	o := outcome{Request: p.request, Client: p.client, First: p.first, Until: g.now().Add(longest)}
 	g.install(o)
 	s.answer(p, o)
+	s.decided(came, p, true)
 	g.m.Settled(a, encode(o), o.Until)
 }
 
@@ -239,10 +246,11 @@ func (s *site) act(property string, of []byte) {
 }
 
 // repeat answers with what was done.
-func (l life) repeat(p packet, text []byte) {
+func (l life) repeat(p packet, came time.Time, text []byte) {
 	o := decode[outcome](text)
 	if o.Until.IsZero() || !l.g.superseded(o.Client, o.First, l.g.floors) {
 		l.g.site.answer(p, o)
+		l.g.site.decided(came, p, false)
 	}
 }
 
@@ -282,7 +290,7 @@ func (g *gateway) raise(f floor) {
 }
 
 // close ends a client's grants here, and then everywhere.
-func (l life) close(p packet, a *member.Attempt) {
+func (l life) close(p packet, came time.Time, a *member.Attempt) {
 	g, s := l.g, l.g.site
 	f := floor{p.client, p.stamp}
 	g.raise(f)
@@ -298,6 +306,7 @@ func (l life) close(p packet, a *member.Attempt) {
 		}
 		o := outcome{Request: p.request, Client: p.client, First: p.first, Closed: true}
 		s.answer(p, o)
+		s.decided(came, p, true)
 		s.answered(f)
 		g.m.Settled(a, encode(o), time.Time{})
 	})
@@ -322,7 +331,9 @@ func (l life) Install(text []byte) {
 	alive := l.lock()
 	defer l.g.site.mu.Unlock()
 	o := decode[outcome](text)
-	if alive && !o.Until.IsZero() && o.Until.After(l.g.now()) && !l.g.superseded(o.Client, o.First, l.g.floors) {
+	switch {
+	case !alive, !l.g.m.Alive(), o.Until.IsZero(), !o.Until.After(l.g.now()):
+	case !l.g.superseded(o.Client, o.First, l.g.floors):
 		l.g.install(o)
 	}
 }

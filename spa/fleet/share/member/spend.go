@@ -23,8 +23,8 @@ type Attempt struct {
 }
 
 func (m *Member) spend(s *Spend) bool {
-	a := &Attempt{spend: s, nonce: m.config.Key.NonceName(s.Key, s.Nonce), request: m.config.Key.RequestName(s.Key, s.Request),
-		deadline: time.Now().Add(share.AnswerWithin)}
+	a := &Attempt{spend: s, nonce: m.config.Key.NonceName(s.Key, s.Nonce),
+		request: m.config.Key.RequestName(s.Key, s.Request), deadline: time.Now().Add(share.AnswerWithin)}
 	rand.Read(a.token[:])
 	a.owner = a.token
 	m.mu.Lock()

@@ -66,6 +66,7 @@ func newMember(c Config) *Member {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	c.Log = c.Log.With("site", c.Site)
 	m := &Member{config: c, prefix: share.Prefix(c.Fleet, c.Site), wake: make(chan struct{}, 1),
 		queues: make(map[keys.ID][]*Attempt), order: list.New(), settling: list.New(),
 		given: givenUp{until: make(map[share.Token]time.Time)}}
@@ -167,8 +168,8 @@ func (m *Member) woken() {
 	}
 }
 
-// since returns how long something has been, by the clock that runs on or by the clock that is set, whichever says more:
-// only the second counts a time in which the machine was suspended.
+// since returns how much time has passed by the monotonic clock or by the wall clock, whichever says more: only the
+// wall clock counts the time in which the machine was suspended.
 func since(at, now time.Time) time.Duration { return max(now.Sub(at), now.Round(0).Sub(at.Round(0))) }
 
 func (m *Member) alive() bool {
@@ -187,7 +188,7 @@ func (m *Member) lapse(now time.Time) {
 		return
 	}
 	m.apart()
-	m.config.Log.Warn("no answer from the store: apart from the other members of the site", "site", m.config.Site)
+	m.config.Log.Warn("no answer from the store: apart from the other members of the site")
 }
 
 // apart begins a new epoch: what was read is not known to be all any more.
