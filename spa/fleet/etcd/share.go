@@ -229,7 +229,8 @@ func ask[T any](ctx context.Context, repeats *budget, send func(context.Context)
 	}
 }
 
-// budget limits how many requests are repeated at a time: a store that is slow under its load must not get twice as much.
+// budget limits how many requests are repeated at a time: a store that is slow under its load must not get twice as
+// much.
 type budget struct{ n atomic.Int64 }
 
 func (b *budget) begin() bool {
