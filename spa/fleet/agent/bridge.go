@@ -30,10 +30,10 @@ type Bridge struct {
 	Store   *etcd.Store
 	Log     *slog.Logger
 
-	member      *etcd.Member // of the last server
-	site        string
-	memory      time.Duration
-	server, use notes
+	member             *etcd.Member // of the last server
+	site               string
+	memory             time.Duration
+	server, use, noise notes
 }
 
 // errUnfit means that a server is not the one that agent.toml describes.
@@ -231,7 +231,10 @@ func (s *serving) read(ctx context.Context, seq uint64) {
 		begun := false
 		err := s.member.Follow(ctx, func(e etcd.Event) {
 			begun = true
-			if m := message(e, seq); ctx.Err() == nil && valid(m) {
+			m := message(e, seq)
+			if _, err := m.Line(); err != nil {
+				s.noise.note(s.Log, fmt.Errorf("ignored what no member of the site writes: %.60q: %w", e.Key, err))
+			} else if ctx.Err() == nil {
 				s.send(m)
 			}
 		}, func(err error) {
@@ -261,9 +264,6 @@ func message(e etcd.Event, seq uint64) share.Message {
 	return share.Message{Kind: share.Event, Key: e.Key, Value: e.Value, Deleted: e.Kind == etcd.Delete,
 		Revision: e.Revision}
 }
-
-// valid reports whether the server takes a message: no member writes what it would not take.
-func valid(m share.Message) bool { _, err := m.Line(); return err == nil }
 
 // notes logs trouble once, its end, and not too often that it is now another.
 type notes struct {

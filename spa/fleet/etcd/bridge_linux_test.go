@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -67,7 +68,8 @@ func (g *gateway) has() (installed, raised int) {
 func (s site) start(t testing.TB, name, socket string) *gateway {
 	t.Helper()
 	g := &gateway{socket: socket}
-	g.Member = member.New(member.Config{Fleet: s.fleet, Site: "edge", Member: name, Key: s.key, Window: time.Minute, To: g})
+	g.Member = member.New(member.Config{Fleet: s.fleet, Site: "edge", Member: name, Key: s.key, Window: time.Minute,
+		To: g})
 	l := lab.Value(net.Listen("unix", socket))(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	agents := make(chan net.Conn)
@@ -97,8 +99,8 @@ func (s site) agent(t testing.TB, name, socket string, log *slog.Logger) (stop f
 	dir := t.TempDir()
 	ca, cert, key := s.cluster.Files(t, name)
 	lab.Must(t, os.WriteFile(filepath.Join(dir, agent.FileName), fmt.Appendf(nil, "version = 1\ngateway = %q\n"+
-		"from = \"etcd://%s\"\nfleet = \"%s\"\nca = %q\ncert = %q\nkey = %q\nshare = %q\n", name, s.cluster.Host(), s.fleet, ca,
-		cert, key, socket), 0o644))
+		"from = \"etcd://%s\"\nfleet = \"%s\"\nca = %q\ncert = %q\nkey = %q\nshare = %q\n", name, s.cluster.Host(), s.fleet,
+		ca, cert, key, socket), 0o644))
 	bridge, closing, err := lab.Value(agent.Load(dir))(t).OpenBridge(log)
 	lab.Must(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -217,6 +219,27 @@ func TestShare(t *testing.T) {
 	if installed, _ := b.has(); installed == 0 {
 		t.Error("it has no outcome of the other gateway")
 	}
+}
+
+// TestNoise: keys and values that no member writes do not keep a gateway from what members write.
+func TestNoise(t *testing.T) {
+	s, dir := newSite(t), t.TempDir()
+	a, b := s.start(t, "a", filepath.Join(dir, "a")), s.start(t, "b", filepath.Join(dir, "b"))
+	for _, noise := range []string{"f/x", "f/", "f", "o/" + strings.Repeat("0", 32), "o/" + strings.Repeat("1", 32),
+		"s/A B", "s/c", "a/c", "a/d", "p/x"} {
+		s.cluster.Put(t, share.Prefix(s.fleet, "edge")+noise, strings.Repeat("x", 40000))
+	}
+	s.agent(t, "a", filepath.Join(dir, "a"), slog.New(slog.DiscardHandler))
+	s.agent(t, "b", filepath.Join(dir, "b"), slog.New(slog.DiscardHandler))
+	alive(t, a, b)
+	s.cluster.Put(t, share.Prefix(s.fleet, "edge")+"f/"+strings.Repeat("2", 32), "")
+	packet := 0
+	lab.Eventually(t, "a packet acts", func() bool {
+		packet++
+		how, _ := a.knock(t, packet, packet, "x")
+		return how == member.Act
+	})
+	lab.Eventually(t, "the other gateway has the outcome", func() bool { installed, _ := b.has(); return installed > 0 })
 }
 
 // TestBridgeUnfit: an agent does not serve a server of another name, and says why.

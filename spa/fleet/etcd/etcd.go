@@ -58,8 +58,9 @@ type Config struct {
 
 // Store is a connection to etcd, which is made when it is needed and again when it breaks.
 type Store struct {
-	client *clientv3.Client
-	prefix string
+	client  *clientv3.Client
+	prefix  string
+	repeats budget
 }
 
 // Open opens a store. It does not wait for an answer.
@@ -69,7 +70,18 @@ func Open(c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
-	return &Store{client, "sallyport/" + c.Fleet.String() + "/"}, nil
+	return &Store{client: client, prefix: "sallyport/" + c.Fleet.String() + "/"}, nil
+}
+
+// grant gets a lease.
+func (s *Store) grant(ctx context.Context, lasts time.Duration) (clientv3.LeaseID, error) {
+	return ask(ctx, &s.repeats, func(ctx context.Context) (clientv3.LeaseID, error) {
+		r, err := s.client.Grant(ctx, int64((lasts+time.Second-1)/time.Second))
+		if err != nil {
+			return 0, fmt.Errorf("a lease of %v: %w", lasts.Round(time.Second), err)
+		}
+		return r.ID, nil
+	})
 }
 
 // Close closes the connection.

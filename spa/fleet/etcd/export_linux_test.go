@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 // Cluster is a cluster for tests of other packages with this one.
@@ -26,4 +28,12 @@ func (c Cluster) Restart(t testing.TB, i int) {
 	t.Helper()
 	c.kill(i)
 	c.start(t, i)
+}
+
+// Put sets a key.
+func (c Cluster) Put(t testing.TB, key, value string) {
+	t.Helper()
+	s := lab.Value(Open(Config{Endpoints: c.endpoints, TLS: c.as(t, "anyone")}))(t)
+	defer s.Close()
+	lab.Eventually(t, "a key is set", func() bool { _, err := s.client.Put(t.Context(), key, value); return err == nil })
 }

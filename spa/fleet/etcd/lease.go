@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"sync"
 	"time"
@@ -23,8 +22,8 @@ const (
 
 // leases has a few leases for many keys. Each is for keys that may end in the same span of time.
 type leases struct {
-	client *clientv3.Client
-	began  time.Time
+	store *Store
+	began time.Time
 
 	mu  sync.Mutex
 	all map[span]*lease
@@ -98,28 +97,22 @@ func (l *leases) add(s span, now time.Duration) *lease {
 
 // grant gets a lease from the store, for which other callers may wait, and reports whether it got it.
 func (l *leases) grant(ctx context.Context, s span, got *lease, lasts time.Duration) bool {
-	ctx, cancel := context.WithTimeout(ctx, AnswerTime/tries)
+	ctx, cancel := context.WithTimeout(ctx, AnswerTime)
 	defer cancel()
-	r, err := l.client.Grant(ctx, seconds(lasts))
+	got.id, got.err = l.store.grant(ctx, lasts)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer close(got.done)
-	there := l.all[s]
-	if err == nil {
-		got.id = r.ID
+	switch there := l.all[s]; {
+	case got.err == nil:
 		l.all[s] = got
-		return true
-	}
-	got.err = fmt.Errorf("a lease of %v: %w", lasts.Round(time.Second), err)
-	if there == got {
+	case there == got:
 		delete(l.all, s)
-	} else if there != nil {
+	case there != nil:
 		there.full = false
 	}
-	return false
+	return got.err == nil
 }
-
-func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
 // forget takes a lease out of use that the store does not know.
 func (l *leases) forget(id clientv3.LeaseID) {

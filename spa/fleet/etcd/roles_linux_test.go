@@ -19,7 +19,8 @@ func permitAgent(ctx context.Context, s *Store, user, gateway string) error {
 	})
 }
 
-// permitMember is permitAgent for a gateway that shares its address with others of a site: it may write what they share.
+// permitMember is permitAgent for a gateway that shares its address with others of a site: it may write what they
+// share.
 func permitMember(ctx context.Context, s *Store, user, gateway, site string) error {
 	share := s.prefix + "share/" + site + "/"
 	return errors.Join(permitAgent(ctx, s, user, gateway),

@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -37,50 +38,53 @@ type session struct {
 func (m *Member) Session(ctx context.Context, run string) (made int64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, AnswerTime)
+	defer cancel()
 	delivered := m.delivered.Load()
-	r, err := m.try(ctx, func(ctx context.Context) (*clientv3.TxnResponse, error) { return m.renew(ctx, run) })
-	if err == nil && r.Header.Revision < delivered {
-		err = ErrLost
-	}
-	if errors.Is(err, ErrLost) {
+	at, err := m.renew(ctx, run)
+	switch {
+	case err == nil && at < delivered, errors.Is(err, ErrLost):
 		m.run.Store(nil)
 		m.session = session{}
 		m.delivered.Store(0)
+		return 0, ErrLost
+	case errors.Is(err, ErrTaken):
+		return 0, err
+	case err != nil:
+		return 0, fmt.Errorf("etcd: %w", err)
 	}
-	if err == nil {
-		m.late(time.Now())
-	}
-	return m.session.made, err
+	m.late(time.Now())
+	return m.session.made, nil
 }
 
-func (m *Member) renew(ctx context.Context, run string) (*clientv3.TxnResponse, error) {
-	s := &m.session
+// renew makes the session or moves it to a new lease, and returns the revision at which it did.
+func (m *Member) renew(ctx context.Context, run string) (revision int64, err error) {
+	s, key := &m.session, m.sessionKey()
 	if err := m.look(ctx, run); err != nil {
-		return nil, err
+		return 0, err
 	}
-	granted, err := m.store.client.Grant(ctx, seconds(sessionTime))
+	lease, err := m.store.grant(ctx, sessionTime)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	ack := clientv3.OpDelete(m.ackKey())
 	if s.ack != "" {
-		ack = clientv3.OpPut(m.ackKey(), s.ack, clientv3.WithLease(granted.ID))
+		ack = clientv3.OpPut(m.ackKey(), s.ack, clientv3.WithLease(lease))
 	}
-	s.known, s.leases = false, append(s.leases, granted.ID)
-	r, err := m.store.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(m.sessionKey()), "=", s.at)).
-		Then(clientv3.OpPut(m.sessionKey(), run, clientv3.WithLease(granted.ID)), ack).Commit()
-	switch {
-	case err != nil:
-		return nil, err
-	case !r.Succeeded:
-		return nil, ErrLost
+	s.known, s.leases = false, append(s.leases, lease)
+	r, err := m.txn(ctx, clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", s.at)},
+		[]clientv3.Op{clientv3.OpPut(key, run, clientv3.WithLease(lease)), ack, clientv3.OpGet(key)},
+		[]clientv3.Op{clientv3.OpGet(key)}))
+	if err != nil {
+		return 0, err
 	}
-	if s.at == 0 {
-		s.made = r.Header.Revision
+	got := r.Responses[len(r.Responses)-1].GetResponseRange().Kvs
+	if len(got) == 0 || clientv3.LeaseID(got[0].Lease) != lease { // not even by a request that was sent twice
+		return 0, ErrLost
 	}
-	s.known, s.at, s.leases = true, r.Header.Revision, []clientv3.LeaseID{granted.ID}
+	s.known, s.at, s.made, s.leases = true, got[0].ModRevision, got[0].CreateRevision, []clientv3.LeaseID{lease}
 	m.run.Store(&run)
-	return r, nil
+	return s.at, nil
 }
 
 // look finds out what the store has of the member's session, if that is not known.
@@ -89,7 +93,8 @@ func (m *Member) look(ctx context.Context, run string) error {
 	if s.known && s.run == run {
 		return nil
 	}
-	r, err := m.store.client.Txn(ctx).Then(clientv3.OpGet(m.sessionKey()), clientv3.OpGet(m.ackKey())).Commit()
+	r, err := m.txn(ctx, clientv3.OpTxn(nil, []clientv3.Op{clientv3.OpGet(m.sessionKey()), clientv3.OpGet(m.ackKey())},
+		nil))
 	if err != nil {
 		return err
 	}
@@ -132,8 +137,8 @@ func (m *Member) Leave(ctx context.Context, run string) error {
 }
 
 func (m *Member) remove(ctx context.Context, run string) error {
-	_, err := m.store.client.Txn(ctx).If(m.attached(run)).
-		Then(clientv3.OpDelete(m.sessionKey()), clientv3.OpDelete(m.ackKey())).Commit()
+	_, err := m.txn(ctx, clientv3.OpTxn([]clientv3.Cmp{m.attached(run)},
+		[]clientv3.Op{clientv3.OpDelete(m.sessionKey()), clientv3.OpDelete(m.ackKey())}, nil))
 	return err
 }
 
@@ -165,19 +170,17 @@ func (m *Member) Ack(ctx context.Context, run string, revision int64) error {
 	if revision > m.delivered.Load() {
 		return errAhead
 	}
+	ctx, cancel := context.WithTimeout(ctx, AnswerTime)
+	defer cancel()
 	s := &m.session
 	s.ack = strconv.FormatInt(revision, 10)
-	_, err := m.try(ctx, func(ctx context.Context) (*clientv3.TxnResponse, error) {
-		if err := m.look(ctx, run); err != nil {
-			return nil, err
-		}
-		put := clientv3.OpPut(m.ackKey(), s.ack, clientv3.WithLease(s.leases[len(s.leases)-1]))
-		r, err := m.store.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(m.sessionKey()), "=", s.at)).
-			Then(put).Commit()
-		if err == nil && !r.Succeeded {
-			s.known, err = false, ErrNoSession
-		}
-		return r, err
-	})
+	if err := m.look(ctx, run); err != nil {
+		return err
+	}
+	r, err := m.txn(ctx, clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(m.sessionKey()), "=", s.at)},
+		[]clientv3.Op{clientv3.OpPut(m.ackKey(), s.ack, clientv3.WithLease(s.leases[len(s.leases)-1]))}, nil))
+	if err == nil && !r.Succeeded {
+		s.known, err = false, ErrNoSession
+	}
 	return err
 }

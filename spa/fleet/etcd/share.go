@@ -15,10 +15,9 @@ import (
 // AnswerTime is how long an operation on a share may take. After that it is unknown whether it happened.
 const AnswerTime = 2 * time.Second
 
-// An operation is sent at most so many times within AnswerTime: all can be repeated.
 const (
-	tries       = 2
-	mostRetries = 200
+	repeatAfter = AnswerTime / 4
+	mostRepeats = 200
 )
 
 var (
@@ -35,12 +34,11 @@ var (
 
 // Member does what one member of a site may do to what the site's members share. The keys are described at the package.
 type Member struct {
-	store   *Store
-	prefix  string
-	name    string
-	memory  time.Duration
-	leases  leases
-	retries budget
+	store  *Store
+	prefix string
+	name   string
+	memory time.Duration
+	leases leases
 
 	delivered atomic.Int64           // the highest revision that Follow has delivered
 	run       atomic.Pointer[string] // that has a session
@@ -54,7 +52,7 @@ type Member struct {
 // request id, at least.
 func (s *Store) Member(site, name string, memory time.Duration) *Member {
 	return &Member{store: s, prefix: s.prefix + "share/" + site + "/", name: name, memory: memory,
-		leases: leases{client: s.client, began: time.Now()}, stuck: make(chan struct{}, 1)}
+		leases: leases{store: s, began: time.Now()}, stuck: make(chan struct{}, 1)}
 }
 
 func (m *Member) nonceKey(name string) string   { return m.prefix + "spent/n/" + name }
@@ -160,60 +158,83 @@ func (m *Member) running() (string, error) {
 	return *run, nil
 }
 
-// commit carries out a transaction with a lease that lasts for keep, at least, and attaches so many keys to it. If there
-// is no answer for a while, it sends the transaction a second time: one store of several may hang.
+// commit carries out a transaction with a lease that lasts for keep, at least, and attaches so many keys to it.
 func (m *Member) commit(ctx context.Context, keep time.Duration, keys int,
-	op func(clientv3.LeaseID) clientv3.Op) (*clientv3.TxnResponse, error) {
+	op func(clientv3.LeaseID) clientv3.Op) (r *clientv3.TxnResponse, err error) {
+	ctx, cancel := context.WithTimeout(ctx, AnswerTime)
+	defer cancel()
+	for range 2 {
+		var lease clientv3.LeaseID
+		if lease, err = m.leases.lease(ctx, keep, keys); err != nil {
+			break
+		}
+		transaction := op(lease)
+		if r, err = m.txn(ctx, transaction); !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			break
+		}
+		m.leases.forget(lease)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	return r, nil
+}
+
+// txn carries out a transaction.
+func (m *Member) txn(ctx context.Context, op clientv3.Op) (*clientv3.TxnResponse, error) {
+	return ask(ctx, &m.store.repeats, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+		r, err := m.store.client.Do(ctx, op)
+		return r.Txn(), err
+	})
+}
+
+// ask sends a request that can be repeated. It sends it a second time if it fails, or has no answer for a while: one
+// store of several may hang. The first answer counts.
+func ask[T any](ctx context.Context, repeats *budget, send func(context.Context) (T, error)) (T, error) {
 	type answer struct {
-		r   *clientv3.TxnResponse
+		got T
 		err error
 	}
-	answers := make(chan answer, tries)
-	ctx, cancel := context.WithTimeout(ctx, AnswerTime)
+	answers := make(chan answer, 2)
+	ctx, cancel := context.WithCancel(ctx)
 	var sending sync.WaitGroup
 	defer sending.Wait()
 	defer cancel()
-	send := func() {
-		lease, err := m.leases.lease(ctx, keep, keys)
-		if err != nil {
-			answers <- answer{nil, err}
-			return
-		}
-		r, err := m.store.client.Do(ctx, op(lease))
-		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			m.leases.forget(lease)
-		}
-		answers <- answer{r.Txn(), err}
+	begin := func() {
+		sending.Go(func() {
+			got, err := send(ctx)
+			answers <- answer{got, err}
+		})
 	}
-	again := time.NewTimer(AnswerTime / tries)
+	begin()
+	again := time.NewTimer(repeatAfter)
 	defer again.Stop()
-	sent, failed := 1, 0
-	sending.Go(send)
-	for {
-		var got answer
+	for sent, failed := 1, 0; ; {
+		var a answer
 		select {
-		case got = <-answers:
-			if got.err == nil {
-				return got.r, nil
+		case a = <-answers:
+			if a.err == nil {
+				return a.got, nil
 			}
 			failed++
 		case <-again.C:
 		}
-		if sent < tries && m.retries.begin() {
-			defer m.retries.end()
+		if sent == 1 && ctx.Err() == nil && repeats.begin() {
+			defer repeats.end()
 			sent++
-			sending.Go(send)
+			begin()
 		} else if failed == sent {
-			return nil, fmt.Errorf("etcd: %w", got.err)
+			return a.got, a.err
 		}
 	}
 }
 
-// budget limits how much is sent twice at a time: a store that is slow under its load must not get twice as much.
+// budget limits how many requests are repeated at a time: a store that is slow under its load must not get twice as
+// much.
 type budget struct{ n atomic.Int64 }
 
 func (b *budget) begin() bool {
-	if b.n.Add(1) > mostRetries {
+	if b.n.Add(1) > mostRepeats {
 		b.n.Add(-1)
 		return false
 	}
@@ -221,19 +242,3 @@ func (b *budget) begin() bool {
 }
 
 func (b *budget) end() { b.n.Add(-1) }
-
-// try does something until it succeeds, at most a few times and within AnswerTime.
-func (m *Member) try(ctx context.Context,
-	do func(context.Context) (*clientv3.TxnResponse, error)) (r *clientv3.TxnResponse, err error) {
-	ctx, cancel := context.WithTimeout(ctx, AnswerTime)
-	defer cancel()
-	for range tries {
-		once, end := context.WithTimeout(ctx, AnswerTime/tries)
-		r, err = do(once)
-		end()
-		if err == nil || errors.Is(err, ErrLost) || errors.Is(err, ErrTaken) {
-			return r, err
-		}
-	}
-	return nil, fmt.Errorf("etcd: %w", err)
-}

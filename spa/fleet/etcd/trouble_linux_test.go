@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -322,22 +321,15 @@ func TestSlowStore(t *testing.T) {
 	a := s.Member("edge", "a", remembered)
 	lab.Eventually(t, "there is a session", func() bool { return renew(t, a) == nil })
 	defer alive(t, a)()
-	began, late := time.Now(), new(atomic.Int64)
+	began := time.Now()
 	var spending sync.WaitGroup
 	for i := range 2000 {
 		spending.Go(func() {
-			for {
-				got, err := a.Spend(t.Context(), fmt.Sprint("n", i), fmt.Sprint("i", i), fmt.Sprint("t", i))
-				if err == nil {
-					if !got.Won {
-						t.Errorf("packet %d: %+v", i, got)
-					}
-					return
-				}
-				late.Add(1) // the machine is slow, too
+			if got := spend(t, a, fmt.Sprint("n", i), fmt.Sprint("i", i), fmt.Sprint("t", i)); !got.Won {
+				t.Errorf("packet %d got %+v", i, got)
 			}
 		})
 	}
 	spending.Wait()
-	t.Logf("2000 packets were spent in %v; %d answers took longer than %v", time.Since(began), late.Load(), AnswerTime)
+	t.Logf("2000 packets were spent in %v", time.Since(began))
 }

@@ -42,8 +42,9 @@ type Event struct {
 var errStuck = errors.New("changes do not arrive")
 
 // Follow calls tell with all that is there as of one revision: between Begin and End the floors, the sessions and the
-// acknowledgements, and then the outcomes. Then it calls tell with each change, in the order of revisions. After trouble
-// it reads everything again. It returns when ctx ends, and with ErrLost if the store went back to an earlier state.
+// acknowledgements, and then the outcomes. Then it calls tell with each change, in the order of revisions. After
+// trouble it reads everything again. It returns when ctx ends, and with ErrLost if the store went back to an earlier
+// state.
 func (m *Member) Follow(ctx context.Context, tell func(Event), trouble func(error)) error {
 	defer m.delivered.Store(0)
 	for {
