@@ -1,11 +1,7 @@
 package server
 
 import (
-	"bytes"
-	"context"
-	"crypto/ed25519"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -13,176 +9,20 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"tailscale.com/net/stun"
 
 	"sallyport/firewall"
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa"
-	"sallyport/spa/capture"
 	"sallyport/spa/config"
-	"sallyport/spa/fleet"
-	"sallyport/spa/fleet/share/standin"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 )
-
-// outbox keeps the receipts that a server sends, which may come later than the packet's processing ends.
-type outbox struct {
-	mu  sync.Mutex
-	all [][]byte
-}
-
-func (o *outbox) Send(_ capture.Packet, payload []byte, _ bool) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.all = append(o.all, bytes.Clone(payload))
-	return nil
-}
-
-func (o *outbox) Close() error { return nil }
-
-func (o *outbox) sent() [][]byte {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.all
-}
-
-// A siteMember is a gateway that shares an address, and runs except for its sniffer.
-type siteMember struct {
-	*fleetSite
-	out   *outbox
-	agent *standin.Agent
-	stop  func()
-}
-
-// A shop is a site: gateways that share an address, and their store.
-type shop struct {
-	testing.TB
-	store   *standin.Store
-	members []*siteMember
-	ann     *keys.Client
-	sender  spa.Sender
-}
-
-func newShop(t *testing.T, n int, more string) *shop {
-	t.Helper()
-	lab.NeedRoot(t)
-	_, private, err := ed25519.GenerateKey(nil)
-	lab.Must(t, err)
-	seal, gate := fleet.Seal{Fleet: keys.NewFleetID(), Key: private}, keys.NewGateKey()
-	h := &shop{TB: t, store: standin.New(), ann: fleetClient("ann")}
-	for i := range n {
-		m := &siteMember{out: &outbox{}, fleetSite: newMemberOf(t, "www", seal, gate,
-			fmt.Sprintf("gateway = \"lb%d\"\n%s", i, more))}
-		m.offer(m.sealed(m.seal, fmt.Sprintf("lb%d", i), m.to, 1, m.contents([]*keys.Client{h.ann})))
-		m.s.responder = m.out
-		m.restart()
-		lab.Must(t, m.s.openShare())
-		h.members = append(h.members, m)
-		h.start(m)
-	}
-	h.sender = h.members[0].fleetSite.sender(h.ann)
-	h.ready()
-	return h
-}
-
-// start runs a member and its agent.
-func (h *shop) start(m *siteMember) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var run sync.WaitGroup
-	run.Go(func() { m.s.share(ctx) })
-	m.stop = sync.OnceFunc(func() { cancel(); run.Wait() })
-	h.Cleanup(m.stop)
-	h.connect(m)
-}
-
-func (h *shop) connect(m *siteMember) {
-	h.Helper()
-	m.agent = lab.Value(h.store.Connect(m.s.config.Fleet.Share))(h)
-	h.Cleanup(func() { m.agent.Close() })
-}
-
-// ready waits until all members can act.
-func (h *shop) ready() {
-	h.Helper()
-	lab.Eventually(h, "the members to be ready", func() bool {
-		for _, m := range h.members {
-			if !m.member().Alive() {
-				return false
-			}
-		}
-		return h.store.Members() == len(h.members)
-	})
-}
-
-func (m *siteMember) member() interface{ Alive() bool } {
-	m.s.line.Lock()
-	defer m.s.line.Unlock()
-	return m.s.shared.member
-}
-
-func (h *shop) request(kind spa.Type) spa.Request {
-	return spa.Request{ID: spa.NewRequestID(), Type: kind, Time: time.Now(), Services: []service.Service{{Name: "ssh"}}}
-}
-
-func (h *shop) seal(r spa.Request) []byte {
-	h.Helper()
-	return lab.Value(spa.Seal(r, h.sender))(h)
-}
-
-// sends delivers a packet to a member.
-func (m *siteMember) sends(packet []byte) {
-	m.s.process(context.Background(), arriving(bytes.Clone(packet)))
-}
-
-// grants returns how many grants a member has in force.
-func (m *siteMember) grants() int { return len(m.s.firewall.Grants(time.Now())) }
-
-// receipts returns the receipts for a packet, of all members.
-func (h *shop) receipts(packet []byte) []spa.Receipt {
-	var all []spa.Receipt
-	for _, m := range h.members {
-		for _, text := range m.out.sent() {
-			if r, err := spa.OpenReceipt(text, packet, h.sender); err == nil {
-				all = append(all, r)
-			}
-		}
-	}
-	return all
-}
-
-// wantOne waits for the one receipt of a packet.
-func (h *shop) wantOne(packet []byte, want spa.Status) spa.Receipt {
-	h.Helper()
-	lab.Eventually(h, "a receipt", func() bool { return len(h.receipts(packet)) > 0 })
-	got := h.receipts(packet)
-	if len(got) != 1 || got[0].Status != want {
-		h.Fatalf("got %+v, want one with %v", got, want)
-	}
-	return got[0]
-}
-
-func (h *shop) wantGrants(n int) {
-	h.Helper()
-	for i, m := range h.members {
-		lab.Eventually(h, fmt.Sprintf("member %d to have %d grants", i, n), func() bool { return m.grants() == n })
-	}
-}
-
-// opens opens ssh through a member.
-func (h *shop) opens(m *siteMember) spa.Request {
-	h.Helper()
-	r := h.request(spa.TypeOpen)
-	packet := h.seal(r)
-	m.sends(packet)
-	h.wantOne(packet, spa.Granted)
-	h.wantGrants(1)
-	return r
-}
 
 // TestSharedAddress: a packet that reaches all gateways of a site is granted once, answered once, and in force at all of
 // them; a retry is answered as the first; a close at another gateway ends it everywhere before it is answered.
@@ -318,14 +158,6 @@ func TestSharedAway(t *testing.T) {
 			h.store.Away(false)
 			h.wantGrants(1) // alice's
 		}
-	}
-}
-
-// Eventually waits until each member is so.
-func (h *shop) Eventually(what string, is func(m *siteMember) bool) {
-	h.Helper()
-	for _, m := range h.members {
-		lab.Eventually(h, what, func() bool { return is(m) })
 	}
 }
 
@@ -482,4 +314,29 @@ func TestSharedStranger(t *testing.T) {
 		t.Errorf("another user gets %v, want it hung up", err)
 	}
 	h.opens(h.members[0])
+}
+
+// TestSharedBrowser: a browser's check is answered under its own transaction although other packets come in between, and
+// so are its further checks.
+func TestSharedBrowser(t *testing.T) {
+	h := newShop(t, 1, "")
+	m := h.members[0]
+	m.bench.sender = h.sender
+	h.store.Hold()
+	first := m.framed(m.request(spa.TypeOpen, "ssh"), 1)
+	packet := first.Data
+	m.s.process(t.Context(), first)
+	clear(first.Frame) // the next packet takes its place
+	h.store.Release()
+	for i := range byte(3) {
+		lab.Eventually(t, "an answer", func() bool { return len(m.out.sent()) > int(i) })
+		id, from, err := stun.ParseResponse(m.out.sent()[i])
+		if err != nil || id[0] != i+1 || from != first.From {
+			t.Errorf("check %d: got %x, %v, %v", i+1, id, from, err)
+		}
+		m.s.process(t.Context(), m.check(packet, i+2))
+	}
+	if m.grants() != 1 {
+		t.Errorf("%d grants", m.grants())
+	}
 }
