@@ -71,7 +71,7 @@ func TestSharedAddress(t *testing.T) {
 
 // TestSharedRepeatInstalls: a retry that another gateway answers is in force there before the answer.
 func TestSharedRepeatInstalls(t *testing.T) {
-	h := newShop(t, 2, "")
+	h := newShop(t, 3, "")
 	r := h.opens(h.members[0])
 	m := h.members[1]
 	_, err := m.s.firewall.Revoke(t.Context(), firewall.Match{}, time.Now())
@@ -85,7 +85,7 @@ func TestSharedRepeatInstalls(t *testing.T) {
 	}
 	r.Services, r.Time = []service.Service{{Name: "web"}}, r.Time.Add(1)
 	other := h.seal(r)
-	m.sends(other)
+	h.members[2].sends(other) // which has not seen the first
 	h.wantOne(other, spa.ReasonIDReused)
 }
 
