@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Act is what an administrator did to the gateway with a command, or what another gateway of its site did to it: "install"
-// and "end".
+// Act is what an administrator did to the gateway with a command, or what changed because of another gateway of its
+// site: "install" and "end".
 type Act struct {
 	Time    time.Time
 	Act     string // "new", "rotate", "revoke", "rotate-gate", "reload", "bundle", "teardown", "install", "end"

@@ -82,14 +82,18 @@ func (s *Server) install(ctx context.Context, o *share.Outcome) {
 		slog.Any("until", ends)})
 }
 
-// asked returns the request of which this is the outcome as if it had come here, with the end of each service. It leaves
-// out what has ended, and what only one connection may use. It returns false if nothing is left, or if the client is
-// not one of the fleet here.
+// asked returns the request of which this is the outcome as if it had come here, with the end of each service. It
+// leaves out what has ended, and what only one connection may use. It returns false if nothing is left, or if the
+// client is not one of the fleet here.
 func (s *Server) asked(o *share.Outcome, now time.Time) (*spa.Knock, []time.Time, bool) {
 	receipt, err := spa.ParseReceipt(o.Receipt)
 	is, known := s.clients.Lookup(o.Key)
-	if err != nil || receipt.Status != spa.Granted || len(receipt.Services) != len(o.Services) || !known ||
-		!is.Client.Fleet || !is.Client.Revoked.IsZero() || !is.Good(now) || o.From.IsLinkLocalUnicast() { // that is another machine on every link
+	switch {
+	case err != nil || receipt.Status != spa.Granted || len(receipt.Services) != len(o.Services):
+		return nil, nil, false
+	case !known || !is.Client.Fleet || !is.Client.Revoked.IsZero() || !is.Good(now):
+		return nil, nil, false
+	case o.From.IsLinkLocalUnicast(): // another machine on every link
 		return nil, nil, false
 	}
 	k := &spa.Knock{Client: &is.Client, KeyID: o.Key, Key: is.Key,
@@ -137,11 +141,14 @@ func (e *elsewhere) Raise(text []byte) error {
 	s.line.Lock()
 	ended, cuttable, err := s.raise(context.Background(), floor, sha256.Sum256(text))
 	s.line.Unlock()
-	if err != nil || !floor.Cut {
+	if cuttable = append(cuttable, ended...); err != nil || !floor.Cut || len(cuttable) == 0 {
 		return err
 	}
-	_, err = s.firewall.Cut(context.Background(), append(cuttable, ended...))
-	return err
+	if _, err := s.firewall.Cut(context.Background(), cuttable); err != nil { // it cannot be opened again all the same
+		s.log.Error("could not end the sessions of what another gateway of the site revoked", "client", floor.Client,
+			"error", err)
+	}
+	return nil
 }
 
 // raise ends what another member ended, and refuses what is older. Once that is done, it does nothing if the same comes
@@ -181,8 +188,8 @@ func (s *Server) raise(ctx context.Context, f *share.Floor, what [sha256.Size]by
 // mostRaised is more floors than the other members announce in the time for which the store keeps them.
 const mostRaised = 1 << 16
 
-// noteRaised remembers that a floor is in force. Past the limit it forgets the oldest half: if they come again, they end
-// what is newer.
+// noteRaised remembers that a floor is in force. Past the limit it forgets the oldest half: if they come again, they
+// end what is newer.
 func (s *Server) noteRaised(what [sha256.Size]byte, now time.Time) {
 	raised := s.shared.raised
 	if len(raised) >= mostRaised {

@@ -2,8 +2,9 @@
 //
 // The path of a packet is one function, [Server.handle]. Around it are: what is opened before privileges are dropped
 // (open.go), the loop and what runs beside it (run.go), client files that change (clients.go), the bundles of a fleet
-// (bundle.go), gateways with one address (shared.go, elsewhere.go), and the control socket (control.go): what the server knows (status.go), decides (package feed), revokes
-// (revoke.go) and reloads (reload.go). For captured packets inspect.go reports what it would have decided.
+// (bundle.go), gateways with one address (shared.go, elsewhere.go), and the control socket (control.go): what the
+// server knows (status.go), decides (package feed), revokes (revoke.go) and reloads (reload.go). For captured packets
+// inspect.go reports what it would have decided.
 package server
 
 import (

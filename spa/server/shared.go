@@ -24,9 +24,9 @@ import (
 )
 
 // Gateways that share an address are members of a site of their fleet, and have one server id: a packet to one of them
-// is a packet to all. So a packet of a client of the fleet that the journal admits is spent for all of them first: it is
-// pending until the store has answered, through the agent. Then decide does with it what it does with every other. What
-// the server learns of the other members is in elsewhere.go.
+// is a packet to all. So a packet of a client of the fleet that the journal admits is spent for all of them first. It
+// is pending until the store has answered, through the agent. Then it is decided like every other. What the server
+// learns of the other members is in elsewhere.go.
 
 // sharing is what the server has as a member of a site.
 type sharing struct {
@@ -335,7 +335,8 @@ func (w *pending) announce(a *member.Attempt, event audit.Event) {
 	}
 }
 
-// repeatOutcome answers a command that was decided, here or by another member, after what that granted is in force here.
+// repeatOutcome answers a command that was decided, here or by another member, once what that granted is in force
+// here.
 func (s *Server) repeatOutcome(ctx context.Context, was spent, text []byte) audit.Event {
 	event := was.event
 	k := event.Knock

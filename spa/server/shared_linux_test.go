@@ -24,8 +24,8 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// TestSharedAddress: a packet that reaches all gateways of a site is granted once, answered once, and in force at all of
-// them; a retry is answered as the first; a close at another gateway ends it everywhere before it is answered.
+// TestSharedAddress: a packet that reaches all gateways of a site is granted once, answered once, and in force at all
+// of them; a retry is answered as the first; a close at another gateway ends it everywhere before it is answered.
 func TestSharedAddress(t *testing.T) {
 	h := newShop(t, 3, "")
 	r := h.request(spa.TypeOpen)
@@ -240,7 +240,9 @@ func TestSharedRestart(t *testing.T) {
 		m.s.joinSite("www", key)
 		lab.Must(t, m.s.openShare())
 		h.start(m)
-		lab.Eventually(t, name+" outcome to be read again", func() bool { return m.s.shared.member.Status().Counts.Installed > 0 })
+		lab.Eventually(t, name+" outcome to be read again", func() bool {
+			return m.s.shared.member.Status().Counts.Installed > 0
+		})
 		h.ready()
 		h.wantGrants(1)
 	}
@@ -266,7 +268,9 @@ func TestSharedPolicy(t *testing.T) {
 		packet := h.seal(h.request(spa.TypeOpen))
 		h.members[0].sends(packet)
 		receipt := h.wantOne(packet, spa.Granted)
-		lab.Eventually(t, name+": the outcome to arrive", func() bool { return m.s.shared.member.Status().Counts.Installed == 1 })
+		lab.Eventually(t, name+": the outcome to arrive", func() bool {
+			return m.s.shared.member.Status().Counts.Installed == 1
+		})
 		m.s.line.Lock() // it has been decided
 		got := m.s.firewall.Grants(time.Now())
 		m.s.line.Unlock()
@@ -316,8 +320,8 @@ func TestSharedStranger(t *testing.T) {
 	h.opens(h.members[0])
 }
 
-// TestSharedBrowser: a browser's check is answered under its own transaction although other packets come in between, and
-// so are its further checks.
+// TestSharedBrowser: a browser's check is answered under its own transaction although other packets come in between,
+// and so are its further checks.
 func TestSharedBrowser(t *testing.T) {
 	h := newShop(t, 1, "")
 	m := h.members[0]

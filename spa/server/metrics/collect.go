@@ -67,8 +67,8 @@ var (
 	bundleAge    = describe("fleet_bundle_age_seconds", "Seconds since the office has issued the bundle in force.")
 	bundleOld    = describe("fleet_bundle_old", "1 if the bundle in force is older than max_age, or there is none.")
 	bundleBad    = describe("fleet_bundles_refused_total", "Bundles that were offered and refused, by reason.", "reason")
-	sharedJoined = describe("fleet_shared_joined", "Of gateways that share an address: 1 if the store answers. 0: clients "+
-		"of the fleet cannot knock here, or are decided by this gateway alone.")
+	sharedJoined = describe("fleet_shared_joined", "Of gateways that share an address: 1 if the store answers. 0: "+
+		"clients of the fleet cannot knock here, or are decided by this gateway alone.")
 	sharedAgent   = describe("fleet_shared_agent_connected", "1 if the agent that reaches the store is connected.")
 	sharedMembers = describe("fleet_shared_members", "Gateways of the site that take part, with this one.")
 	sharedWaiting = describe("fleet_shared_waiting", "Packets that wait for the store.")
