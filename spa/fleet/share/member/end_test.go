@@ -3,7 +3,9 @@ package member_test
 import (
 	"context"
 	"net"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,14 +23,19 @@ func two(o *outlet) {
 	}
 }
 
-// ending starts an end and returns what was reported about it: "", "true" or "false".
+// ending starts an end. What it returns reports how it ended: "", "true" or "false".
 func (h *host) ending() func() string {
+	var mu sync.Mutex
 	said := ""
 	h.m.End([]byte("floor"), keep, func(ok bool) {
-		said += map[bool]string{true: "true", false: "false"}[ok]
+		mu.Lock()
+		defer mu.Unlock()
+		said += strconv.FormatBool(ok)
 	})
 	return func() string {
 		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
 		return said
 	}
 }

@@ -19,7 +19,7 @@ func TestRandomAgent(t *testing.T) {
 			scripted(t, nil, func(h *host) {
 				r := rand.New(rand.NewPCG(seed, 2))
 				for n := range byte(20) {
-					o := h.outlet(func(o *outlet) { o.revision = 10 + int64(n) })
+					o := h.outlet(func(o *outlet) { o.revision.Store(10 + int64(n)) })
 					for i := range byte(20) {
 						h.spend(keys.ID(1+r.IntN(5)), n, i)
 						h.ending()
@@ -30,7 +30,7 @@ func TestRandomAgent(t *testing.T) {
 				}
 				time.Sleep(share.SessionTTL)
 				h.decided = nil
-				o := h.outlet(func(o *outlet) { o.revision = 1 << 40 })
+				o := h.outlet(func(o *outlet) { o.revision.Store(1 << 40) })
 				h.spend(9, 200, 200)
 				o.answer(o.next(share.Spend), share.Message{Kind: share.Won})
 				if got := h.hows(); got != "200act " {

@@ -193,12 +193,12 @@ func TestLocal(t *testing.T) {
 func TestFence(t *testing.T) {
 	scripted(t, nil, func(h *host) {
 		began := time.Now()
-		o := h.outlet(func(o *outlet) { o.slow = time.Second })
-		time.Sleep(o.slow)
+		o := h.outlet(func(o *outlet) { o.slow.Store(int64(time.Second)) })
+		time.Sleep(time.Second)
 		if synctest.Wait(); !h.m.Alive() {
 			t.Error("not alive when the answer comes")
 		}
-		o.slow = 0
+		o.slow.Store(0)
 		o.silent.Store(true)
 		time.Sleep(share.SessionUse - time.Second - time.Millisecond)
 		if synctest.Wait(); !h.m.Alive() {
@@ -228,7 +228,8 @@ func TestSessionMadeAgain(t *testing.T) {
 		if synctest.Wait(); o.reads != reads {
 			t.Errorf("read %d times without a reason", o.reads-reads)
 		}
-		o.session, o.revision = 20, 19 // an agent that has not read after it made the session
+		o.session.Store(20)
+		o.revision.Store(19) // an agent that has not read after it made the session
 		time.Sleep(share.SessionEvery)
 		if synctest.Wait(); h.m.Alive() {
 			t.Error("alive with floors from before the session")
@@ -278,8 +279,8 @@ func TestOwnAreNotGivenBack(t *testing.T) {
 		o.event(place("o", 2), sealed(place("o", 2), "second"))
 		o.event(place("f", 2), sealed(place("f", 2), "second floor"))
 		o.has, o.after = append(o.has, share.Message{Kind: share.Event, Key: place("f", 2),
-			Value: sealed(place("f", 2), "second floor"), Revision: o.revision}), append(o.after, share.Message{
-			Kind: share.Event, Key: place("o", 2), Value: sealed(place("o", 2), "second"), Revision: o.revision - 1})
+			Value: sealed(place("f", 2), "second floor"), Revision: o.revision.Load()}), append(o.after, share.Message{
+			Kind: share.Event, Key: place("o", 2), Value: sealed(place("o", 2), "second"), Revision: o.revision.Load() - 1})
 		o.begin() // a watch that broke
 		synctest.Wait()
 		if !slices.Equal(h.installed, []string{"first", "second"}) ||
@@ -300,8 +301,8 @@ func TestUnsealed(t *testing.T) {
 		if s := h.m.Status(); len(h.installed)+len(h.raised) != 0 || s.Counts.Unsealed != 3 {
 			t.Errorf("installed %q, raised %q, %+v", h.installed, h.raised, s.Counts)
 		}
-		if ack := o.next(share.Ack); ack.Revision != o.revision {
-			t.Errorf("acknowledged %d, want %d", ack.Revision, o.revision)
+		if ack := o.next(share.Ack); ack.Revision != o.revision.Load() {
+			t.Errorf("acknowledged %d, want %d", ack.Revision, o.revision.Load())
 		}
 	})
 }
@@ -318,7 +319,7 @@ func TestUnraised(t *testing.T) {
 		}
 		h.failing = false
 		o = h.outlet(func(o *outlet) {
-			o.revision = 11
+			o.revision.Store(11)
 			o.has = []share.Message{{Kind: share.Event, Key: place("f", 1), Value: sealed(place("f", 1), "floor"),
 				Revision: 11}}
 		})
@@ -333,7 +334,8 @@ func TestRestoredStore(t *testing.T) {
 	scripted(t, nil, func(h *host) {
 		h.outlet(nil)
 		o := h.outlet(func(o *outlet) {
-			o.session, o.revision = 2, 4
+			o.session.Store(2)
+			o.revision.Store(4)
 			o.has = []share.Message{{Kind: share.Event, Key: place("f", 1), Value: sealed(place("f", 1), "floor"),
 				Revision: 3}}
 		})
@@ -377,7 +379,7 @@ func TestHostileAgent(t *testing.T) {
 				if _, err := o.net.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrClosedPipe) {
 					t.Errorf("its connection: %v", err)
 				}
-				o = h.outlet(func(o *outlet) { o.revision = 20 })
+				o = h.outlet(func(o *outlet) { o.revision.Store(20) })
 				h.spend(1, 2, 2)
 				o.answer(o.next(share.Spend), share.Message{Kind: share.Won})
 				if got := h.hows(); !strings.HasSuffix(got, "2act ") {

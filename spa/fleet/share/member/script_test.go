@@ -71,13 +71,13 @@ type outlet struct {
 	net      net.Conn
 	t        *testing.T
 	other    chan share.Message // what the test answers
-	session  int64
-	revision int64
+	session  atomic.Int64
+	revision atomic.Int64
 	has      []share.Message // floors, sessions and acknowledgements at first
 	after    []share.Message // outcomes
 	silent   atomic.Bool     // no answer about sessions
 	refusing atomic.Bool     // another run has it
-	slow     time.Duration   // before an answer about sessions
+	slow     atomic.Int64    // nanoseconds before an answer about sessions
 	reads    int
 	seq      uint64 // of the last reading
 }
@@ -111,8 +111,9 @@ func scripted(t *testing.T, change func(*member.Config), test func(*host)) {
 // outlet connects an agent.
 func (h *host) outlet(change func(*outlet)) *outlet {
 	here, there := net.Pipe()
-	o := &outlet{Conn: share.NewConn(there), net: there, t: h.t, other: make(chan share.Message, 2*member.MaxSpends),
-		session: 5, revision: 10}
+	o := &outlet{Conn: share.NewConn(there), net: there, t: h.t, other: make(chan share.Message, 2*member.MaxSpends)}
+	o.session.Store(5)
+	o.revision.Store(10)
 	if change != nil {
 		change(o)
 	}
@@ -133,13 +134,13 @@ func (o *outlet) serve() {
 		switch m.Kind {
 		case share.Hello:
 		case share.AskSession:
-			time.Sleep(o.slow)
+			time.Sleep(time.Duration(o.slow.Load()))
 			switch {
 			case o.silent.Load():
 			case o.refusing.Load():
 				o.Write(share.Message{Kind: share.Refused, Seq: m.Seq})
 			default:
-				o.Write(share.Message{Kind: share.InSession, Seq: m.Seq, Revision: o.session})
+				o.Write(share.Message{Kind: share.InSession, Seq: m.Seq, Revision: o.session.Load()})
 			}
 		case share.Read:
 			o.reads++
@@ -153,7 +154,7 @@ func (o *outlet) serve() {
 
 // begin sends what there is.
 func (o *outlet) begin() {
-	ms := append([]share.Message{{Kind: share.Begin, Seq: o.seq, Revision: o.revision}}, o.has...)
+	ms := append([]share.Message{{Kind: share.Begin, Seq: o.seq, Revision: o.revision.Load()}}, o.has...)
 	ms = append(ms, share.Message{Kind: share.End, Seq: o.seq})
 	o.Write(append(ms, o.after...)...)
 }
@@ -204,8 +205,8 @@ func (o *outlet) answer(to, m share.Message) {
 
 // event reports a change.
 func (o *outlet) event(key string, value []byte) {
-	o.revision++
-	o.Write(share.Message{Kind: share.Event, Key: key, Value: value, Deleted: value == nil, Revision: o.revision})
+	o.Write(share.Message{Kind: share.Event, Key: key, Value: value, Deleted: value == nil,
+		Revision: o.revision.Add(1)})
 	synctest.Wait()
 }
 
