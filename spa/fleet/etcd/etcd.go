@@ -84,6 +84,9 @@ func (s *Store) grant(ctx context.Context, lasts time.Duration) (clientv3.LeaseI
 	})
 }
 
+// reconnect ends the wait before the next attempt to connect, which can be two minutes after a store was away for long.
+func (s *Store) reconnect() { s.client.ActiveConnection().ResetConnectBackoff() }
+
 // Close closes the connection.
 func (s *Store) Close() error { return s.client.Close() }
 
@@ -236,6 +239,7 @@ func (s *Store) Follow(ctx context.Context, gateway string, take func([]byte) er
 			return
 		}
 		trouble(err)
+		s.reconnect()
 		select {
 		case <-ctx.Done():
 		case <-time.After(resyncTime):

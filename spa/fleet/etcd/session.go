@@ -51,6 +51,7 @@ func (m *Member) Session(ctx context.Context, run string) (made int64, err error
 	case errors.Is(err, ErrTaken):
 		return 0, err
 	case err != nil:
+		m.store.reconnect()
 		return 0, fmt.Errorf("etcd: %w", err)
 	}
 	m.late(time.Now())
