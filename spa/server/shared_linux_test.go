@@ -194,7 +194,7 @@ func TestSharedRevoke(t *testing.T) {
 // comes back it has nothing that was closed.
 func TestSharedDeadMember(t *testing.T) {
 	h := newShop(t, 2, "")
-	h.opens(h.members[1])
+	h.opens(h.members[0])
 	dead := h.members[1]
 	dead.agent.Close() // and nobody leaves for it
 	close := h.seal(h.request(spa.TypeClose))
@@ -205,10 +205,33 @@ func TestSharedDeadMember(t *testing.T) {
 	}
 	h.store.End("lb1")
 	h.wantOne(close, spa.Closed)
+	known := dead.s.shared.member.Status().Counts.Installed
 	h.connect(dead)
+	lab.Eventually(t, "the outcome of before to come again", func() bool {
+		return dead.s.shared.member.Status().Counts.Installed > known
+	})
 	h.wantGrants(0)
 	h.ready()
 	h.opens(dead)
+}
+
+// TestSharedReread: a gateway that reads again what was closed keeps what it has granted since.
+func TestSharedReread(t *testing.T) {
+	h := newShop(t, 2, "")
+	m := h.members[1]
+	h.opens(m)
+	close := h.seal(h.request(spa.TypeClose))
+	h.members[0].sends(close)
+	h.wantOne(close, spa.Closed)
+	h.opens(m)
+	m.agent.Close()
+	h.connect(m)
+	h.ready()
+	_, err := h.members[0].s.revoke(t.Context(), control.Request{Source: netip.MustParseAddr("198.51.100.9")})
+	lab.Must(t, err) // then it has read all that was before
+	if m.grants() != 1 {
+		t.Error("a grant from after a close has ended")
+	}
 }
 
 // TestSharedBundle: a client that the bundle of one gateway revokes is shut out at the others.
