@@ -32,7 +32,7 @@ func (m *Member) tell(e *ending, ok bool) {
 // End announces a floor that this member has in force, after what it says has ended here. The store keeps it for keep:
 // as long as the longest grant that it may have ended, at least. Done is called once from the goroutine that calls the
 // Site, unless Run returns before: with true when no other member has or installs what the floor ended, with false if
-// that is not known within EndWithin. Only true may be answered.
+// that is not known within EndWithin. Only true may be answered. Done may be nil.
 func (m *Member) End(floor []byte, keep time.Duration, done func(ok bool)) {
 	now := time.Now()
 	e := &ending{keep: keep, deadline: now.Add(EndWithin), until: now.Add(keep), done: done}

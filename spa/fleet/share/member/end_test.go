@@ -122,8 +122,11 @@ func TestEndInTime(t *testing.T) {
 		if got := said(); got != "false" || h.m.Status().Counts.Unended != 1 {
 			t.Errorf("without a store: %q", got)
 		}
+		h.m.End([]byte("nobody waits"), time.Second, nil)
+		time.Sleep(member.EndWithin)
 		o := h.outlet(two)
 		put := o.next(share.PutFloor)
+		o.none(share.PutFloor) // what nobody needs any more
 		o.answer(put, share.Message{Kind: share.Failed})
 		time.Sleep(time.Second)
 		again := o.next(share.PutFloor)
