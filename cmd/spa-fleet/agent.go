@@ -1,9 +1,10 @@
 package main
 
 import (
-	"fmt"
+	"context"
 	"log/slog"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -23,6 +24,9 @@ configuration: examples/fleet describes it. The agent has no key of the fleet, a
 run as root. On Linux with Landlock, it can open only the files that it needs. spa-server
 checks every bundle.
 
+With share in agent.toml, it also carries messages between spa-server and etcd, for gateways
+that share an address.
+
 While the source is unreachable, the gateway keeps its bundle.`,
 		Example: `  spa-fleet agent
   spa-fleet agent --config /etc/spa-fleet`,
@@ -32,9 +36,23 @@ While the source is unreachable, the gateway keeps its bundle.`,
 			if err != nil {
 				return err
 			}
-			source, closing, err := c.Open()
-			if err != nil {
-				return err
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			var tasks []func(context.Context)
+			if c.To != "" {
+				source, closing, err := c.Open()
+				if err != nil {
+					return err
+				}
+				defer closing()
+				tasks = append(tasks, (&agent.Agent{Source: source, Gateway: c.Gateway, To: c.To, Log: log}).Run)
+			}
+			if c.Share != "" {
+				bridge, closing, err := c.OpenBridge(log)
+				if err != nil {
+					return err
+				}
+				defer closing()
+				tasks = append(tasks, bridge.Run)
 			}
 			if err := agent.Confine(c, dir); err != nil {
 				return cli.Fail(err, "systemctl start spa-fleet-agent; by hand: setpriv --reuid spa-fleet "+
@@ -42,12 +60,12 @@ While the source is unreachable, the gateway keeps its bundle.`,
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
-			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			log.Info("following", "gateway", c.Gateway, "from", c.From, "to", c.To)
-			(&agent.Agent{Source: source, Gateway: c.Gateway, To: c.To, Log: log}).Run(ctx)
-			if err := closing(); err != nil {
-				return fmt.Errorf("closing %s: %w", c.From, err)
+			log.Info("following", "gateway", c.Gateway, "from", c.From, "to", c.To, "share", c.Share)
+			var running sync.WaitGroup
+			for _, task := range tasks {
+				running.Go(func() { task(ctx) })
 			}
+			running.Wait()
 			return nil
 		},
 	}

@@ -33,8 +33,8 @@ with all that a client needs for every gateway of the fleet, including those tha
 later. Anyone with the token can open what the client may open: hand it over as you would a
 password, for "spa-client import" to read. --qr and --png draw it as a QR code instead.
 
---on names the gateways that let the client in; without it, all do. "spa-fleet publish"
-tells the gateways about the client.
+--on names the gateways and sites that let the client in; without it, all do. "spa-fleet
+publish" tells the gateways about the client.
 
 --for-browser makes a key for the page that "spa-keygen page" prints. The page knocks at
 gateways whose server.toml has capture.browser=true. It keeps the keys of those that its
@@ -61,7 +61,7 @@ user adds, and no others.`,
 	}
 	cmd.Flags().StringSliceVar(&m.allow, "allow", nil, "`SERVICE`s that the client may open: names, "+
 		"or ports such as tcp/8443")
-	cmd.Flags().StringSliceVar(&m.on, "on", nil, "`GATEWAY`s that let it in (default all)")
+	cmd.Flags().StringSliceVar(&m.on, "on", nil, "`GATEWAY`s or sites that let it in (default all)")
 	m.terms.Flags(cmd)
 	m.handing.Flags(cmd)
 	cmd.MarkFlagRequired("allow")

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/spa/fleet/office"
 )
 
 // completeIn offers the names in a directory of the office for the first argument.
@@ -23,4 +24,18 @@ func (a *app) completeClient(cmd *cobra.Command, args []string, part string) ([]
 
 func (a *app) completeAdmin(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
 	return a.completeIn("admins")(cmd, args, part)
+}
+
+func (a *app) completeSite(_ *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	o, err := office.Load(a.dir)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	sites := make(map[string]bool)
+	for _, g := range o.Gateways {
+		if g.Site.Name != "" {
+			sites[g.Site.Name] = true
+		}
+	}
+	return sorted(sites), cobra.ShellCompDirectiveNoFileComp
 }

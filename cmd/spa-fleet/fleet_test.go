@@ -36,7 +36,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"line": makeLine, "knows": checkKnows,
-			"token": checkToken, "exitcode": checkExit, "forge": forgeVault},
+			"token": checkToken, "exitcode": checkExit, "forge": forgeVault, "shares": checkShares},
 	})
 }
 
@@ -58,16 +58,8 @@ func makeLine(ts *testscript.TestScript, neg bool, args []string) {
 // lets exactly the clients with these tokens in, each with the key that the client would knock with. "TOKEN~" is a
 // token of the key before.
 func checkKnows(ts *testscript.TestScript, neg bool, args []string) {
-	o, err := office.Load(ts.MkAbs("office"))
-	ts.Check(err)
 	name := args[1]
-	b, err := fleet.Parse([]byte(ts.ReadFile(args[0] + "/" + name + ".bundle")))
-	ts.Check(err)
-	ts.Check(fleet.Office{Fleet: o.Fleet, Key: o.Key}.Verify(b, name))
-	id, err := age.ParseHybridIdentity(ts.ReadFile(name + ".key"))
-	ts.Check(err)
-	c, err := fleet.Open(b, id)
-	ts.Check(err)
+	b, c := taken(ts, args[0], name)
 	if got := strconv.FormatInt(b.Serial, 10); got != args[2] {
 		ts.Fatalf("the serial is %s, want %s", got, args[2])
 	}
@@ -99,6 +91,33 @@ func checkKnows(ts *testscript.TestScript, neg bool, args []string) {
 	good := slices.DeleteFunc(c.Clients, func(client *keys.Client) bool { return !client.Revoked.IsZero() })
 	if n != len(good) {
 		ts.Fatalf("%s has %d clients, want %d", name, len(good), n)
+	}
+}
+
+// taken returns the bundle of a gateway in DIR, as the gateway takes it.
+func taken(ts *testscript.TestScript, dir, name string) (*fleet.Bundle, *fleet.Contents) {
+	o, err := office.Load(ts.MkAbs("office"))
+	ts.Check(err)
+	b, err := fleet.Parse([]byte(ts.ReadFile(dir + "/" + name + ".bundle")))
+	ts.Check(err)
+	ts.Check(fleet.Office{Fleet: o.Fleet, Key: o.Key}.Verify(b, name))
+	id, err := age.ParseHybridIdentity(ts.ReadFile(name + ".key"))
+	ts.Check(err)
+	c, err := fleet.Open(b, id)
+	ts.Check(err)
+	return b, c
+}
+
+// checkShares is "shares DIR GATEWAY...": these gateways have one share key, and are of one site.
+func checkShares(ts *testscript.TestScript, neg bool, args []string) {
+	_, first := taken(ts, args[0], args[1])
+	share := !first.Share.IsZero()
+	for _, name := range args[2:] {
+		_, c := taken(ts, args[0], name)
+		share = share && c.Share.Equal(first.Share) && c.Site == first.Site
+	}
+	if share == neg {
+		ts.Fatalf("%v share a key: %t", args[1:], share)
 	}
 }
 

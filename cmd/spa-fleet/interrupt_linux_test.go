@@ -40,7 +40,7 @@ func newPublished(t *testing.T, gateways int) published {
 		for i := range gateways {
 			id := lab.Value(age.GenerateHybridIdentity())(t)
 			lab.Value(o.AddGateway(fleet.Request{Name: fmt.Sprintf("gw%d", i), Address: fmt.Sprintf("192.0.2.%d", i+1),
-				KnockPorts: []uint16{62201}, Recipient: id.Recipient()}, false))(t)
+				KnockPorts: []uint16{62201}, Recipient: id.Recipient()}, office.Site{}, false))(t)
 		}
 		return nil
 	}))

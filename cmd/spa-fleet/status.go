@@ -99,7 +99,7 @@ func printStatus(cmd *cobra.Command, o *office.Office, states []office.State, ch
 	}
 	if len(states) > 0 {
 		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-		fmt.Fprintln(w, "GATEWAY\tSERIAL\tISSUED\tSTATE")
+		fmt.Fprintln(w, "GATEWAY\t"+siteColumn(o, "SITE")+"SERIAL\tISSUED\tSTATE")
 		for _, s := range states {
 			serial, issued := "-", "-"
 			if s.Issued != nil {
@@ -109,7 +109,7 @@ func printStatus(cmd *cobra.Command, o *office.Office, states []office.State, ch
 			if s.Problem != "" {
 				text += ": " + s.Problem
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Gateway, serial, issued, text)
+			fmt.Fprintf(w, "%s\t%s%s\t%s\t%s\n", s.Gateway, siteColumn(o, s.Site), serial, issued, text)
 		}
 		if err := w.Flush(); err != nil {
 			return err

@@ -67,6 +67,8 @@ var effects = map[string]string{
 	"rawFleet.bundle":                "TestFleetSettings",
 	"rawFleet.local_clients":         "TestFleetSettings",
 	"rawFleet.max_age":               "TestFleetSettings",
+	"rawFleet.share":                 "TestFleetSettings",
+	"rawFleet.standalone":            "TestStandalone",
 	"rawService.ports":               "TestRanges",
 	"rawService.for":                 "TestTerms",
 	"rawService.max_for":             "TestTerms",

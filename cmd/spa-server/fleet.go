@@ -50,6 +50,7 @@ func fleetLines(line func(what, format string, args ...any), s *control.Status) 
 		line("fleet", "%s by bundle %d, issued at %s (%s ago), in force since %s: %d clients", f.Gateway, f.Serial,
 			cli.Clock(f.Issued, s.Now), age, cli.Clock(f.Since, s.Now), f.Clients)
 	}
+	sharedLines(line, f)
 	if f.Old {
 		line("", "THE BUNDLE IS OLD: revocations may not arrive here; max_age is %v", time.Duration(f.MaxAge)*time.Second)
 	}
@@ -74,4 +75,28 @@ func fleetLines(line func(what, format string, args ...any), s *control.Status) 
 	if len(counts) > 0 {
 		line("", "refused since the start: %s", strings.Join(counts, ", "))
 	}
+}
+
+// sharedLines prints what a gateway knows of those with which it shares its address.
+func sharedLines(line func(what, format string, args ...any), f *control.Fleet) {
+	h := f.Shared
+	if h == nil {
+		return
+	}
+	means := "clients of the fleet cannot knock here"
+	if h.Local {
+		means = "this gateway decides alone (standalone = \"local\")"
+	}
+	switch {
+	case !h.Connected:
+		line("site", "%s: NO AGENT is connected to %s: %s", h.Site, h.Socket, means)
+	case h.Taken:
+		line("site", "%s: ANOTHER GATEWAY takes part as %s: %s", h.Site, f.Gateway, means)
+	case !h.Joined:
+		line("site", "%s: THE STORE IS AWAY: %s", h.Site, means)
+	default:
+		line("site", "%s: gateways that take part: %s", h.Site, audit.Few(h.Members, 10))
+	}
+	line("", "packets of the site: %d won, %d spent elsewhere, %d repeated, %d without an answer of the store",
+		h.Counts["won"], h.Counts["spent"], h.Counts["repeated"], h.Counts["unanswered"])
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/binary"
@@ -19,6 +20,7 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/config"
 	"sallyport/spa/fleet"
+	"sallyport/spa/fleet/share"
 	"sallyport/spa/lab"
 )
 
@@ -29,16 +31,23 @@ type office struct {
 	gate    keys.GateKey
 	request fleet.Request
 	name    string // of the gateway in the fleet
+	site    string // with which it shares its address; empty: with none
 	path    string // in which it looks for bundles
 }
 
 // joinFleet lets a gateway join a fleet as an administrator does, with these settings too.
 func (g *gateway) joinFleet(more ...string) *office {
 	g.t.Helper()
-	public, private, err := ed25519.GenerateKey(nil)
+	_, private, err := ed25519.GenerateKey(nil)
 	lab.Must(g.t, err)
-	o := &office{gateway: g, seal: fleet.Seal{Fleet: keys.NewFleetID(), Key: private}, gate: keys.NewGateKey(), name: "gw",
-		path: filepath.Join(g.dir, "fleet.bundle")}
+	return g.joinOffice(fleet.Seal{Fleet: keys.NewFleetID(), Key: private}, keys.NewGateKey(), more...)
+}
+
+// joinOffice is joinFleet for a fleet that there is.
+func (g *gateway) joinOffice(seal fleet.Seal, gate keys.GateKey, more ...string) *office {
+	g.t.Helper()
+	o := &office{gateway: g, seal: seal, gate: gate, name: "gw", path: filepath.Join(g.dir, "fleet.bundle")}
+	public := seal.Key.Public().(ed25519.PublicKey)
 	line := g.must("spa-server", "init", "--fleet", "--config", g.dir)
 	o.request = lab.Value(fleet.ParseRequest(line))(g.t)
 	g.must("spa-server", append([]string{"set", "--config", g.dir, "fleet.id=" + o.seal.Fleet.String(),
@@ -55,8 +64,12 @@ func (o *office) publish(serial int64, issued time.Time, clients ...*keys.Client
 
 func (o *office) bundle(serial int64, issued time.Time, clients ...*keys.Client) []byte {
 	o.t.Helper()
-	server := o.seal.Fleet.Server(o.name)
-	c := &fleet.Contents{Site: o.name, Gates: keys.Gates{Current: o.gate}.At(server)}
+	site := cmp.Or(o.site, o.name)
+	server := o.seal.Fleet.Server(site)
+	c := &fleet.Contents{Site: site, Gates: keys.Gates{Current: o.gate}.At(server)}
+	if o.site != "" {
+		c.Share = share.DeriveKey(o.seal.Key.Seed(), server)
+	}
 	for _, client := range clients {
 		at := *client
 		at.Key, at.ID = client.Key.At(server), client.Key.IDAt(server)
@@ -74,9 +87,10 @@ func (o *office) inForce(serial int64) {
 // sender is what a client knocks with at this gateway: it has one key for the fleet.
 func (o *office) sender(c *keys.Client) spa.Sender {
 	o.t.Helper()
-	p := &keys.Profile{Name: "prod", Fleet: o.seal.Fleet, Gateways: map[string]string{o.name: "192.0.2.1"}, Gate: o.gate,
+	site := cmp.Or(o.site, o.name)
+	p := &keys.Profile{Name: "prod", Fleet: o.seal.Fleet, Gateways: map[string]string{site: "192.0.2.1"}, Gate: o.gate,
 		Client: c.Name, Key: c.Key, KnockPorts: []uint16{62201}, Receipts: true}
-	return sender(lab.Value(p.Gateway(o.name))(o.t))
+	return sender(lab.Value(p.Gateway(site))(o.t))
 }
 
 // knocks reports whether a client of the fleet is answered that ssh is open.
@@ -187,7 +201,7 @@ func TestFleetSettings(t *testing.T) {
 	away := t.TempDir()
 	g.give(away)
 	o := g.joinFleet("fleet.gateway=web7", "fleet.bundle="+filepath.Join(away, "a bundle"), "fleet.local_clients=true",
-		"fleet.max_age=1h")
+		"fleet.max_age=1h", "fleet.share="+filepath.Join(away, "agent.sock"))
 	o.name, o.path = "web7", filepath.Join(away, "a bundle")
 	again := g.must("spa-server", "init", "--fleet", "--config", g.dir)
 	if r := lab.Value(fleet.ParseRequest(again))(t); r.Name != "web7" ||
@@ -196,6 +210,9 @@ func TestFleetSettings(t *testing.T) {
 	}
 	g.serve(":22")
 	g.start()
+	if info, err := os.Stat(filepath.Join(away, "agent.sock")); err != nil || info.Mode() != os.ModeSocket|0o660 {
+		t.Errorf("the socket for the agent: %v, %v", info, err)
+	}
 	ann := fleetClient("ann", "ssh")
 	o.publish(1, time.Now().Add(-2*time.Hour), ann)
 	o.inForce(1)

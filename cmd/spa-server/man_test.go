@@ -123,9 +123,12 @@ var moreSettings = map[string]string{
 	"audit.file": `"journal" sends the lines to systemd's journal, with fields: ` +
 		"journalctl SPA_CLIENT=alice",
 	"fleet": "The office decides which clients may knock at which gateway, with spa-fleet(8), and publishes a " +
-		"bundle for each. All settings here need a restart, except max_age",
+		"bundle for each. All settings here need a restart, except max_age and standalone",
 	"fleet.bundle": "The server reads it when it changes. It takes over what the office has signed for this gateway, " +
 		"unless it is older than the bundle in force",
+	"fleet.share": "It is for root and the user spa-fleet. The socket gets the group of its directory",
+	"fleet.standalone": `With "refuse", clients of the fleet get no answer then. With "local", each gateway of the site ` +
+		"can use a packet once, and a close or a revocation holds at one gateway only",
 	"fleet.local_clients": "They keep the gateway's own server_id and gate.key. A client of the fleet counts before a " +
 		"file with its name",
 	"limits":                 "These hold for each client",

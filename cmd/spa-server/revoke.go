@@ -29,6 +29,8 @@ Sessions continue unless --cut ends them too, even those whose grant is over: al
 of an address, or those that a client started through its last 32 grants since the server
 started.
 
+Of gateways that share an address, all end the grants. The command waits until they have.
+
 The key stays valid: its owner can knock again after that. "spa-keygen revoke" is permanent.`,
 		Example: `  spa-server revoke alice
   spa-server revoke 203.0.113.7 --cut`,
@@ -89,6 +91,9 @@ func printRevoked(cmd *cobra.Command, r control.Request, revoked control.Revoked
 			return err
 		}
 	}
+	if revoked.Site != "" && !revoked.Unconfirmed {
+		fmt.Fprintf(w, "ended on all gateways of %s\n", revoked.Site)
+	}
 	switch {
 	case r.Client != "" && revoked.Key == "none":
 		cli.Note(cmd, "%s has no client file: its key opens nothing", r.Client)
@@ -105,6 +110,10 @@ func printRevoked(cmd *cobra.Command, r control.Request, revoked control.Revoked
 	if r.Client != "" && r.Cut {
 		cli.Note(cmd, "sessions from before %s, when the server was started, are known by address only: spa-server revoke "+
 			"ADDRESS --cut", cli.Clock(revoked.Since, now))
+	}
+	if revoked.Unconfirmed {
+		return cli.Fail(fmt.Errorf("ended here, but the other gateways of %s have not confirmed it", revoked.Site),
+			"they end it once they reach the store; run this there too, and see: spa-server status")
 	}
 	return nil
 }

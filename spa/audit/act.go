@@ -6,10 +6,11 @@ import (
 	"time"
 )
 
-// Act is what an administrator did to the gateway with a command.
+// Act is what an administrator did to the gateway with a command, or what changed because of another gateway of its
+// site: "install" and "end".
 type Act struct {
 	Time    time.Time
-	Act     string // "new", "rotate", "revoke", "rotate-gate", "reload", "bundle", "teardown"
+	Act     string // "new", "rotate", "revoke", "rotate-gate", "reload", "bundle", "teardown", "install", "end"
 	Program string // "spa-keygen" or "spa-server"
 	Client  string // empty: none
 	Key     string // the id of the client's new or revoked key; not secret

@@ -32,6 +32,9 @@ const (
 	// Rechecked: a browser sent a packet that was decided again, as its connectivity checks do. Answered as before, not
 	// recorded.
 	Rechecked
+	// Pending: spent at this gateway, and the other gateways of its site must agree first. Not recorded, not answered:
+	// another event says what becomes of it.
+	Pending
 	// Denied: spent, refused by policy, answered.
 	Denied
 	// Failed: spent and allowed, but the firewall could not do it. Answered.
@@ -46,7 +49,7 @@ const (
 
 var verdicts = [...]string{
 	0: "invalid", Unopened: "unopened", Elsewhere: "elsewhere", Unspent: "unspent", Rechecked: "rechecked",
-	Denied: "denied",
+	Pending: "pending", Denied: "denied",
 	Failed: "failed", Repeated: "repeated", Granted: "granted", Closed: "closed",
 }
 

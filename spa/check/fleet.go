@@ -32,6 +32,7 @@ func checkFleet(c *config.Config, registry *keys.Registry, now time.Time) []Find
 			Advice: advice})
 	}
 	found = append(found, checkBundles(c, bundles, now)...)
+	found = append(found, checkShared(c, bundles.Best())...)
 	if files := registry.Shadowed(); len(files) > 0 {
 		text := "the fleet has clients of these names, so their files do not count: " + audit.Few(files, 5)
 		if !c.Fleet.LocalClients {
@@ -82,6 +83,25 @@ func checkBundles(c *config.Config, bundles *setup.Bundles, now time.Time) []Fin
 	return found
 }
 
+// checkShared reports services that cannot be what they say on an address that gateways share.
+func checkShared(c *config.Config, best *setup.Bundle) []Finding {
+	if best == nil || best.Contents.Share.IsZero() {
+		return nil
+	}
+	var found []Finding
+	for _, s := range c.Services {
+		if s.Once {
+			found = append(found, Finding{
+				Severity: Problem, Subject: "service." + s.Name + ".once",
+				Text: "true, and this gateway shares the address of " + best.Contents.Site + ": only the gateway that gets the " +
+					"knock lets its client in, and the connection may go to another one",
+				Advice: "# take it out, or give the service a gateway of its own",
+			})
+		}
+	}
+	return found
+}
+
 // checkMember reports what the running server says about bundles.
 func checkMember(f *control.Fleet) []Finding {
 	if f == nil {
@@ -102,5 +122,28 @@ func checkMember(f *control.Fleet) []Finding {
 			Advice: "# make space, and then: " + setup.Restart,
 		})
 	}
-	return found
+	return append(found, checkSite(f)...)
+}
+
+// checkSite reports why a gateway that shares its address does not take part.
+func checkSite(f *control.Fleet) []Finding {
+	h := f.Shared
+	if h == nil || h.Joined {
+		return nil
+	}
+	means := "clients of the fleet cannot knock"
+	if h.Local {
+		means = "each gateway of the site decides alone"
+	}
+	const subject = "fleet.share"
+	switch {
+	case !h.Connected:
+		return []Finding{{Severity: Problem, Subject: subject, Text: "no agent is connected to the socket: " + means,
+			Advice: "systemctl status spa-fleet-agent\n# its user must reach the socket; share in agent.toml names it"}}
+	case h.Taken:
+		return []Finding{{Severity: Problem, Subject: subject, Text: "another gateway takes part under this one's name, or " +
+			"this one did until some seconds ago: " + means, Advice: "# give each gateway its own: fleet.gateway"}}
+	}
+	return []Finding{{Severity: Problem, Subject: subject, Text: "the gateway's store is away: " + means,
+		Advice: "# see whether etcd works and is reached: journalctl -u spa-fleet-agent"}}
 }

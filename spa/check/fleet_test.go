@@ -6,12 +6,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"sallyport/keys"
 	"sallyport/spa/config"
 	"sallyport/spa/fleet"
+	"sallyport/spa/fleet/share"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/setup"
@@ -57,6 +59,11 @@ func TestCheckFleet(t *testing.T) {
 			c.Fleet.Bundle = filepath.Join(c.Dir, "away", "fleet.bundle")
 			return nil
 		}, want: Problem, says: []string{"fleet.bundle", "mkdir -p"}},
+		"once on a shared address": {spoil: func(c *config.Config,
+			bundle func(fleet.Seal, string, time.Duration) []byte) error {
+			c.Services[0].Once = true
+			return os.WriteFile(c.Fleet.Bundle, bundle(seal, "gw", 0), 0o644)
+		}, want: Problem, says: []string{"once", "shares the address of www"}},
 		"a file beside a client of the fleet": {local: true, want: Notice, says: []string{"clients of these names", "alice"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -70,6 +77,9 @@ func TestCheckFleet(t *testing.T) {
 				alice := &keys.Client{Name: "alice", ID: keys.NewID(), Key: keys.NewKey(), Allow: []string{"imap"}}
 				contents := &fleet.Contents{Site: "gw", Gates: keys.Gates{Current: keys.NewGateKey()},
 					Clients: []*keys.Client{alice}}
+				if c.Services[0].Once {
+					contents.Site, contents.Share = "www", share.DeriveKey(seal.Key.Seed(), keys.ServerID{1})
+				}
 				return lab.Value(by.Seal(gateway, request.Recipient, 3, now.Add(-age), contents))(t).Bytes()
 			}
 			lab.Must(t, os.WriteFile(c.Fleet.Bundle, bundle(seal, "gw", 0), 0o644))
@@ -87,6 +97,21 @@ func TestCheckFleet(t *testing.T) {
 				t.Errorf("got %+v", found)
 			}
 		})
+	}
+	for says, h := range map[string]control.Shared{
+		"no agent is connected to the socket: clients of the fleet cannot knock": {},
+		"another gateway takes part under this one's name":                       {Connected: true, Taken: true},
+		"the gateway's store is away: clients of the fleet cannot knock":         {Connected: true},
+		"the gateway's store is away: each gateway of the site decides alone":    {Connected: true, Local: true},
+	} {
+		found := checkMember(&control.Fleet{Shared: &h})
+		pasteable(t, found)
+		if len(found) != 1 || found[0].Severity != Problem || !strings.Contains(found[0].Text, says) {
+			t.Errorf("got %+v, want %q", found, says)
+		}
+	}
+	if found := checkMember(&control.Fleet{Shared: &control.Shared{Connected: true, Joined: true}}); len(found) != 0 {
+		t.Errorf("one that takes part: got %+v", found)
 	}
 	found := checkMember(&control.Fleet{Unwatched: true, Unkept: "no space left on device"})
 	if len(found) != 2 || !says(found, Problem, []string{"go unnoticed", setup.Restart}) ||

@@ -45,6 +45,10 @@ func checkWeak(c *config.Config, h *host) []Finding {
 				"# take it out if that machine can route its replies through this host")
 		}
 	}
+	if c.Fleet.Standalone == config.StandaloneLocal {
+		weak("fleet.standalone", `"local": if this gateway shares its address and the store is away, a packet can be used `+
+			"once at each gateway, and a close or a revocation holds here only", "# take it out unless clients must get in then")
+	}
 	switch {
 	case c.Firewall.Backend == "dry-run":
 		weak("firewall.backend", "dry-run: requests are decided and recorded, and no port is guarded",

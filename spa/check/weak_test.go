@@ -43,6 +43,10 @@ var weakenings = map[string]struct {
 		s.Action = config.Action{Run: []string{"/bin/sh"}, User: "root", Timeout: time.Minute}
 		c.Services = append(c.Services, s)
 	}, subject: "service.act.user"},
+	"`standalone = \"local\"`": {config: func(c *config.Config) {
+		c.Fleet = config.Fleet{ID: keys.NewFleetID(), Office: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+			Standalone: config.StandaloneLocal}
+	}, subject: "fleet.standalone"},
 	"`masquerade = true`": {config: func(c *config.Config) {
 		forwardedTo("198.51.100.5:22")(c)
 		c.Services[len(c.Services)-1].Masquerade = true

@@ -86,7 +86,7 @@ func (c Config) filled(dir string) Config {
 	c.Limits.LiveNonces = or(c.Limits.LiveNonces, def.Limits.LiveNonces)
 	c.Limits.Grants = or(c.Limits.Grants, def.Limits.Grants)
 	c.Limits.GrantsPerHour = or(c.Limits.GrantsPerHour, def.Limits.GrantsPerHour)
-	c.Fleet = c.Fleet.filled(dir)
+	c.Fleet = c.Fleet.filled(dir, c.State)
 	if len(c.KnockPorts) == 0 {
 		c.KnockPorts = def.KnockPorts
 	}

@@ -14,12 +14,14 @@ import (
 )
 
 // Names of the files of a gateway in a fleet: its key and, unless the settings name another place, the bundle that it
-// is offered, both beside server.toml; and the two in the state directory that have the last bundles in turn.
+// is offered, both beside server.toml; the two in the state directory that have the last bundles in turn, and the
+// socket there for the agent, unless the settings name another place.
 const (
 	FleetKeyFile = "fleet.key"
 	BundleFile   = "fleet.bundle"
 	BundlesFile  = "bundle-1"
 	BundlesFile2 = "bundle-2"
+	ShareFile    = "share.sock"
 )
 
 // defaultMaxAge is how old a bundle may be unless the settings say otherwise.
@@ -33,7 +35,15 @@ type Fleet struct {
 	Bundle       string        // absolute: the file in which bundles are offered
 	LocalClients bool          // client files beside server.toml count too
 	MaxAge       time.Duration // of a bundle that is reported as old
+	Share        string        // absolute: the socket of the agent, through which gateways share an address
+	Standalone   string        // what a gateway that shares its address does without its store: refuse or local
 }
+
+// Values of Fleet.Standalone.
+const (
+	StandaloneRefuse = "refuse" // clients of the fleet get no answer: no packet is used twice
+	StandaloneLocal  = "local"  // it decides as if it were alone: each of the gateways may use a packet once
+)
 
 // On reports whether the gateway is in a fleet.
 func (f Fleet) On() bool { return f.ID != keys.FleetID{} }
@@ -53,6 +63,8 @@ type rawFleet struct {
 	Bundle       *string `toml:"bundle"`
 	LocalClients *bool   `toml:"local_clients"`
 	MaxAge       *string `toml:"max_age"`
+	Share        *string `toml:"share"`
+	Standalone   *string `toml:"standalone"`
 }
 
 // fleet reads the settings of a fleet: none, or at least its id and the key of its office.
@@ -83,6 +95,20 @@ func (l *loader) fleet() {
 	if raw.MaxAge != nil {
 		f.MaxAge = l.duration("fleet.max_age", *raw.MaxAge)
 	}
+	f.Share = filepath.Join(l.cfg.State, ShareFile)
+	if raw.Share != nil {
+		f.Share = l.path("fleet.share", l.cfg.State, *raw.Share)
+		if len(f.Share) > longestSocket {
+			l.must("fleet.share", fmt.Errorf("is too long: the path of a socket has at most %d bytes", longestSocket))
+		}
+	}
+	f.Standalone = StandaloneRefuse
+	if raw.Standalone != nil {
+		f.Standalone = *raw.Standalone
+		if f.Standalone != StandaloneRefuse && f.Standalone != StandaloneLocal {
+			l.must("fleet.standalone", fmt.Errorf("should be %q or %q", StandaloneRefuse, StandaloneLocal))
+		}
+	}
 }
 
 // validOffice returns an error unless the text is the public key of an office.
@@ -96,31 +122,33 @@ func validOffice(text string) error {
 }
 
 // filled fills in defaults for zero values.
-func (f Fleet) filled(dir string) Fleet {
+func (f Fleet) filled(dir, state string) Fleet {
 	if !f.On() {
 		return f
 	}
 	f.Bundle = or(f.Bundle, filepath.Join(dir, BundleFile))
 	f.MaxAge = or(f.MaxAge, defaultMaxAge)
+	f.Share = or(f.Share, filepath.Join(state, ShareFile))
+	f.Standalone = or(f.Standalone, StandaloneRefuse)
 	return f
 }
 
-func (f Fleet) write(b *strings.Builder, dir string) {
+func (f Fleet) write(b *strings.Builder, dir, state string) {
 	if !f.On() {
 		example(b, "[fleet]", "for many gateways with one office: spa-server init --fleet")
 		example(b, `id = "6a09e667f3bcc908b2fb1366ea957d3e"`, "the office prints the command that sets both")
 		example(b, `office = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="`, "only what this key has signed is taken")
-		f.writeRest(b, dir)
+		f.writeRest(b, dir, state)
 		return
 	}
 	b.WriteString("\n[fleet]\n")
 	setting(b, "id", quote(f.ID.String()), "")
 	setting(b, "office", quote(f.Office), "only what this key has signed is taken")
-	f.writeRest(b, dir)
+	f.writeRest(b, dir, state)
 }
 
 // writeRest writes the settings that most gateways leave at their default.
-func (f Fleet) writeRest(b *strings.Builder, dir string) {
+func (f Fleet) writeRest(b *strings.Builder, dir, state string) {
 	changed(b, f.Gateway != "", "gateway", quote(f.Gateway), `gateway = "web7"`, "what the fleet calls this gateway; by "+
 		"default its name")
 	changed(b, f.On(), "bundle", quote(relative(dir, f.Bundle)), `bundle = "fleet.bundle"`, "any program may put it "+
@@ -128,4 +156,8 @@ func (f Fleet) writeRest(b *strings.Builder, dir string) {
 	changed(b, f.LocalClients, "local_clients", "true", "local_clients = true", "files in clients/ count too")
 	changed(b, f.On(), "max_age", quote(service.FormatDuration(f.MaxAge)), `max_age = "168h"`, "an older bundle is "+
 		"reported: changes may not arrive")
+	changed(b, f.On(), "share", quote(relative(state, f.Share)), `share = "share.sock"`, "gateways that share an "+
+		"address: the agent connects there; relative to state")
+	changed(b, f.On(), "standalone", quote(f.Standalone), `standalone = "refuse"`, "of gateways that share an address; "+
+		"\"local\": without their store, each decides alone")
 }

@@ -18,6 +18,8 @@ func TestFleetRefuses(t *testing.T) {
 		id + office + "gateway = 'Web 7'":                                        "fleet.gateway: ",
 		id + office + "bundle = ''":                                              "fleet.bundle: should be a path",
 		id + office + "max_age = '7d'":                                           "fleet.max_age: ",
+		id + office + "standalone = 'alone'":                                     "fleet.standalone: should be ",
+		id + office + "share = '/" + strings.Repeat("a", 107) + "'":              "fleet.share: is too long",
 	} {
 		if _, err := loadText(t, least+"[fleet]\n"+add+"\n"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", add, err, want)

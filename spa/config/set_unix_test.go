@@ -53,6 +53,8 @@ var samples = map[string][]string{
 	"fleet.gateway":               {"web7", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
 	"fleet.bundle":                {"/var/lib/agent/web7", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
 	"fleet.local_clients":         {"true", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
+	"fleet.share":                 {"/run/spa/share.sock", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
+	"fleet.standalone":            {"local", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
 	"fleet.max_age":               {"24h", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
 	"service.web.ports":           {"tcp/80,tcp/443"},
 	"service.web.for":             {"1m", "service.web.ports=tcp/80"},

@@ -90,7 +90,7 @@ func (c Config) writeTables(b *strings.Builder) {
 	setting(b, "live_nonces", strconv.Itoa(c.Limits.LiveNonces), "packets within the window")
 	setting(b, "grants", strconv.Itoa(c.Limits.Grants), "open at a time")
 	setting(b, "grants_per_hour", strconv.Itoa(c.Limits.GrantsPerHour), "")
-	c.Fleet.write(b, c.Dir)
+	c.Fleet.write(b, c.Dir, c.State)
 	b.WriteString("\n")
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/keys/service"
+	"sallyport/spa/fleet/share"
 )
 
 // An Office is whom a gateway believes.
@@ -49,7 +50,8 @@ func (o Office) Verify(b *Bundle, gateway string) error {
 
 // Contents are what a bundle tells its gateway.
 type Contents struct {
-	Site    string // with the fleet's id it makes the server id: see keys.FleetID.Server
+	Site    string    // with the fleet's id it makes the server id: see keys.FleetID.Server
+	Share   share.Key // of gateways that share an address; none for a gateway alone
 	Gates   keys.Gates
 	Clients []*keys.Client // sorted by name, each with Fleet set
 }
@@ -101,8 +103,9 @@ func Open(b *Bundle, gateway *age.HybridIdentity) (*Contents, error) {
 
 // The entries before the clients.
 const (
-	siteEntry = "site"
-	gateEntry = "gate.key"
+	siteEntry  = "site"
+	gateEntry  = "gate.key"
+	shareEntry = "share.key" // only for gateways that share an address
 )
 
 const clientsDir = "clients/"
@@ -116,6 +119,9 @@ func (c *Contents) text() []byte {
 	}
 	entry(siteEntry, []byte(c.Site))
 	entry(gateEntry, c.Gates.Text())
+	if !c.Share.IsZero() {
+		entry(shareEntry, []byte(c.Share.Reveal()+"\n"))
+	}
 	clients := slices.SortedFunc(slices.Values(c.Clients), func(a, b *keys.Client) int {
 		return strings.Compare(a.Name, b.Name)
 	})
@@ -139,6 +145,12 @@ func parseContents(text []byte) (*Contents, error) {
 	var err error
 	if c.Gates, err = keys.ParseGates(gateEntry, gates); err != nil {
 		return nil, err
+	}
+	if e.begins(shareEntry) {
+		text, ends := strings.CutSuffix(string(e.named(shareEntry)), "\n")
+		if c.Share, err = share.ParseKey(text); err != nil || !ends {
+			return nil, errors.New("its share.key is not a line with a key")
+		}
 	}
 	parse := keys.ClientParser()
 	last := ""
@@ -179,6 +191,9 @@ func (e *entries) next() (name string, text []byte) {
 	e.rest = rest[n:]
 	return name, rest[:n]
 }
+
+// begins reports whether the next entry has this name.
+func (e *entries) begins(name string) bool { return bytes.HasPrefix(e.rest, []byte(name+" ")) }
 
 func (e *entries) named(want string) []byte {
 	name, text := e.next()

@@ -13,6 +13,7 @@ import (
 	"filippo.io/age"
 
 	"sallyport/keys"
+	"sallyport/spa/fleet/share"
 	"sallyport/spa/lab"
 )
 
@@ -75,6 +76,29 @@ func TestBundle(t *testing.T) {
 		if !c.Same(sent.Clients[i]) {
 			t.Errorf("client %s differs", c.Name)
 		}
+	}
+}
+
+// TestBundleShare: a gateway that shares its address gets the key for that, and no other contents have its entry.
+func TestBundleShare(t *testing.T) {
+	h, sent := newHouse(t), contents(2)
+	sent.Share = share.DeriveKey([]byte("a secret"), keys.NewServerID())
+	got, err := h.take(h.bundle(t, 7, sent))
+	if err != nil || !got.Share.Equal(sent.Share) || len(got.Clients) != 2 {
+		t.Fatalf("a bundle does not hold what was sealed: %v", err)
+	}
+	whole, line := string(sent.text()), "share.key 45\n"+sent.Share.Reveal()+"\n"
+	if bytes.Contains(contents(2).text(), []byte("share.key")) || strings.Count(whole, line) != 1 {
+		t.Errorf("the entry is not %q, and only where there is a key", line)
+	}
+	for _, other := range []string{line + line, "share.key 44\n" + sent.Share.Reveal(), "share.key 0\n",
+		"share.key 44\n" + sent.Share.Reveal()[1:] + "\n"} {
+		if _, err := parseContents([]byte(strings.Replace(whole, line, other, 1))); err == nil {
+			t.Errorf("accepts %q", other)
+		}
+	}
+	if _, err := parseContents([]byte(strings.Replace(whole, line, "", 1) + line)); err == nil {
+		t.Error("accepts the key after the clients")
 	}
 }
 

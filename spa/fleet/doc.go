@@ -16,6 +16,7 @@
 //
 //	site             the name of the gateway or of those that share its address: it makes the server id
 //	gate.key         the fleet's gate keys at that server id, as in a gateway's gate.key
+//	share.key        the key that the gateways of a site share, in base64; absent for a gateway alone
 //	clients/NAME.toml  a client at that server id, as in a gateway's directory; sorted
 //
 // Each bundle has exactly one form; nothing may follow it. The place that hands a bundle out is trusted with nothing:

@@ -18,6 +18,7 @@ import (
 	"filippo.io/age"
 
 	"sallyport/keys"
+	"sallyport/spa/fleet/share"
 	"sallyport/spa/lab"
 )
 
@@ -32,6 +33,7 @@ type scene struct {
 	key      ed25519.PublicKey
 	gateway  string // that it is
 	identity *age.HybridIdentity
+	contents *Contents
 	bundle   []byte
 }
 
@@ -72,7 +74,7 @@ func sealed(t *testing.T, name string, c *Contents) scene {
 	b, err := Seal{vectorFleet, private}.Seal("web7", identity.Recipient(), 42, time.Date(2026, 11, 30, 9, 0, 0, 0,
 		time.UTC), c)
 	lab.Must(t, err)
-	return scene{vectorFleet, public, "web7", identity, b.Bytes()}
+	return scene{vectorFleet, public, "web7", identity, c, b.Bytes()}
 }
 
 // makeVectors returns the text of every vector by its name.
@@ -89,6 +91,11 @@ func makeVectors(t *testing.T) map[string]string {
 		return func(s *scene) { s.bundle = []byte(strings.Replace(string(s.bundle), from, to, 1)) }
 	}
 	add("bundle", "ok", "A bundle with two clients.", func(*scene) {})
+	add("bundle-share", "ok", "A bundle for a gateway that shares its address.", func(s *scene) {
+		c, seed := vectorContents(), [32]byte{1}
+		c.Share = share.DeriveKey(seed[:], vectorFleet.Server(c.Site))
+		*s = sealed(t, "fleet", c)
+	})
 	add("format-cut", "format", "Cut by a byte.", func(s *scene) { s.bundle = s.bundle[:len(s.bundle)-1] })
 	add("format-longer", "format", "A byte too long.", func(s *scene) { s.bundle = append(s.bundle, 0) })
 	add("format-changed", "format", "A bit of the last byte flipped.", func(s *scene) { s.bundle[len(s.bundle)-1] ^= 1 })
@@ -128,7 +135,7 @@ func (s scene) text(verdict, about string) string {
 	fmt.Fprintf(&b, "fleet id: %s\noffice key: %x\ngateway: %s\nidentity: %s\n", s.fleet, []byte(s.key), s.gateway,
 		s.identity)
 	if verdict == "ok" {
-		fmt.Fprintf(&b, "serial: 42\nissued: 1796029200\ncontents: %x\n", vectorContents().text())
+		fmt.Fprintf(&b, "serial: 42\nissued: 1796029200\ncontents: %x\n", s.contents.text())
 	}
 	fmt.Fprintf(&b, "bundle: %x\n", s.bundle)
 	return b.String()

@@ -88,12 +88,18 @@ inline transact(m) {
 }
 
 /* load reads floors and outcomes, after a start or a time without the store. */
+#ifdef FLOOR_EXPIRES
+bit expired; /* the store has forgotten the floor, while it still has the outcome */
+#else
+#define expired false
+#endif
+
 inline load(m) {
-	knows[m] = floor;
+	knows[m] = floor && !expired;
 	sawOutcome[m] = outcome;
 	if
-	:: floor -> grant[m] = 0
-	:: !floor && outcome -> grant[m] = 1
+	:: knows[m] -> grant[m] = 0
+	:: !knows[m] && outcome -> install(m)
 	:: else
 	fi
 }
@@ -177,6 +183,9 @@ proctype Close() {
 		answered = 1;
 		S3(all(shut))
 	}
+#ifdef FLOOR_EXPIRES
+	expired = 1
+#endif
 }
 
 init {

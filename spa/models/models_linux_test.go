@@ -65,6 +65,7 @@ var broken = []run{
 	{"floor", "NO_RECHECK", "S3_closed_stays_closed"},
 	{"floor", "NO_FENCE", "S3_closed_stays_closed"},
 	{"floor", "LOAD_FIRST", "S3_closed_stays_closed"},
+	{"floor", "FLOOR_EXPIRES", "S3_closed_stays_closed"},
 	{"floor", "ANSWER_AT_COMMIT FLOOR_REMEMBERED", "S6_late_packet_refused"},
 }
 

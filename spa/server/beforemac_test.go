@@ -36,14 +36,8 @@ const (
 var afterMAC = strings.Fields(`
 	spa.withdrawn (*spa.Opener).openBody (*spa.Opener).refuse spa.fresh (*spa.Knock).Clone
 	(spa/audit.Event).Of (*spa/policy.Policy).Source
-	spa/server.entry (*spa/replay.Journal).Admit
-	(spa/audit.Event).Answer (*spa/server.Server).superseded (*spa/server.Server).supersede (*spa/server.Server).refuse
-	(*spa/server.Server).repeat (*spa/server.Server).closeGrants (*spa/server.Server).conclude
-	(*spa/policy.Policy).Authorize spa/server.source spa/server.reasonFor
-	(*firewall.Firewall).MayLetIn (*firewall.Firewall).Grant spa/server.granted (*spa/server.Server).ungranted
-	(*spa/server.Server).takeUse
+	spa/server.entry (*spa/replay.Journal).Admit (*spa/server.Server).spendForAll (*spa/server.Server).decide
 	(*spa.Opener).CheckFrame (*spa/server.checks).again (*spa/server.Server).recheck (*spa/server.checks).keep
-	(*spa/action.Book).Reserve (*spa/action.Book).Commit (*spa/action.Book).Cancel spa/server.begins
 	(*spa/server/metrics.Page).Decided
 	(*spa/server.Server).answer (*spa/server.Server).tooEarly
 	(*spa/server.sightings).note

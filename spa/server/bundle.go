@@ -33,8 +33,8 @@ import (
 // newer one into the file that the settings name. The server reads it when it changes, and takes it over whole or not
 // at all. What it refuses changes nothing.
 
-// member is what the server has as part of a fleet.
-type member struct {
+// bundles is what the server has as part of a fleet.
+type bundles struct {
 	config  *config.Config    // as it was at the start: what counts here needs a restart
 	folder  place.Folder      // where bundles are offered; without a Root: it could not be opened
 	watcher *fsnotify.Watcher // of that directory; nil: it could not be opened
@@ -69,7 +69,7 @@ func (s *Server) openFleet() error {
 	if !s.config.Fleet.On() {
 		return nil
 	}
-	m := newMember(s.config)
+	m := newBundles(s.config)
 	s.fleet = m
 	var err error
 	if m.kept, err = setup.OpenKept(s.config.State); err != nil {
@@ -82,8 +82,8 @@ func (s *Server) openFleet() error {
 	return nil
 }
 
-func newMember(c *config.Config) *member {
-	m := &member{config: c, folder: place.Folder{Path: filepath.Dir(c.Fleet.Bundle)}, refused: make(map[string]uint64),
+func newBundles(c *config.Config) *bundles {
+	m := &bundles{config: c, folder: place.Folder{Path: filepath.Dir(c.Fleet.Bundle)}, refused: make(map[string]uint64),
 		logged: make(map[string]time.Time)}
 	for _, reason := range setup.Reasons { // what was never seen cannot be seen rising
 		m.refused[reason] = 0
@@ -91,7 +91,7 @@ func newMember(c *config.Config) *member {
 	return m
 }
 
-func (s *Server) openOffers(m *member) error {
+func (s *Server) openOffers(m *bundles) error {
 	root, err := setup.OpenRoot(m.folder.Path)
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ func (s *Server) joinFleet() {
 		return
 	}
 	if s.fleet == nil { // for captured packets
-		s.fleet = newMember(s.config)
+		s.fleet = newBundles(s.config)
 	}
 	m := s.fleet
 	m.rekeyed = found.Rekeyed
@@ -145,7 +145,7 @@ func (s *Server) joinFleet() {
 }
 
 // force notes which bundle is in force. It forgets what is in it.
-func (m *member) force(b *setup.Bundle, now time.Time) {
+func (m *bundles) force(b *setup.Bundle, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.inForce, m.since, m.clients = &setup.Bundle{Head: b.Head, Whole: b.Whole}, now, len(b.Contents.Clients)
@@ -156,6 +156,7 @@ func (s *Server) belong(b *setup.Bundle) {
 	s.identity.Fleet = b.Fleet.Server(b.Contents.Site)
 	s.fleetGates = spa.GatesOf(b.Contents.Gates)
 	s.setGates()
+	s.joinSite(b.Contents.Site, b.Contents.Share)
 }
 
 // setGates combines the gateway's own gate keys with those that it has as part of a fleet.
@@ -440,10 +441,11 @@ func (s *Server) fleetStatus(now time.Time) *control.Fleet {
 		return nil
 	}
 	s.line.Lock()
-	c, server := s.config, s.identity.Fleet
+	c, server, shared := s.config, s.identity.Fleet, s.sharedStatus()
 	s.line.Unlock()
 	st := &control.Fleet{ID: c.Fleet.ID.String(), Gateway: c.FleetName(), File: c.Fleet.Bundle,
-		LocalClients: c.Fleet.LocalClients, MaxAge: c.Fleet.MaxAge.Seconds(), Shadowed: s.clients.Shadowed()}
+		LocalClients: c.Fleet.LocalClients, MaxAge: c.Fleet.MaxAge.Seconds(), Shadowed: s.clients.Shadowed(),
+		Shared: shared}
 	if extra := len(st.Shadowed) - mostSeen; extra > 0 {
 		st.Shadowed = st.Shadowed[:mostSeen]
 	}

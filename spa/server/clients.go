@@ -261,7 +261,9 @@ func (s *Server) narrow(before, after *keys.Client) {
 	if renamed, ok := s.clients.Lookup(before.ID); after == nil && ok {
 		after = &renamed.Client
 	}
-	s.takeAway(before.Name, keys.Taken(before, after, now), []string{everything}, now)
+	taken := keys.Taken(before, after, now)
+	s.takeAway(before.Name, taken, []string{everything}, now)
+	s.takenElsewhere(before, taken, now)
 	if after == nil {
 		return
 	}

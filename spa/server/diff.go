@@ -35,6 +35,7 @@ var restartSettings = []setting{
 	{"fleet.id", func(c *config.Config) any { return c.Fleet.ID }},
 	{"fleet.office", func(c *config.Config) any { return c.Fleet.Office }},
 	{"fleet.gateway", func(c *config.Config) any { return c.FleetName() }},
+	{"fleet.share", func(c *config.Config) any { return c.Fleet.Share }},
 	{"fleet.bundle", func(c *config.Config) any { return c.Fleet.Bundle }},
 	{"fleet.local_clients", func(c *config.Config) any { return c.Fleet.LocalClients }},
 }
@@ -50,6 +51,7 @@ var liveSettings = []setting{
 	{"firewall.trusted_interfaces", func(c *config.Config) any { return c.Firewall.TrustedInterfaces }},
 	{"firewall.tproxy", func(c *config.Config) any { return c.Firewall.TPROXY }},
 	{"fleet.max_age", func(c *config.Config) any { return c.Fleet.MaxAge }},
+	{"fleet.standalone", func(c *config.Config) any { return c.Fleet.Standalone }},
 	{"limits.live_nonces", func(c *config.Config) any { return c.Limits.LiveNonces }},
 	{"limits.grants", func(c *config.Config) any { return c.Limits.Grants }},
 	{"limits.grants_per_hour", func(c *config.Config) any { return c.Limits.GrantsPerHour }},

@@ -18,6 +18,7 @@ import (
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/fleet"
+	"sallyport/spa/fleet/share"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/setup"
 )
@@ -30,14 +31,21 @@ type fleetSite struct {
 	to   *age.HybridRecipient
 	gate keys.GateKey // of the fleet
 	said *lines
+	site string // "gw": it shares no address
 }
 
 func newFleetSite(t testing.TB, more string) *fleetSite {
 	t.Helper()
-	public, private, err := ed25519.GenerateKey(nil)
+	_, private, err := ed25519.GenerateKey(nil)
 	lab.Must(t, err)
-	p := &fleetSite{bench: newSite(t, func(string) {}), gate: keys.NewGateKey(), said: &lines{}}
-	p.seal = fleet.Seal{Fleet: keys.NewFleetID(), Key: private}
+	return newMemberOf(t, "gw", fleet.Seal{Fleet: keys.NewFleetID(), Key: private}, keys.NewGateKey(), more)
+}
+
+// newMemberOf returns a gateway of a fleet with this office and gate key, and of this site.
+func newMemberOf(t testing.TB, site string, seal fleet.Seal, gate keys.GateKey, more string) *fleetSite {
+	t.Helper()
+	p := &fleetSite{bench: newSite(t, func(string) {}), seal: seal, gate: gate, said: &lines{}, site: site}
+	public := seal.Key.Public().(ed25519.PublicKey)
 	p.s.log = slog.New(witness{slog.DiscardHandler, p.said.add})
 	p.rewrite("# [fleet]", fmt.Sprintf("[fleet]\nid = %q\noffice = %q\n%s\n#", p.seal.Fleet,
 		base64.StdEncoding.EncodeToString(public), more))
@@ -75,8 +83,11 @@ func (p *fleetSite) sealed(by fleet.Seal, gateway string, to *age.HybridRecipien
 }
 
 func (p *fleetSite) contents(clients []*keys.Client) *fleet.Contents {
-	server := p.seal.Fleet.Server("gw")
-	c := &fleet.Contents{Site: "gw", Gates: keys.Gates{Current: p.gate}.At(server)}
+	server := p.seal.Fleet.Server(p.site)
+	c := &fleet.Contents{Site: p.site, Gates: keys.Gates{Current: p.gate}.At(server)}
+	if p.site != "gw" {
+		c.Share = share.DeriveKey(p.seal.Key.Seed(), server)
+	}
 	for _, client := range clients {
 		at := *client
 		at.Key, at.ID = client.Key.At(server), client.Key.IDAt(server)
@@ -90,7 +101,7 @@ func (p *fleetSite) sender(c *keys.Client) spa.Sender {
 	p.Helper()
 	profile := &keys.Profile{Name: "prod", Fleet: p.seal.Fleet, Address: "example.net", Gate: p.gate, Client: c.Name,
 		Key: c.Key, KnockPorts: []uint16{62201}}
-	at := lab.Value(profile.Gateway("gw"))(p)
+	at := lab.Value(profile.Gateway(p.site))(p)
 	return spa.Sender{Server: at.ServerID, Gate: at.Gate, ID: at.ID, Key: at.Key}
 }
 

@@ -63,19 +63,36 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool
 // closed refuses open requests from before this close: for these services, and for any other that opens one of their
 // ports.
 func (s *Server) closed(k *spa.Knock) error {
+	return s.setTopics(s.closeTopics(k), k.Time)
+}
+
+func (s *Server) closeTopics(k *spa.Knock) []topic {
 	whats := slices.Concat(service.Names(k.Services), s.ports(k.Services, everything), []string{somePort})
-	return s.setFloors(k.Client.IDs(), whats, k.Time)
+	return topicsOf(k.Client.IDs(), whats...)
 }
 
 // setFloors sets the floor of each thing for each key.
 func (s *Server) setFloors(ids []keys.ID, whats []string, stamp time.Time) error {
+	return s.setTopics(topicsOf(ids, whats...), stamp)
+}
+
+func (s *Server) setTopics(topics []topic, stamp time.Time) error {
 	var errs []error
-	for _, id := range ids {
-		for _, what := range whats {
-			errs = append(errs, s.journal.SetFloor(ofKey(id, what), stamp))
-		}
+	for _, t := range topics {
+		errs = append(errs, s.journal.SetFloor(t, stamp))
 	}
 	return errors.Join(errs...)
+}
+
+// topicsOf returns the topic of each thing for each key.
+func topicsOf(ids []keys.ID, whats ...string) []topic {
+	topics := make([]topic, 0, len(ids)*len(whats))
+	for _, id := range ids {
+		for _, what := range whats {
+			topics = append(topics, ofKey(id, what))
+		}
+	}
+	return topics
 }
 
 // ports returns each port of the services, with its address, as named in floors; if there are many, the name that

@@ -90,6 +90,7 @@ func openPast(ctx context.Context, c *config.Config, log *slog.Logger, at *time.
 			return nil, errors.Join(err, s.Close())
 		}
 	}
+	s.shared.member = nil // it decides alone
 	return s, nil
 }
 

@@ -85,7 +85,8 @@ type Server struct {
 	metrics    *metrics.Page // nil: there is none
 	manager    *net.UnixConn // nil: the server was not started by systemd
 	watcher    *fsnotify.Watcher
-	fleet      *member // nil: the gateway is in no fleet
+	fleet      *bundles // nil: the gateway is in no fleet
+	shared     sharing
 	sandbox    sandbox.State
 	files      sandbox.Files // that can be opened still
 
@@ -109,7 +110,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 		s.openFleet, s.openKeys, setup.Either(s.inState(config.JournalFile), s.openJournal), s.openUses,
 		setup.Either(c.Audit.File, s.openAudit),
 		func() error { return s.openFirewall(ctx, o) }, s.openActions,
-		s.openSockets, setup.Either(s.inState(control.SocketName), s.openControl), s.openMetrics, s.openNotify,
+		s.openSockets, setup.Either(s.inState(control.SocketName), s.openControl), s.openShare, s.openMetrics, s.openNotify,
 		s.dropPrivileges,
 	} {
 		err := ctx.Err()

@@ -215,6 +215,9 @@ func (s *Server) swap(ctx context.Context, next files, clients []keys.Change, r 
 		s.setGates()
 	}
 	s.identity.Window, s.config, s.policy = next.config.Window, next.config, rules
+	if s.shared.member != nil { // it has the window, and what to do alone
+		s.joinSite(s.shared.name, s.shared.key)
+	}
 	s.audit.SetOrigin(next.config.Name, s.named)
 	s.refreshUses()
 	s.clients.Replace(next.clients)

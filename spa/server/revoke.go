@@ -40,8 +40,12 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 			return nil, denied("the grants have ended; only sessions continue", "could not end the sessions: "+err.Error())
 		}
 	}
-	s.recordRevoke(r, len(revoked.Ended), revoked.Sessions, nil) // even with nothing open: earlier packets are refused now
-	if len(revoked.Ended) == 0 && revoked.Sessions == 0 {
+	elsewhere, unconfirmed := s.revokeElsewhere(r)
+	if elsewhere != "" {
+		revoked.Site, revoked.Unconfirmed = elsewhere, unconfirmed != nil
+	}
+	s.recordRevoke(r, len(revoked.Ended), revoked.Sessions, unconfirmed) // even with nothing open: see floors.go
+	if elsewhere == "" && len(revoked.Ended) == 0 && revoked.Sessions == 0 {
 		return nil, s.nothing(r)
 	}
 	s.log.Info("revoked by command", "client", r.Client, "source", r.Source, "grants", len(revoked.Ended),

@@ -31,7 +31,7 @@ func (s *Server) Run(parent context.Context) error {
 		beside = append(beside, s.metrics.Serve)
 	}
 	if s.fleet != nil {
-		beside = append(beside, s.watchBundle)
+		beside = append(beside, s.watchBundle, s.share)
 	}
 	if s.actions != nil {
 		beside = append(beside, s.actions.Run)
@@ -90,10 +90,20 @@ func (s *Server) loop(ctx context.Context) error {
 }
 
 // process decides one packet, records the result, and answers it: if receipts are on and the packet was spent, or came
-// too early as tooEarly describes, or is a browser's repetition of a spent one. Nothing else is ever answered.
+// too early as tooEarly describes, or is a browser's repetition of a spent one. Nothing else is ever answered. What
+// becomes of a pending packet, pending.decide reports.
 func (s *Server) process(ctx context.Context, p capture.Packet) {
 	s.line.Lock()
 	event := s.handle(ctx, p)
+	if event.Verdict == audit.Pending {
+		s.line.Unlock()
+		return
+	}
+	s.report(p, event)
+}
+
+// report records what became of a packet, and answers it. The caller holds the line; report lets go of it.
+func (s *Server) report(p capture.Packet, event audit.Event) {
 	if event.Client != "" {
 		s.seen.note(event)
 	}

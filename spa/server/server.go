@@ -2,8 +2,9 @@
 //
 // The path of a packet is one function, [Server.handle]. Around it are: what is opened before privileges are dropped
 // (open.go), the loop and what runs beside it (run.go), client files that change (clients.go), the bundles of a fleet
-// (bundle.go), and the control socket (control.go): what the server knows (status.go), decides (package feed), revokes
-// (revoke.go) and reloads (reload.go). For captured packets inspect.go reports what it would have decided.
+// (bundle.go), gateways with one address (shared.go, elsewhere.go), and the control socket (control.go): what the
+// server knows (status.go), decides (package feed), revokes (revoke.go) and reloads (reload.go). For captured packets
+// inspect.go reports what it would have decided.
 package server
 
 import (
@@ -60,12 +61,28 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	// From here on the packet is spent: every decision is remembered, answered and recorded, even if the server is being
 	// stopped.
 	ctx = context.WithoutCancel(ctx)
-	knock = knock.Clone()
-	event = event.Of(knock)
+	taken := spent{event.Of(knock.Clone()), admitted, err}
+	if s.shared.member != nil && knock.Client.Fleet { // other gateways must know it first
+		return s.spendForAll(p, taken)
+	}
+	return s.decide(ctx, p, taken)
+}
+
+// spent is a packet that the journal has admitted.
+type spent struct {
+	event    audit.Event
+	admitted replay.Admission
+	reused   error // its request id is that of another request
+}
+
+// decide is the rest of handle: what becomes of a packet that is spent.
+func (s *Server) decide(ctx context.Context, p capture.Packet, spent spent) audit.Event {
+	event, admitted := spent.event, spent.admitted
+	knock, now := event.Knock, event.Time
 	switch {
-	case err != nil: // the id has another request's outcome, and keeps it
-		return event.Answer(spa.Receipt{Status: spa.ReasonIDReused}).As(audit.Denied, err)
-	case s.superseded(knock, from, admitted.First):
+	case spent.reused != nil: // the id has another request's outcome, and keeps it
+		return event.Answer(spa.Receipt{Status: spa.ReasonIDReused}).As(audit.Denied, spent.reused)
+	case s.superseded(knock, p.From.Addr(), admitted.First):
 		return s.supersede(event)
 	case admitted.Outcome != nil:
 		return s.repeat(event, admitted.Outcome)

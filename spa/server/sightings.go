@@ -95,6 +95,15 @@ func (s *sightings) spent(e audit.Event) {
 	}
 }
 
+// installed records what a client was granted by another gateway of the site.
+func (s *sightings) installed(c *keys.Client, grants []firewall.Grant) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.client(c.Name)
+	w.ids = c.IDs()
+	w.addGrants(grants)
+}
+
 // addGrants keeps the latest grants, each once.
 func (w *sighting) addGrants(grants []firewall.Grant) {
 	for _, g := range grants {

@@ -36,7 +36,7 @@ func (e *examination) silence() []Finding {
 		causes = append(causes, e.notAllowed())
 	}
 	if _, _, ok := keys.SplitHost(e.profile.Name); ok {
-		causes = append(causes, e.notAtThisGateway())
+		causes = append(causes, e.notAtThisGateway(), e.storeAway())
 	}
 	causes = slices.DeleteFunc(causes, func(c cause) bool { return c.weight == 0 })
 	slices.SortStableFunc(causes, func(a, b cause) int { return cmp.Compare(b.weight, a.weight) })
@@ -191,6 +191,15 @@ func (e *examination) notAtThisGateway() cause {
 		Advice: "ask the fleet's administrator",
 		Sign: `spa-fleet status shows which bundle each gateway has; spa-server status counts packets with "wrong gate ` +
 			`tag" or "unknown client"`,
+	}}
+}
+
+// storeAway is the cause that gateways with one address cannot ask each other whether a packet was used.
+func (e *examination) storeAway() cause {
+	return cause{22, Finding{
+		Text:   "if several gateways share this address: their store is away, so they answer no client of the fleet",
+		Advice: "ask the fleet's administrator",
+		Sign:   "spa-server status reports that the store of the site is away, or that no agent is connected",
 	}}
 }
 

@@ -225,6 +225,7 @@ func TestConfigRefused(t *testing.T) {
 		"cert = \"a\"":    "cert",
 		"fleet = \"abc\"": "fleet", "colour = \"red\"": "colour", "to": "to: missing", "from": "from: missing",
 		"gateway": "gateway: missing", "from = \"https://[\"": "from", "key = \"a\"": "cert",
+		"share = \"share.sock\"": "share: needs a store",
 	} {
 		key, value, _ := strings.Cut(change, " ")
 		var lines []string
@@ -252,8 +253,14 @@ func TestConfig(t *testing.T) {
 		keys.NewFleetID().String() + "\"\nca = \"/etc/ca.pem\"\n"
 	lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o644))
 	c := lab.Value(Load(dir))(t)
-	if c.Every != time.Minute || c.To != filepath.Join(dir, "here") || c.CA != "/etc/ca.pem" || c.Cert != "" {
+	if c.Every != time.Minute || c.To != filepath.Join(dir, "here") || c.CA != "/etc/ca.pem" || c.Cert != "" ||
+		c.Share != "" {
 		t.Errorf("got %+v", c)
+	}
+	text = strings.Replace(text, "to = \"here\"", "share = \"/run/spa/share.sock\"", 1)
+	lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o644))
+	if c := lab.Value(Load(dir))(t); c.To != "" || c.Share != "/run/spa/share.sock" {
+		t.Errorf("share alone: got %+v", c)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -38,18 +39,20 @@ type rawConfig struct {
 	CA      string `toml:"ca"`
 	Cert    string `toml:"cert"`
 	Key     string `toml:"key"`
+	Share   string `toml:"share"`
 }
 
 // Config is agent.toml.
 type Config struct {
 	Gateway string // its name in the fleet
 	From    string // a path, "https://…", or "etcd://HOST:PORT,HOST:PORT"
-	To      string // the file in which spa-server looks: bundle in [fleet] of server.toml
+	To      string // the file in which spa-server looks: bundle in [fleet] of server.toml; empty: no bundle is fetched
 	Fleet   keys.FleetID
 	Every   time.Duration // between two looks at a file or a web server
 	CA      string        // a file with the certificates that sign the server's; empty: those of the system
 	Cert    string        // a file with the agent's own certificate; empty: none
 	Key     string        // and one with its key
+	Share   string        // the socket of a gateway that shares its address; empty: it does not
 }
 
 // Load reads agent.toml in dir. Paths in it are relative to dir.
@@ -65,7 +68,7 @@ func Load(dir string) (*Config, error) {
 		return nil, err
 	}
 	c := &Config{Gateway: raw.Gateway, From: raw.From, To: below(dir, raw.To), Every: normEvery,
-		CA: below(dir, raw.CA), Cert: below(dir, raw.Cert), Key: below(dir, raw.Key)}
+		CA: below(dir, raw.CA), Cert: below(dir, raw.Cert), Key: below(dir, raw.Key), Share: below(dir, raw.Share)}
 	var problems []error
 	must := func(key string, err error) {
 		if err != nil {
@@ -73,9 +76,12 @@ func Load(dir string) (*Config, error) {
 		}
 	}
 	for _, key := range []string{"gateway", "from", "to"} {
-		if !d.Has(key) {
+		if !d.Has(key) && (key != "to" || raw.Share == "") {
 			must(key, errors.New("missing"))
 		}
+	}
+	if raw.Share != "" && !strings.HasPrefix(raw.From, "etcd:") {
+		must("share", errors.New(`needs a store: from = "etcd://HOST:PORT,HOST:PORT"`))
 	}
 	must("gateway", service.ValidName(raw.Gateway))
 	if raw.Every != "" {
@@ -127,17 +133,34 @@ func (c *Config) Open() (s Source, closing func() error, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	hosts, ok := strings.CutPrefix(c.From, "etcd://")
-	if !ok {
+	if !strings.HasPrefix(c.From, "etcd://") {
 		client := &http.Client{Timeout: stalls, Transport: &http.Transport{TLSClientConfig: secure,
 			Proxy: http.ProxyFromEnvironment}, CheckRedirect: sameHost}
 		return Web{c.From, client, c.Every}, func() error { client.CloseIdleConnections(); return nil }, nil
 	}
-	store, err := etcd.Open(etcd.Config{Endpoints: Endpoints(hosts), TLS: secure, Fleet: c.Fleet})
+	store, err := c.store()
 	if err != nil {
 		return nil, nil, err
 	}
 	return stored{store, c.Gateway}, store.Close, nil
+}
+
+// OpenBridge opens the way between the gateway's server and the store. Close ends it.
+func (c *Config) OpenBridge(log *slog.Logger) (b *Bridge, closing func() error, err error) {
+	store, err := c.store()
+	if err != nil {
+		return nil, nil, err
+	}
+	return &Bridge{Socket: c.Share, Gateway: c.Gateway, Fleet: c.Fleet, Store: store, Log: log}, store.Close, nil
+}
+
+func (c *Config) store() (*etcd.Store, error) {
+	secure, err := c.tls()
+	if err != nil {
+		return nil, err
+	}
+	hosts := strings.TrimPrefix(c.From, "etcd://")
+	return etcd.Open(etcd.Config{Endpoints: Endpoints(hosts), TLS: secure, Fleet: c.Fleet})
 }
 
 // Endpoints returns the addresses in HOST:PORT,HOST:PORT as etcd's client takes them.

@@ -10,9 +10,9 @@ import (
 )
 
 // Confine takes from this process, for ever, every file but those that an agent with this configuration needs: its
-// certificates and what names of hosts need to read, and the directory of its bundle to write. Other programs that it
-// started could gain nothing (no_new_privs). Where the kernel has no Landlock it does without. As root it refuses: an
-// agent needs no privilege.
+// certificates and what names of hosts need to read, and the directory of its bundle to write. It can still connect to
+// sockets. Other programs that it started could gain nothing (no_new_privs). Where the kernel has no Landlock it does
+// without. As root it refuses: an agent needs no privilege.
 func Confine(c *Config, dir string) error {
 	if os.Geteuid() == 0 {
 		return ErrRoot
@@ -38,7 +38,10 @@ func Confine(c *Config, dir string) error {
 			rules = append(rules, landlock.ROFiles(path))
 		}
 	}
-	rules = append(rules, landlock.RWDirs(filepath.Dir(c.To)), landlock.RWFiles("/dev/null").IgnoreIfMissing())
+	if c.To != "" {
+		rules = append(rules, landlock.RWDirs(filepath.Dir(c.To)))
+	}
+	rules = append(rules, landlock.RWFiles("/dev/null").IgnoreIfMissing())
 	if err := landlock.V6.BestEffort().RestrictPaths(rules...); err != nil {
 		return fmt.Errorf("confining the agent: %w", err)
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +17,8 @@ import (
 // confined is set in the process of TestConfined that runs as another user.
 const confined = "SALLYPORT_TEST_CONFINED"
 
-// TestConfined runs an agent as nobody and, confined, tries what it needs and what it must not do.
+// TestConfined runs an agent as nobody and, confined, tries what it needs and what it must not do. The socket of a
+// gateway that shares its address is root's, and its group's.
 func TestConfined(t *testing.T) {
 	if dir := os.Getenv(confined); dir != "" {
 		inside(t, dir)
@@ -37,6 +39,9 @@ func TestConfined(t *testing.T) {
 	lab.Must(t, os.WriteFile(filepath.Join(dir, "from/web.bundle"), bundles(t)("web", 1), 0o644))
 	lab.Must(t, os.WriteFile(filepath.Join(dir, "other/secret"), []byte("x"), 0o644))
 	lab.Must(t, os.WriteFile(filepath.Join(dir, "certs/ca.pem"), []byte("x"), 0o644))
+	lab.ServeUnix(t, filepath.Join(dir, "share.sock"), func(net.Conn) {})
+	lab.Must(t, os.Chown(filepath.Join(dir, "share.sock"), 0, 65534))
+	lab.Must(t, os.Chmod(filepath.Join(dir, "share.sock"), 0o660))
 	program := filepath.Join(dir, "test") // the build's own directory may be root's
 	lab.Must(t, os.WriteFile(program, lab.Value(os.ReadFile(lab.Value(os.Executable())(t)))(t), 0o755))
 	cmd := exec.Command(program, "-test.run=^TestConfined$", "-test.count=1")
@@ -61,6 +66,7 @@ func inside(t *testing.T, dir string) {
 	for _, file := range []string{c.CA, "/etc/hosts"} {
 		lab.Value(os.ReadFile(file))(t)
 	}
+	lab.Must(t, lab.Value(net.Dial("unix", filepath.Join(dir, "share.sock")))(t).Close())
 	for what, try := range map[string]func() error{
 		"reads another directory":  func() error { _, err := os.ReadFile(filepath.Join(dir, "other/secret")); return err },
 		"lists processes":          func() error { _, err := os.ReadDir("/proc"); return err },

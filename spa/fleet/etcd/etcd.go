@@ -1,10 +1,15 @@
-// Package etcd hands bundles out through etcd (etcd.io), version 3.4 and later.
+// Package etcd hands bundles out through etcd (etcd.io), version 3.4 and later, and has what gateways share that have
+// one address: see Member.
 //
 // All keys begin with sallyport/FLEET/, FLEET being the fleet's id:
 //
 //	serial                        the serial of the last publication, decimal
 //	bundle/GATEWAY                the readable part of its bundle
 //	sealed/GATEWAY/SERIAL/SUM/PART    the rest in parts of at most 512 KiB: an etcd takes 1.5 MiB at a time
+//	share/SITE/                   what the members of a site share:
+//	    spent/n/NAME, spent/i/NAME    a nonce and a request id; the token of the attempt that spent them
+//	    o/NAME, f/NAME                the outcome for a request id; floors
+//	    s/MEMBER, a/MEMBER            the member's session; the revision up to which it has all floors in force
 //
 // Numbers in keys have 19 and 4 digits, so that they sort. SUM is the sealed part's SHA-256: of two administrators who
 // publish at once, neither changes the other's parts. The parts of a bundle are written before its readable part,
@@ -54,8 +59,9 @@ type Config struct {
 
 // Store is a connection to etcd, which is made when it is needed and again when it breaks.
 type Store struct {
-	client *clientv3.Client
-	prefix string
+	client  *clientv3.Client
+	prefix  string
+	repeats budget
 }
 
 // Open opens a store. It does not wait for an answer.
@@ -65,8 +71,22 @@ func Open(c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
-	return &Store{client, "sallyport/" + c.Fleet.String() + "/"}, nil
+	return &Store{client: client, prefix: "sallyport/" + c.Fleet.String() + "/"}, nil
 }
+
+// grant gets a lease.
+func (s *Store) grant(ctx context.Context, lasts time.Duration) (clientv3.LeaseID, error) {
+	return ask(ctx, &s.repeats, func(ctx context.Context) (clientv3.LeaseID, error) {
+		r, err := s.client.Grant(ctx, int64((lasts+time.Second-1)/time.Second))
+		if err != nil {
+			return 0, fmt.Errorf("a lease of %v: %w", lasts.Round(time.Second), err)
+		}
+		return r.ID, nil
+	})
+}
+
+// reconnect ends the wait before the next attempt to connect, which can be two minutes after a store was away for long.
+func (s *Store) reconnect() { s.client.ActiveConnection().ResetConnectBackoff() }
 
 // Close closes the connection.
 func (s *Store) Close() error { return s.client.Close() }
@@ -230,6 +250,7 @@ func (s *Store) Follow(ctx context.Context, gateway string, take func([]byte) er
 			return
 		}
 		trouble(err)
+		s.reconnect()
 		select {
 		case <-ctx.Done():
 		case <-time.After(resyncTime):

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sallyport/spa/fleet"
+	"sallyport/spa/lab"
 )
 
 // PublishAll is Publish for bundles in memory.
@@ -39,4 +40,19 @@ func (c Cluster) Host() string { return c.endpoints[0][len("https://"):] }
 func (c Cluster) Files(t testing.TB, user string) (ca, cert, key string) {
 	cert, key = c.issue(t, user, time.Now().Add(time.Hour))
 	return filepath.Join(c.dir, "ca.pem"), cert, key
+}
+
+// Restart kills a member of the cluster and starts it again.
+func (c Cluster) Restart(t testing.TB, i int) {
+	t.Helper()
+	c.kill(i)
+	c.start(t, i)
+}
+
+// Put sets a key.
+func (c Cluster) Put(t testing.TB, key, value string) {
+	t.Helper()
+	s := lab.Value(Open(Config{Endpoints: c.endpoints, TLS: c.as(t, "anyone")}))(t)
+	defer s.Close()
+	lab.Eventually(t, "a key is set", func() bool { _, err := s.client.Put(t.Context(), key, value); return err == nil })
 }

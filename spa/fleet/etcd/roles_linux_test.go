@@ -19,6 +19,15 @@ func permitAgent(ctx context.Context, s *Store, user, gateway string) error {
 	})
 }
 
+// permitMember is permitAgent for a gateway that shares its address with others of a site: it may write what they
+// share.
+func permitMember(ctx context.Context, s *Store, user, gateway, site string) error {
+	share := s.prefix + "share/" + site + "/"
+	return errors.Join(permitAgent(ctx, s, user, gateway),
+		s.permit(ctx, user, clientv3.PermissionType(clientv3.PermReadWrite),
+			map[string]string{share: clientv3.GetPrefixRangeEnd(share)}))
+}
+
 // permitOffice makes a user that may write all bundles of the fleet: for administrators.
 func permitOffice(ctx context.Context, s *Store, user string) error {
 	return s.permit(ctx, user, clientv3.PermissionType(clientv3.PermReadWrite), map[string]string{

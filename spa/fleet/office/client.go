@@ -78,9 +78,9 @@ func (o *Office) readClient(name string, parse func(path, name string, text []by
 
 // checkClients checks what clients' terms say about the fleet.
 func (o *Office) checkClients() error {
-	known := make(map[string]bool, len(o.Gateways))
+	known := make(map[string]*Gateway, len(o.Gateways)) // sites too, by one of their members
 	for _, g := range o.Gateways {
-		known[g.Name] = true
+		known[g.Name], known[g.Place()] = g, g
 	}
 	var problems []error
 	for _, c := range o.Clients {
@@ -89,7 +89,7 @@ func (o *Office) checkClients() error {
 	return errors.Join(problems...)
 }
 
-func (o *Office) checkTerms(t *keys.Terms, known map[string]bool) error {
+func (o *Office) checkTerms(t *keys.Terms, known map[string]*Gateway) error {
 	var problems []error
 	for _, entry := range t.Allow {
 		if err := o.CheckAllow(entry); err != nil {
@@ -98,9 +98,15 @@ func (o *Office) checkTerms(t *keys.Terms, known map[string]bool) error {
 		}
 	}
 	for _, name := range t.Gateways {
-		if !known[name] {
-			problems = append(problems, &place.FileError{File: o.termsPath(t.Name), Key: "gateways",
-				Text: "there is no gateway " + name})
+		text := ""
+		switch g := known[name]; {
+		case g == nil:
+			text = "there is no gateway " + name
+		case g.Place() != name:
+			text = fmt.Sprintf("gateway %s is a member of site %s: name the site", name, g.Place())
+		}
+		if text != "" {
+			problems = append(problems, &place.FileError{File: o.termsPath(t.Name), Key: "gateways", Text: text})
 		}
 	}
 	return errors.Join(problems...)

@@ -79,7 +79,7 @@ func load(dir string) (*Office, error) {
 	if err := errors.Join(o.readAdmins(), o.readGateways(), o.readClients(), o.readPublished()); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(o.checkGateways(), o.checkClients()); err != nil {
+	if err := o.check(); err != nil {
 		return nil, err
 	}
 	return o, nil

@@ -19,6 +19,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/keys/strict"
 	"sallyport/spa/fleet"
+	"sallyport/spa/fleet/share"
 )
 
 // Published is what published.toml says about the last publish. It is zero before the first.
@@ -377,7 +378,7 @@ func (o *Office) seal(ctx context.Context, v *Vault, serial int64, now time.Time
 		return nil, nil, err
 	}
 	err = parallel(ctx, len(gateways), func(i int) error {
-		c, err := o.contents(v, gateways[i].Name, ks)
+		c, err := o.contents(v, gateways[i], ks)
 		if err != nil {
 			return err
 		}
@@ -411,13 +412,16 @@ func (o *Office) readBack(ks []opened) error {
 }
 
 // contents returns what a gateway is told.
-func (o *Office) contents(v *Vault, gateway string, ks []opened) (*fleet.Contents, error) {
-	server := o.Fleet.Server(gateway)
-	c := &fleet.Contents{Site: gateway, Gates: keys.Gates{Current: v.gate.At(server)}}
+func (o *Office) contents(v *Vault, g *Gateway, ks []opened) (*fleet.Contents, error) {
+	server := o.Fleet.Server(g.Place())
+	c := &fleet.Contents{Site: g.Place(), Gates: keys.Gates{Current: v.gate.At(server)}}
+	if g.Site.Name != "" {
+		c.Share = share.DeriveKey(v.signing.Seed(), server)
+	}
 	of := make(map[keys.ID]string, len(ks))
 	for i, k := range ks {
 		t := o.Clients[i].Terms
-		if len(t.Gateways) > 0 && !slices.Contains(t.Gateways, gateway) {
+		if len(t.Gateways) > 0 && !slices.Contains(t.Gateways, c.Site) {
 			continue
 		}
 		// A revoked client stays, as in a file: otherwise a file of its name would count again. So does a key that has
@@ -425,7 +429,7 @@ func (o *Office) contents(v *Vault, gateway string, ks []opened) (*fleet.Content
 		client := t.At(server, k.FleetKey)
 		for _, id := range client.IDs() {
 			if other := of[id]; other != "" {
-				return nil, fmt.Errorf("%w: clients %s and %s at %s", ErrSameID, other, client.Name, gateway)
+				return nil, fmt.Errorf("%w: clients %s and %s at %s", ErrSameID, other, client.Name, c.Site)
 			}
 			of[id] = client.Name
 		}

@@ -39,7 +39,7 @@ func newSeveral(t *testing.T) *several {
 		Services: map[string][]string{"ssh": {"tcp/22"}}}, "anna", s.me.Recipient()))(t)
 	s.change(t, s.dir, func(o *office.Office, v *office.Vault) error {
 		_, err := o.AddGateway(fleet.Request{Name: "web", Address: "192.0.2.1", KnockPorts: []uint16{62201},
-			Recipient: s.gateway.Recipient()}, false)
+			Recipient: s.gateway.Recipient()}, office.Site{}, false)
 		return errors.Join(err, o.NewClient(v, &keys.Terms{Client: keys.Client{Name: "bob", Allow: []string{"ssh"}}},
 			func(*keys.Profile) error { return nil }))
 	})
@@ -402,7 +402,7 @@ func TestInterrupted(t *testing.T) {
 		store := office.Directory(t.TempDir())
 		s.change(t, s.dir, func(o *office.Office, _ *office.Vault) error {
 			_, err := o.AddGateway(fleet.Request{Name: "a", Address: "192.0.2.2", KnockPorts: []uint16{62201},
-				Recipient: lab.Value(age.GenerateHybridIdentity())(t).Recipient()}, false)
+				Recipient: lab.Value(age.GenerateHybridIdentity())(t).Recipient()}, office.Site{}, false)
 			return err
 		})
 		lab.Value(s.publish(t, s.dir, store, false))(t)

@@ -22,6 +22,7 @@ const (
 // A State says which bundle a destination has for a gateway.
 type State struct {
 	Gateway string     `json:"gateway"`
+	Site    string     `json:"site,omitempty"`
 	State   string     `json:"state"`
 	Serial  int64      `json:"serial,omitempty"`
 	Issued  *time.Time `json:"issued,omitempty"`
@@ -38,7 +39,7 @@ func (o *Office) States(ctx context.Context, d Destination, now time.Time, maxAg
 	for _, g := range o.Gateways {
 		f, there := found[g.Name]
 		delete(found, g.Name)
-		s := State{Gateway: g.Name, Problem: f.Problem}
+		s := State{Gateway: g.Name, Site: g.Site.Name, Problem: f.Problem}
 		if f.Head != nil {
 			s.Serial, s.Issued = f.Head.Serial, &f.Head.Issued
 		}

@@ -72,6 +72,21 @@ type Fleet struct {
 	Unwatched   bool              `json:"unwatched"` // the directory of the file could not be opened
 	Refused     map[string]uint64 `json:"refused"`   // offered files since the start, by reason
 	LastRefused *RefusedBundle    `json:"last_refused,omitempty"`
+
+	Shared *Shared `json:"shared,omitempty"` // nil: the gateway shares no address
+}
+
+// Shared is what a gateway knows as one of those that share an address.
+type Shared struct {
+	Site      string            `json:"site"`
+	Socket    string            `json:"socket"`    // on which its agent connects
+	Connected bool              `json:"connected"` // the agent is
+	Joined    bool              `json:"joined"`    // the store answers: clients of the fleet can knock
+	Taken     bool              `json:"taken"`     // another process has this gateway's name in the store
+	Local     bool              `json:"local"`     // without the store it decides alone
+	Members   []string          `json:"members"`   // gateways that take part, with this one
+	Waiting   int               `json:"waiting"`   // packets that wait for the store
+	Counts    map[string]uint64 `json:"counts"`    // since the start
 }
 
 // RefusedBundle is a file that was offered and refused.
@@ -267,6 +282,9 @@ type Revoked struct {
 	Key   string    `json:"key,omitzero"`   // of a client: "good", "revoked", "expired", or "none" if it has no file
 	Fleet bool      `json:"fleet,omitzero"` // the client is of the fleet: its office revokes it
 	Since time.Time `json:"since,omitzero"` // a client's sessions from before are known only by address
+
+	Site        string `json:"site,omitzero"`        // the gateways of this site ended the same
+	Unconfirmed bool   `json:"unconfirmed,omitzero"` // or they may have it still
 }
 
 // Reloaded is what a reload changed.

@@ -64,9 +64,16 @@ var (
 
 	bundleSerial = describe("fleet_bundle_serial", "Serial of the fleet's bundle in force. 0: there is none, and no "+
 		"client of the fleet can knock.")
-	bundleAge = describe("fleet_bundle_age_seconds", "Seconds since the office has issued the bundle in force.")
-	bundleOld = describe("fleet_bundle_old", "1 if the bundle in force is older than max_age, or there is none.")
-	bundleBad = describe("fleet_bundles_refused_total", "Bundles that were offered and refused, by reason.", "reason")
+	bundleAge    = describe("fleet_bundle_age_seconds", "Seconds since the office has issued the bundle in force.")
+	bundleOld    = describe("fleet_bundle_old", "1 if the bundle in force is older than max_age, or there is none.")
+	bundleBad    = describe("fleet_bundles_refused_total", "Bundles that were offered and refused, by reason.", "reason")
+	sharedJoined = describe("fleet_shared_joined", "Of gateways that share an address: 1 if the store answers. 0: "+
+		"clients of the fleet cannot knock here, or are decided by this gateway alone.")
+	sharedAgent   = describe("fleet_shared_agent_connected", "1 if the agent that reaches the store is connected.")
+	sharedMembers = describe("fleet_shared_members", "Gateways of the site that take part, with this one.")
+	sharedWaiting = describe("fleet_shared_waiting", "Packets that wait for the store.")
+	sharedTotal   = describe("fleet_shared_total", "What happened because of the other gateways of the site: packets, "+
+		"and what was installed, ended or lost here.", "what")
 
 	build = describe("build_info", "Always 1; the version of the program and of Go, and the architecture.", "version",
 		"go_version", "architecture")
@@ -170,6 +177,15 @@ func collectFleet(f *control.Fleet, count func(*prometheus.Desc, uint64, ...stri
 	gauge(bundleOld, truth(f.Old || f.Serial == 0))
 	for reason, n := range f.Refused {
 		count(bundleBad, n, reason)
+	}
+	if h := f.Shared; h != nil {
+		gauge(sharedJoined, truth(h.Joined))
+		gauge(sharedAgent, truth(h.Connected))
+		gauge(sharedMembers, float64(len(h.Members)))
+		gauge(sharedWaiting, float64(h.Waiting))
+		for what, n := range h.Counts {
+			count(sharedTotal, n, what)
+		}
 	}
 }
 

@@ -149,3 +149,19 @@ func BenchmarkPage(b *testing.B) {
 		}
 	}
 }
+
+// TestSharedMetrics: a gateway that shares its address reports whether it takes part, and no other gateway does.
+func TestSharedMetrics(t *testing.T) {
+	s := sampled()
+	s.Fleet = &control.Fleet{Serial: 3}
+	page := func() string { return textOf(t, newPage(Options{Sample: func() Sample { return s }})) }
+	if text := page(); strings.Contains(text, "spa_fleet_shared") || !strings.Contains(text, "spa_fleet_bundle_serial 3") {
+		t.Errorf("a gateway alone reports\n%s", text)
+	}
+	s.Fleet.Shared = &control.Shared{Connected: true, Members: []string{"lb1", "lb2"}, Waiting: 4,
+		Counts: map[string]uint64{"won": 5}}
+	want(t, page(), "spa_fleet_shared_joined 0", "spa_fleet_shared_agent_connected 1", "spa_fleet_shared_members 2",
+		"spa_fleet_shared_waiting 4", `spa_fleet_shared_total{what="won"} 5`)
+	s.Fleet.Shared.Joined = true
+	want(t, page(), "spa_fleet_shared_joined 1")
+}
