@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"sallyport/keys"
 	"sallyport/spa/lab"
 )
 
@@ -55,8 +57,45 @@ func (c *cluster) leader(t testing.TB, s *Store) (index int) {
 	return index
 }
 
-// TestShareTrouble kills and pauses stores, also the leader, and compacts, while members write. What they see in the end
-// is what the store has.
+// load is what members do while something happens to the store.
+type load struct {
+	a, b  *Member
+	views []*seen
+	n     int
+}
+
+// write records floors and spends packets. Each is won.
+func (l *load) write(t testing.TB) {
+	t.Helper()
+	for range 20 {
+		l.n++
+		lab.Eventually(t, "a floor is recorded", func() bool {
+			_, err := l.a.Floor(t.Context(), fmt.Sprint(l.n), []byte("x"), time.Hour)
+			return err == nil
+		})
+		if got := spend(t, l.b, fmt.Sprint("n", l.n), fmt.Sprint("i", l.n), fmt.Sprint("t", l.n)); !got.Won {
+			t.Errorf("a packet that is new got %+v", got)
+		}
+	}
+}
+
+// agree waits until all members have seen all floors.
+func (l *load) agree(t testing.TB) {
+	t.Helper()
+	for _, v := range l.views {
+		lab.Eventually(t, "the floors arrive", func() bool {
+			for i := range l.n {
+				if v.get(fmt.Sprint("f/", i+1)) == "" {
+					return false
+				}
+			}
+			return true
+		})
+	}
+}
+
+// TestShareTrouble kills and pauses stores, also the leader, and compacts, while members write. What they see in the
+// end is what the store has.
 func TestShareTrouble(t *testing.T) {
 	c, o := newCluster(t, 3), newOffice(t)
 	a, b := c.attach(t, o, "a"), c.attach(t, o, "b")
@@ -70,39 +109,8 @@ func TestShareTrouble(t *testing.T) {
 		}
 	}
 	signal := func(i int, is syscall.Signal) { lab.Must(t, c.members[i].Process.Signal(is)) }
-	n := 0
-	write := func() {
-		t.Helper()
-		for range 20 {
-			n++
-			lab.Eventually(t, "a floor is recorded", func() bool {
-				_, err := a.Floor(t.Context(), fmt.Sprint(n), []byte("x"), time.Hour)
-				return err == nil
-			})
-			var got Spending
-			lab.Eventually(t, "a packet is spent", func() (ok bool) {
-				var err error
-				got, err = b.Spend(t.Context(), fmt.Sprint("n", n), fmt.Sprint("i", n), fmt.Sprint("t", n))
-				return err == nil
-			})
-			if !got.Won {
-				t.Errorf("a packet that is new got %+v", got)
-			}
-		}
-	}
-	agree := func() {
-		t.Helper()
-		for _, v := range views {
-			lab.Eventually(t, "the floors arrive", func() bool {
-				for i := range n {
-					if v.get(fmt.Sprint("f/", i+1)) == "" {
-						return false
-					}
-				}
-				return true
-			})
-		}
-	}
+	load := &load{a: a, b: b, views: views}
+	write, agree := func() { t.Helper(); load.write(t) }, func() { t.Helper(); load.agree(t) }
 	for _, trouble := range []struct {
 		name   string
 		during func() (after func())
@@ -163,6 +171,26 @@ func TestCompacted(t *testing.T) {
 	if v.get("f/7") != "" {
 		t.Error("it has what was removed")
 	}
+}
+
+// TestReconnects: while its store is away, a member tries to reach it each time it renews its session, however long that
+// lasts.
+func TestReconnects(t *testing.T) {
+	c, o := newCluster(t, 1), newOffice(t)
+	r := c.relay(t, 0)
+	s := lab.Value(Open(Config{Endpoints: []string{"https://" + r.addr}, TLS: c.as(t, "a"), Fleet: o.seal.Fleet}))(t)
+	defer s.Close()
+	a := s.Member("edge", "a", remembered)
+	lab.Eventually(t, "there is a session", func() bool { return renew(t, a) == nil })
+	r.cut()
+	lab.Eventually(t, "it tries 15 times", func() bool {
+		renew(t, a)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.tried >= 15
+	})
+	r.mend()
+	lab.Eventually(t, "it is back", func() bool { return renew(t, a) == nil })
 }
 
 // TestRestored: members of a store that was restored from a backup begin anew, and go on.
@@ -234,6 +262,7 @@ type relay struct {
 	mu    sync.Mutex
 	conns []net.Conn
 	down  bool
+	tried int // connections since cut
 }
 
 // relayDelay is how much later a relay sends what it got.
@@ -247,10 +276,13 @@ func (c *cluster) relay(t testing.TB, i int) *relay {
 	lab.Serve(t, l, func(near net.Conn) {
 		defer near.Close()
 		far, err := net.Dial("tcp", to)
-		if err != nil || !r.add(near, far) {
+		if err != nil {
 			return
 		}
 		defer far.Close()
+		if !r.add(near, far) {
+			return
+		}
 		var copying sync.WaitGroup
 		copying.Go(func() { lag(far, near) })
 		copying.Go(func() { lag(near, far) })
@@ -263,6 +295,7 @@ func (r *relay) add(conns ...net.Conn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.conns = append(r.conns, conns...)
+	r.tried++
 	return !r.down
 }
 
@@ -270,7 +303,7 @@ func (r *relay) add(conns ...net.Conn) bool {
 func (r *relay) cut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.down = true
+	r.down, r.tried = true, 0
 	for _, conn := range r.conns {
 		conn.Close()
 	}
@@ -312,14 +345,20 @@ func lag(to, from net.Conn) {
 	writing.Wait()
 }
 
-// TestSlowStore has 2,000 packets in flight to a store that answers after 50 ms. All are spent, once.
-func TestSlowStore(t *testing.T) {
-	c, o := newCluster(t, 1), newOffice(t)
-	r := c.relay(t, 0)
-	s := lab.Value(Open(Config{Endpoints: []string{"https://" + r.addr}, TLS: c.as(t, "a"), Fleet: o.seal.Fleet}))(t)
-	defer s.Close()
+// slow returns a member whose store answers after 50 ms.
+func (c *cluster) slow(t testing.TB) *Member {
+	t.Helper()
+	s := lab.Value(Open(Config{Endpoints: []string{"https://" + c.relay(t, 0).addr}, TLS: c.as(t, "a"),
+		Fleet: keys.NewFleetID()}))(t)
+	t.Cleanup(func() { s.Close() })
 	a := s.Member("edge", "a", remembered)
 	lab.Eventually(t, "there is a session", func() bool { return renew(t, a) == nil })
+	return a
+}
+
+// TestSlowStore has 2,000 packets in flight to a slow store. All are spent, once.
+func TestSlowStore(t *testing.T) {
+	a := newCluster(t, 1).slow(t)
 	defer alive(t, a)()
 	began := time.Now()
 	var spending sync.WaitGroup
@@ -332,4 +371,24 @@ func TestSlowStore(t *testing.T) {
 	}
 	spending.Wait()
 	t.Logf("2000 packets were spent in %v", time.Since(began))
+}
+
+// BenchmarkSlowStore spends packets at a slow store, 200 at a time.
+func BenchmarkSlowStore(b *testing.B) {
+	a := newCluster(b, 1).slow(b)
+	defer alive(b, a)()
+	var n, late atomic.Int64
+	var spending sync.WaitGroup
+	b.ResetTimer()
+	for range 200 {
+		spending.Go(func() {
+			for i := n.Add(1); i <= int64(b.N); i = n.Add(1) {
+				if _, err := a.Spend(b.Context(), fmt.Sprint("n", i), fmt.Sprint("i", i), fmt.Sprint("t", i)); err != nil {
+					late.Add(1)
+				}
+			}
+		})
+	}
+	spending.Wait()
+	b.ReportMetric(float64(late.Load()), "late")
 }

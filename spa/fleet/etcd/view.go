@@ -182,5 +182,7 @@ func (m *Member) all(ctx context.Context, prefix string, revision int64) (all []
 func (m *Member) page(ctx context.Context, from, to string, revision int64) (*clientv3.GetResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, AnswerTime)
 	defer cancel()
-	return m.store.get(ctx, from, clientv3.WithRange(to), clientv3.WithLimit(pageKeys), clientv3.WithRev(revision))
+	return ask(ctx, &m.store.repeats, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		return m.store.get(ctx, from, clientv3.WithRange(to), clientv3.WithLimit(pageKeys), clientv3.WithRev(revision))
+	})
 }
