@@ -129,9 +129,9 @@ func checkExit(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// forgeVault is "forge OFFICE [in-office.toml [another-fleet]]": it does what anyone can who may write an office's files. The vault is
-// now one of the attacker's for the same administrators, with the attacker's keys. Its key is in office.toml too, or
-// passes for one that has replaced the key there.
+// forgeVault is "forge OFFICE [in-office.toml [another-fleet]]": it does what anyone can who may write an office's
+// files. The vault is now one of the attacker's for the same administrators, with the attacker's keys. Its key is in
+// office.toml too, or passes for one that has replaced the key there.
 func forgeVault(ts *testscript.TestScript, neg bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	o, err := office.Load(dir)
