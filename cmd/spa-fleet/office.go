@@ -127,7 +127,12 @@ func (a *app) known() (*office.Known, error) {
 	if err != nil {
 		return nil, err
 	}
-	return office.ReadKnown(path)
+	known, err := office.ReadKnown(path)
+	if err != nil {
+		return nil, cli.Fail(err, "if it cannot be mended, move it away, and run spa-fleet trust KEY with the key that "+
+			"another administrator tells you")
+	}
+	return known, nil
 }
 
 // recognise refuses a vault whose key is not the one that the administrator knows. At the first use it remembers the
