@@ -148,9 +148,9 @@ func checkExit(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// forgeVault is "forge OFFICE [in-office.toml]": it does what anyone can who may write an office's files. The vault is
-// now one of the attacker's for the same administrators, with the attacker's keys. Its key is in office.toml too, or
-// passes for one that has replaced the key there.
+// forgeVault is "forge OFFICE [in-office.toml [another-fleet]]": it does what anyone can who may write an office's
+// files. The vault is now one of the attacker's for the same administrators, with the attacker's keys. Its key is in
+// office.toml too, or passes for one that has replaced the key there.
 func forgeVault(ts *testscript.TestScript, neg bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	o, err := office.Load(dir)
@@ -159,6 +159,10 @@ func forgeVault(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	own, err := age.GenerateHybridIdentity()
 	ts.Check(err)
+	was := o.Fleet
+	if len(args) > 2 {
+		o.Fleet = keys.NewFleetID()
+	}
 	text := fmt.Sprintf("version = 1\nfleet = %q\nsigning = %q\nreplaced = [%q]\ngate = %q\nidentity = %q\nearlier = []\n"+
 		"[admins]\n", o.Fleet, base64.StdEncoding.EncodeToString(private.Seed()), o.KeyText(),
 		keys.NewGateKey().Reveal(), own)
@@ -176,7 +180,7 @@ func forgeVault(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(filepath.Join(dir, "vault.age"), sealed.Bytes(), 0o600))
 	if len(args) > 1 {
 		file := filepath.Join(dir, "office.toml")
-		ts.Check(os.WriteFile(file, []byte(strings.ReplaceAll(ts.ReadFile(file), o.KeyText(),
-			base64.StdEncoding.EncodeToString(public))), 0o600))
+		ts.Check(os.WriteFile(file, []byte(strings.NewReplacer(o.KeyText(), base64.StdEncoding.EncodeToString(public),
+			was.String(), o.Fleet.String()).Replace(ts.ReadFile(file))), 0o600))
 	}
 }

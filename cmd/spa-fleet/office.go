@@ -127,7 +127,12 @@ func (a *app) known() (*office.Known, error) {
 	if err != nil {
 		return nil, err
 	}
-	return office.ReadKnown(path)
+	known, err := office.ReadKnown(path)
+	if err != nil {
+		return nil, cli.Fail(err, "if it cannot be mended, move it away, and run spa-fleet trust KEY with the key that "+
+			"another administrator tells you")
+	}
+	return known, nil
 }
 
 // recognise refuses a vault whose key is not the one that the administrator knows. At the first use it remembers the
@@ -146,6 +151,9 @@ func (a *app) recognise(cmd *cobra.Command, o *office.Office, v *office.Vault) e
 		cli.Note(cmd, "%v: compare its key with another administrator: %s", err, o.KeyText())
 		a.remember(cmd, known, o)
 		return nil
+	case errors.Is(err, office.ErrOtherOffice):
+		return cli.Fail(err, "if you have used it before, somebody has put another one there: do not use these files; "+
+			"otherwise ask an administrator for its key, and run spa-fleet trust KEY")
 	case errors.Is(err, office.ErrOtherKey):
 		return cli.Fail(err, "if another administrator has run spa-fleet rotate-key, ask them for the new key, and run "+
 			"spa-fleet trust KEY; otherwise somebody has put another vault there: do not use these files")

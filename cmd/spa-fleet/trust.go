@@ -12,11 +12,11 @@ import (
 func (a *app) trustCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "trust KEY",
-		Short: "Trust the office's new key",
+		Short: "Trust the office's key",
 		Long: `Remembers the key that signs this office's bundles, after another administrator has
-replaced it. Ask that administrator for KEY, not the office's files. All commands that open
-the vault refuse another key than the one that they remember: it is in the file
---identity with .known added to its name.`,
+replaced it, or before you use a second office. Ask that administrator for KEY, not the
+office's files. All commands that open the vault refuse another key than the one that they
+remember: it is in the file --identity with .known added to its name.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			key, err := fleet.ParseOfficeKey(args[0])

@@ -386,7 +386,7 @@ func TestAboveKilled(t *testing.T) {
 	for name, with := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGSTOP} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			marker := fmt.Sprint(8_500_000_000 + 100*os.Getpid() + int(with))
+			marker := fmt.Sprint(8_500_000_000 + int64(100*os.Getpid()+int(with)))
 			script := "setsid sh -c 'setsid sleep " + marker + " & sleep " + marker + "' & sleep " + marker
 			r := started(t, gateway(t, map[string]config.Action{"a": shell(script, time.Second),
 				"b": shell("sleep 0.5", time.Minute)}))

@@ -24,8 +24,11 @@ type Known struct {
 
 // Errors of Known.Check.
 var (
-	// ErrFirst means that the administrator has not used the office yet.
-	ErrFirst = errors.New("first use of this office with this identity")
+	// ErrFirst means that the administrator has used no office yet.
+	ErrFirst = errors.New("first use of an office with this identity")
+	// ErrOtherOffice means that the administrator has used other offices, but not this one: who can exchange the vault
+	// can exchange the fleet's id too.
+	ErrOtherOffice = errors.New("this identity has used another office, but not this one")
 	// ErrOtherKey means that bundles are signed with another key than the administrator knows.
 	ErrOtherKey = errors.New("the office has another key than when this identity last used it")
 )
@@ -59,12 +62,14 @@ func ReadKnown(identity string) (*Known, error) {
 	return k, nil
 }
 
-// Check returns ErrFirst or ErrOtherKey unless the office's vault has a key that is remembered.
+// Check returns ErrFirst, ErrOtherOffice or ErrOtherKey unless the office's vault has a key that is remembered.
 func (k *Known) Check(o *Office, v *Vault) error {
 	known := k.keys[o.Fleet]
 	switch {
-	case len(known) == 0:
+	case len(k.keys) == 0:
 		return ErrFirst
+	case len(known) == 0:
+		return fmt.Errorf("%w: the key is %s", ErrOtherOffice, base64Key(v.public()))
 	case slices.Contains(known, base64Key(v.public())):
 		return nil
 	}

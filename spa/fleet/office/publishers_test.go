@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -253,7 +252,8 @@ func TestSerialOfReplacedKey(t *testing.T) {
 
 	path := filepath.Join(left, "published.toml")
 	text := lab.Value(os.ReadFile(path))(t)
-	text = regexp.MustCompile(`(?m)^serial = \d+$`).ReplaceAll(text, []byte("serial = "+strconv.Itoa(math.MaxInt64-5)))
+	text = regexp.MustCompile(`(?m)^serial = \d+$`).ReplaceAll(text,
+		fmt.Appendf(nil, "serial = %d", int64(math.MaxInt64-5)))
 	lab.Must(t, os.WriteFile(path, text, 0o600))
 	lab.Value(s.publish(t, left, store, false))(t)
 
