@@ -77,6 +77,11 @@ func TestAgentKilledAtEachMessage(t *testing.T) {
 				}
 				more = left.Load() <= 0
 				s.settle(t)
+				for _, g := range s.gates {
+					if is := g.m.Status(); is.Counts.Unannounced+is.Counts.Unended != 0 || is.Waiting+is.Unsettled+is.Ending != 0 {
+						t.Errorf("%s has not told the others what it did: %+v", g.name, is)
+					}
+				}
 				s.end(t)
 			})
 		})
