@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,6 +37,7 @@ func (e *elsewhere) Install(text []byte) {
 	}
 	e.s.line.Lock()
 	defer e.s.line.Unlock()
+	e.s.noteOutcome(o)
 	if !e.member.Alive() {
 		return // another member may have answered a close meanwhile: the outcome comes again
 	}
@@ -49,7 +49,7 @@ func (e *elsewhere) Install(text []byte) {
 func (s *Server) install(ctx context.Context, o *share.Outcome) {
 	now := s.now()
 	knock, ends, ok := s.asked(o, now)
-	if !ok || s.holds(knock, ends) || s.superseded(knock, o.From, o.First) {
+	if !ok || s.holds(knock, ends) || s.superseded(knock, o.From) {
 		return
 	}
 	var grants []firewall.Grant
@@ -97,7 +97,7 @@ func (s *Server) asked(o *share.Outcome, now time.Time) (*spa.Knock, []time.Time
 		return nil, nil, false
 	}
 	k := &spa.Knock{Client: &is.Client, KeyID: o.Key, Key: is.Key,
-		Request: spa.Request{Type: spa.TypeOpen, Time: now, Source: o.From, LetIn: o.LetIn}}
+		Request: spa.Request{Type: spa.TypeOpen, Time: now, First: o.First, Source: o.From, LetIn: o.LetIn}}
 	var ends []time.Time
 	for i, granted := range receipt.Services {
 		wanted, err := service.ParseService(o.Services[i])
@@ -111,12 +111,13 @@ func (s *Server) asked(o *share.Outcome, now time.Time) (*spa.Knock, []time.Time
 	return k, ends, len(ends) > 0
 }
 
-// holds reports whether the client already holds all of this for as long.
+// holds reports whether the client already holds all of this for as long, from the same request or a later one.
 func (s *Server) holds(k *spa.Knock, ends []time.Time) bool {
 	held := s.firewall.GrantsOf(k.Client.Name, s.now())
 	for i, wanted := range k.Services {
 		if !slices.ContainsFunc(held, func(g firewall.Grant) bool {
-			return g.Service == wanted.String() && g.Network() == whom(k) && !g.Until.Before(ends[i])
+			return g.Service == wanted.String() && g.Network() == whom(k) && !g.Until.Before(ends[i]) &&
+				!g.Asked.Before(k.First)
 		}) {
 			return false
 		}
@@ -139,73 +140,58 @@ func (e *elsewhere) Raise(text []byte) error {
 		return fmt.Errorf("what another gateway ended cannot be read: is it newer than this one? %w", err)
 	}
 	s.line.Lock()
-	ended, cuttable, err := s.raise(context.Background(), floor, sha256.Sum256(text))
+	cuttable, err := s.raise(context.Background(), floor, cutBy(text))
 	s.line.Unlock()
-	if cuttable = append(cuttable, ended...); err != nil || !floor.Cut || len(cuttable) == 0 {
+	if !floor.Cut {
 		return err
 	}
-	if _, err := s.firewall.Cut(context.Background(), cuttable); err != nil { // it cannot be opened again all the same
+	if _, failed := s.firewall.Cut(context.Background(), cuttable); failed != nil { // the grants have ended
 		s.log.Error("could not end the sessions of what another gateway of the site revoked", "client", floor.Client,
-			"error", err)
+			"error", failed)
+		return err
 	}
-	return nil
+	return errors.Join(err, s.journal.SetFloor(cutBy(text), stampOf(floor)))
 }
 
-// raise ends what another member ended, and refuses what is older. Once that is done, it does nothing if the same comes
-// again: newer grants stay. After a restart it may come again too, and newer outcomes after it.
-func (s *Server) raise(ctx context.Context, f *share.Floor, what [sha256.Size]byte) (ended, cuttable []firewall.Grant,
-	err error) {
+// raise refuses what is as old as another member's floor or older, and ends what was granted of it. Every start does
+// that again, so newer grants must stay. It returns what identifies the sessions to cut; if they were cut, only those
+// of grants that ended now.
+func (s *Server) raise(ctx context.Context, f *share.Floor, cut topic) (cuttable []firewall.Grant, err error) {
 	now := s.now()
-	if !s.shared.raised[what].IsZero() {
-		return nil, nil, nil
-	}
-	match := firewall.Match{Client: f.Client, Services: f.Services}
+	match := firewall.Match{Client: f.Client, Services: f.Services, Asked: stampOf(f)}
 	if f.Of.IsValid() {
 		match.Source = f.Of.Addr()
 		if !f.Of.IsSingleIP() {
 			match.Bits = uint8(f.Of.Bits())
 		}
 	}
-	if ended, err = s.firewall.Revoke(ctx, match, now); err != nil {
-		return nil, nil, err
-	}
 	for _, t := range f.Topics {
 		err = errors.Join(err, s.journal.SetFloor(t.Topic, t.Stamp))
 	}
+	ended, failed := s.firewall.Revoke(ctx, match, now) // even if older requests may come
 	s.feed.Revoked(ended, "another gateway of the site ended it", now)
 	if len(ended) > 0 {
 		s.recordElsewhere("end", f.Client, match.Source, []slog.Attr{slog.Int("grants", len(ended))})
 	}
-	if err == nil {
-		s.noteRaised(what, now)
+	if cuttable = ended; f.Cut && s.journal.FloorOf(cut).IsZero() {
+		cuttable = s.cuttable(control.Request{Client: f.Client, Source: match.Source}, ended)
 	}
-	if f.Cut {
-		cuttable = s.cuttable(control.Request{Client: f.Client, Source: match.Source}, nil)
-	}
-	return ended, cuttable, err
+	return cuttable, errors.Join(err, failed)
 }
 
-// mostRaised is more floors than the other members announce in the time for which the store keeps them.
-const mostRaised = 1 << 16
-
-// noteRaised remembers that a floor is in force. Past the limit it forgets the oldest half: if they come again, they
-// end what is newer.
-func (s *Server) noteRaised(what [sha256.Size]byte, now time.Time) {
-	raised := s.shared.raised
-	if len(raised) >= mostRaised {
-		times := make([]time.Time, 0, len(raised))
-		for _, at := range raised {
-			times = append(times, at)
-		}
-		slices.SortFunc(times, time.Time.Compare)
-		for what, at := range raised {
-			if !at.After(times[len(times)/2]) {
-				delete(raised, what)
-			}
+// stampOf returns the stamp up to which a floor ends grants.
+func stampOf(f *share.Floor) (stamp time.Time) {
+	for _, t := range f.Topics {
+		if t.Stamp.After(stamp) {
+			stamp = t.Stamp
 		}
 	}
-	raised[what] = now
+	return stamp
 }
+
+// cutBy identifies, in the journal, that the sessions of a floor were cut. They are cut once: later ones are of newer
+// grants, which may have ended since.
+func cutBy(floor []byte) topic { return topicOf("cut", string(floor)) }
 
 // recordElsewhere records what changed here because of another member.
 func (s *Server) recordElsewhere(act, client string, source netip.Addr, more []slog.Attr) {
@@ -268,6 +254,9 @@ func (s *Server) revokeElsewhere(r control.Request) (site string, err error) {
 	floor.Topics = floorsAt(topics, stamp)
 	text, err := floor.Encode()
 	keep := s.longest()
+	if err == nil && r.Cut {
+		_ = s.journal.SetFloor(cutBy(text), stamp) // otherwise the next start cuts them again
+	}
 	s.line.Unlock()
 	if err != nil {
 		return site, err

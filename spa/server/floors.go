@@ -39,7 +39,7 @@ var errSuperseded = errors.New("closed, revoked or taken out of the client's fil
 
 // superseded reports whether something that the request would open was closed or taken away after it was first
 // stamped: a packet that was held back must not open it again.
-func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool {
+func (s *Server) superseded(k *spa.Knock, from netip.Addr) bool {
 	if k.Type != spa.TypeOpen {
 		return false
 	}
@@ -57,7 +57,7 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool
 	if slices.ContainsFunc(k.Services, func(service service.Service) bool { return service.Name == "" }) {
 		topics = append(topics, ofKey(k.KeyID, byPort))
 	}
-	return slices.ContainsFunc(topics, func(t topic) bool { return !first.After(s.journal.FloorOf(t)) })
+	return slices.ContainsFunc(topics, func(t topic) bool { return !k.First.After(s.journal.FloorOf(t)) })
 }
 
 // closed refuses open requests from before this close: for these services, and for any other that opens one of their

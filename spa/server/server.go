@@ -61,7 +61,9 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	// From here on the packet is spent: every decision is remembered, answered and recorded, even if the server is being
 	// stopped.
 	ctx = context.WithoutCancel(ctx)
-	taken := spent{event.Of(knock.Clone()), admitted, err}
+	knock = knock.Clone()
+	knock.First = admitted.First
+	taken := spent{event.Of(knock), admitted, err}
 	if s.shared.member != nil && knock.Client.Fleet { // other gateways must know it first
 		return s.spendForAll(p, taken)
 	}
@@ -82,7 +84,7 @@ func (s *Server) decide(ctx context.Context, p capture.Packet, spent spent) audi
 	switch {
 	case spent.reused != nil: // the id has another request's outcome, and keeps it
 		return event.Answer(spa.Receipt{Status: spa.ReasonIDReused}).As(audit.Denied, spent.reused)
-	case s.superseded(knock, p.From.Addr(), admitted.First):
+	case s.superseded(knock, p.From.Addr()):
 		return s.supersede(event)
 	case admitted.Outcome != nil:
 		return s.repeat(event, admitted.Outcome)

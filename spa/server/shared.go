@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"net"
 	"os"
@@ -40,7 +39,7 @@ type sharing struct {
 	settings siteSettings
 	member   *member.Member // nil: the gateway shares no address
 	changed  chan struct{}  // member has changed
-	raised   map[[sha256.Size]byte]time.Time
+	latest   time.Time      // the end of all grants in the outcomes of the site, as far as they came here
 }
 
 // siteSettings are those of which a member needs to know from the start.
@@ -113,7 +112,7 @@ func (s *Server) joinSite(name string, key share.Key) {
 
 func (h *sharing) prepare() {
 	if h.changed == nil {
-		h.changed, h.raised = make(chan struct{}, 1), make(map[[sha256.Size]byte]time.Time)
+		h.changed = make(chan struct{}, 1)
 	}
 }
 
@@ -263,7 +262,7 @@ func (w *pending) mayBeDecided(how member.How) bool {
 		return false
 	case how != member.Alone && !w.member.Alive():
 		return false
-	case how != member.Repeat && !share.Undone(w.spent.admitted.First, now, s.identity.Window):
+	case how != member.Repeat && !share.Undone(event.Knock.First, now, s.identity.Window):
 		return false // the store may have forgotten that it was done
 	}
 	event.Time, event.Client, event.Knock.Client = now, is.Client.Name, &is.Client
@@ -319,12 +318,13 @@ func (w *pending) announce(a *member.Attempt, event audit.Event) {
 	receipt, err := event.Receipt.AppendBinary(nil)
 	if err == nil {
 		o := share.Outcome{Key: k.KeyID, Client: event.Client, From: event.From.Addr().WithZone(""), LetIn: k.LetIn,
-			Services: service.Names(k.Services), Receipt: receipt, First: w.spent.admitted.First}
+			Services: service.Names(k.Services), Receipt: receipt, First: k.First}
 		for _, s := range event.Receipt.Services {
 			if s.For > 0 && event.Receipt.Time.Add(s.For).After(o.Until) {
 				o.Until = event.Receipt.Time.Add(s.For)
 			}
 		}
+		w.s.noteOutcome(&o)
 		var text []byte
 		if text, err = o.Encode(); err == nil {
 			w.member.Settled(a, text, o.Until)
@@ -347,7 +347,7 @@ func (s *Server) repeatOutcome(ctx context.Context, was spent, text []byte) audi
 	case was.reused != nil || o.Key != k.KeyID || o.LetIn != k.LetIn ||
 		!slices.Equal(o.Services, service.Names(k.Services)):
 		return event.Answer(spa.Receipt{Status: spa.ReasonIDReused}).As(audit.Denied, replay.ErrReused)
-	case s.superseded(k, event.From.Addr(), was.admitted.First):
+	case s.superseded(k, event.From.Addr()):
 		return s.supersede(event)
 	}
 	s.install(ctx, o)
@@ -376,11 +376,19 @@ func (s *Server) sharedStatus() *control.Shared {
 	return st
 }
 
-// longest returns how long the other members must remember what ends grants: until none can last that it ended.
+// noteOutcome notes how long the grants of an outcome last.
+func (s *Server) noteOutcome(o *share.Outcome) {
+	if o.Until.After(s.shared.latest) {
+		s.shared.latest = o.Until
+	}
+}
+
+// longest returns how long the other members must remember what ends grants: until none can last that it ended, here
+// or, by their own settings, there.
 func (s *Server) longest() time.Duration {
-	longest := time.Duration(0)
+	longest := s.shared.latest.Sub(s.now())
 	for _, service := range s.config.Services {
 		longest = max(longest, service.MaxFor)
 	}
-	return longest + share.Lease(s.config.Window)
+	return max(0, longest) + share.Lease(s.config.Window)
 }

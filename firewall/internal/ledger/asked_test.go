@@ -57,8 +57,8 @@ func TestAskedIsKept(t *testing.T) {
 	reads(t, "a damaged time", dir, now, time.Time{})
 }
 
-// TestAskedOfAnEarlierVersion: the grants of a ledger that ends behind its records stay, and when they were asked for is
-// not known.
+// TestAskedOfAnEarlierVersion: grants of a ledger that ends behind its records stay. When they were asked for is not
+// known.
 func TestAskedOfAnEarlierVersion(t *testing.T) {
 	dir, now := t.TempDir(), time.Now()
 	l := lab.Value(Open(dir, "boot", 4))(t)
