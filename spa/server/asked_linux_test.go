@@ -75,9 +75,9 @@ func TestSharedRestart(t *testing.T) {
 func TestSharedNewerGrant(t *testing.T) {
 	h := newShop(t, 2, "")
 	m, now := h.members[1], time.Now()
-	open := func(m *siteMember, stamp time.Time) {
+	open := func(m *siteMember, stamp time.Time, last time.Duration) {
 		r := h.request(spa.TypeOpen)
-		r.Time = stamp
+		r.Time, r.For = stamp, last
 		packet := h.seal(r)
 		m.sends(packet)
 		h.wantOne(packet, spa.Granted)
@@ -86,8 +86,8 @@ func TestSharedNewerGrant(t *testing.T) {
 			return len(held) == 1 && held[0].Asked.Equal(stamp)
 		})
 	}
-	open(m, now.Add(-20*time.Second))
-	open(h.members[0], now.Add(-10*time.Second)) // prolongs it
+	open(m, now.Add(-20*time.Second), 10*time.Minute)
+	open(h.members[0], now.Add(-10*time.Second), time.Minute) // which does not shorten it
 	h.closes(h.members[0], now.Add(-15*time.Second))
 	if m.grants() != 1 || m.endings() != 0 {
 		t.Error("a close ended a grant that was asked for after it")
@@ -95,6 +95,28 @@ func TestSharedNewerGrant(t *testing.T) {
 	h.closes(h.members[0], now.Add(-10*time.Second))
 	if m.grants() != 0 || m.endings() != 1 {
 		t.Error("a close of the same time did not end it")
+	}
+}
+
+// TestSharedRevokeByAnotherClock: a revocation ends what a gateway granted whose clock is ahead, even to a client that
+// stamps its packets as late as that permits.
+func TestSharedRevokeByAnotherClock(t *testing.T) {
+	h := newShop(t, 2, "")
+	m := h.members[1]
+	ahead := m.s.config.Window / 2
+	m.s.line.Lock()
+	m.s.now = func() time.Time { return time.Now().Add(ahead) }
+	m.s.line.Unlock()
+	r := h.request(spa.TypeOpen)
+	r.Time, r.For = m.s.final(m.s.now()).Add(-time.Second), 10*time.Minute
+	packet := h.seal(r)
+	m.sends(packet)
+	h.wantOne(packet, spa.Granted)
+	h.wantGrants(1)
+	_, err := h.members[0].s.revoke(t.Context(), control.Request{Client: "ann"})
+	lab.Must(t, err)
+	if n := m.grants(); n != 0 {
+		t.Errorf("it has %d grants of a client that was revoked", n)
 	}
 }
 

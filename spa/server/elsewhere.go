@@ -154,8 +154,9 @@ func (e *elsewhere) Raise(text []byte) error {
 }
 
 // raise refuses what is as old as another member's floor or older, and ends what was granted of it. Every start does
-// that again, so newer grants must stay. It returns what identifies the sessions to cut; if they were cut, only those
-// of grants that ended now.
+// that again, so newer grants must stay. A revocation that is new here ends all: the clock by which a packet was not
+// too far ahead here may itself be ahead of that of the other member. raise returns what identifies the sessions to
+// cut; if they were cut, only those of grants that ended now.
 func (s *Server) raise(ctx context.Context, f *share.Floor, cut topic) (cuttable []firewall.Grant, err error) {
 	now := s.now()
 	match := firewall.Match{Client: f.Client, Services: f.Services, Asked: stampOf(f)}
@@ -166,6 +167,9 @@ func (s *Server) raise(ctx context.Context, f *share.Floor, cut topic) (cuttable
 		}
 	}
 	for _, t := range f.Topics {
+		if f.Services == nil && s.journal.FloorOf(t.Topic).Before(t.Stamp) {
+			match.Asked = time.Time{}
+		}
 		err = errors.Join(err, s.journal.SetFloor(t.Topic, t.Stamp))
 	}
 	ended, failed := s.firewall.Revoke(ctx, match, now) // even if older requests may come
