@@ -74,9 +74,9 @@ func TestSharedRestart(t *testing.T) {
 func TestSharedNewerGrant(t *testing.T) {
 	h := newShop(t, 2, "")
 	m, now := h.members[1], time.Now()
-	open := func(m *siteMember, stamp time.Time) {
+	open := func(m *siteMember, stamp time.Time, last time.Duration) {
 		r := h.request(spa.TypeOpen)
-		r.Time = stamp
+		r.Time, r.For = stamp, last
 		packet := h.seal(r)
 		m.sends(packet)
 		h.wantOne(packet, spa.Granted)
@@ -85,8 +85,8 @@ func TestSharedNewerGrant(t *testing.T) {
 			return len(held) == 1 && held[0].Asked.Equal(stamp)
 		})
 	}
-	open(m, now.Add(-20*time.Second))
-	open(h.members[0], now.Add(-10*time.Second)) // prolongs it
+	open(m, now.Add(-20*time.Second), 10*time.Minute)
+	open(h.members[0], now.Add(-10*time.Second), time.Minute) // which does not shorten it
 	h.closes(h.members[0], now.Add(-15*time.Second))
 	if m.grants() != 1 || m.endings() != 0 {
 		t.Error("a close ended a grant that was asked for after it")
