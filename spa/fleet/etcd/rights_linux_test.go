@@ -71,4 +71,12 @@ func TestLeastRightsOfMember(t *testing.T) {
 	} else if !errors.Is(err, rpctypes.ErrPermissionDenied) {
 		t.Error(err)
 	}
+	watch := client.Watch(ctx, root.headKey("web"), clientv3.WithFromKey())
+	lab.Must(t, renew(t, other))
+	if r := <-watch; len(r.Events) > 0 {
+		t.Logf("this etcd has CVE-2026-73499: every user may watch all keys after one that it may read, as %s",
+			r.Events[0].Kv.Key)
+	} else if !errors.Is(r.Err(), rpctypes.ErrPermissionDenied) {
+		t.Error(r.Err())
+	}
 }
