@@ -38,19 +38,19 @@ func permitOffice(ctx context.Context, s *Store, user string) error {
 func (s *Store) permit(ctx context.Context, user string, kind clientv3.PermissionType, ranges map[string]string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if _, err := s.client.RoleAdd(ctx, user); err != nil && !errors.Is(err, rpctypes.ErrRoleAlreadyExist) {
+	if _, err := s.client().RoleAdd(ctx, user); err != nil && !errors.Is(err, rpctypes.ErrRoleAlreadyExist) {
 		return fmt.Errorf("etcd: role %s: %w", user, err)
 	}
 	for from, to := range ranges {
-		if _, err := s.client.RoleGrantPermission(ctx, user, from, to, kind); err != nil {
+		if _, err := s.client().RoleGrantPermission(ctx, user, from, to, kind); err != nil {
 			return fmt.Errorf("etcd: role %s: %w", user, err)
 		}
 	}
-	_, err := s.client.UserAddWithOptions(ctx, user, "", &clientv3.UserAddOptions{NoPassword: true})
+	_, err := s.client().UserAddWithOptions(ctx, user, "", &clientv3.UserAddOptions{NoPassword: true})
 	if err != nil && !errors.Is(err, rpctypes.ErrUserAlreadyExist) {
 		return fmt.Errorf("etcd: user %s: %w", user, err)
 	}
-	if _, err := s.client.UserGrantRole(ctx, user, user); err != nil {
+	if _, err := s.client().UserGrantRole(ctx, user, user); err != nil {
 		return fmt.Errorf("etcd: user %s: %w", user, err)
 	}
 	return nil
