@@ -172,6 +172,7 @@ var effects = map[string]string{
 	"rawPublished.clients":    "cmd/spa-fleet.TestScripts",
 	"rawPublished.gateways":   "cmd/spa-fleet.TestScripts",
 	"rawPublished.serial":     "spa/fleet/office.TestTwoPublishers",
+	"rawPublished.taken":      "cmd/spa-fleet.TestScripts",
 	"rawPublished.time":       "spa/fleet/office.TestTwoPublishers",
 	"rawPublished.to":         "cmd/spa-fleet.TestScripts",
 	"rawPublished.unfinished": "spa/fleet/office.TestFailedPublishes",
