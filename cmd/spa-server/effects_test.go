@@ -68,6 +68,7 @@ var effects = map[string]string{
 	"rawFleet.local_clients":         "TestFleetSettings",
 	"rawFleet.max_age":               "TestFleetSettings",
 	"rawFleet.share":                 "TestFleetSettings",
+	"rawFleet.taken":                 "TestFleetSettings",
 	"rawFleet.standalone":            "TestStandalone",
 	"rawService.ports":               "TestRanges",
 	"rawService.for":                 "TestTerms",
