@@ -144,6 +144,7 @@ var effects = map[string]string{
 	"rawConfig.gateway":       "spa/fleet/agent.TestWeb",
 	"rawConfig.key":           "spa/fleet/etcd.TestAgent",
 	"rawConfig.share":         "spa/fleet/etcd.TestShare",
+	"rawConfig.taken":         "spa/fleet/etcd.TestReporter",
 	"rawConfig.to":            "spa/fleet/agent.TestWeb",
 	"rawConfig.version":       "keys/strict.TestDecodeRefuses",
 	"rawFleetBefore.key":      "cmd/spa-fleet.TestScripts",

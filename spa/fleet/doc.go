@@ -22,7 +22,7 @@
 // Each bundle has exactly one form; nothing may follow it. The place that hands a bundle out is trusted with nothing:
 // it can withhold one, which shows in its age, and offer an older one, which its serial shows.
 //
-// The way back is a line that a gateway signs when it has taken a bundle over: see Taken. Its key is Ed25519 with the
+// In return, a gateway reports which bundle it has taken over, by a line that it signs: see Taken. Its key is Ed25519 with the
 // seed HKDF-SHA256 (RFC 5869) of the age file's key, without salt, with the info "sallyport 1 taken", 32 bytes long.
 package fleet
 

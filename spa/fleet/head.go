@@ -73,7 +73,7 @@ func (b *Bundle) Readable() []byte {
 	return fmt.Appendf(b.signed(), "signature %s\n\n", base64.StdEncoding.EncodeToString(b.signature))
 }
 
-// Taken returns the key that verifies what the gateway says when it has taken this bundle over: see Taken.By. Only a
+// Taken returns the key that verifies the report that the gateway has taken this bundle over: see Taken.By. Only a
 // bundle that Seal made has it.
 func (b *Bundle) Taken() ed25519.PublicKey { return b.taken }
 

@@ -30,7 +30,7 @@ const MaxTaken = 512
 // ErrTaken means that a text is not the line of a Taken.
 var ErrTaken = errors.New("not a line about a bundle that was taken over")
 
-// A Taken says that a gateway has taken over a bundle, and when. It holds no secret. It is one line:
+// A Taken is the report of a gateway that it has taken over a bundle. It holds no secret. It is one line:
 //
 //	sallyport-taken 1 FLEET GATEWAY SERIAL SINCE SIGNATURE
 //
@@ -73,14 +73,13 @@ func ParseTaken(text []byte) (*Taken, error) {
 	return t, nil
 }
 
-// By reports whether the gateway that could open a bundle wrote the line. Public is that bundle's: see Bundle.Taken.
+// By reports whether the line was signed with the TakenKey of the bundle for which Bundle.Taken returned public.
 func (t *Taken) By(public ed25519.PublicKey) bool {
 	return len(public) == ed25519.PublicKeySize && ed25519.Verify(public, []byte(t.signed()), t.signature)
 }
 
-// A TakenKey is the key of one bundle with which its gateway signs that it has taken it over. Nobody else can derive
-// it, except for the office while it seals the bundle, because it comes from the random key of the bundle's age file.
-// The bundle has no entry for it. It prints as fleet.TakenKey(secret) and cannot be compared with ==.
+// A TakenKey is the key of one bundle with which its gateway signs that it has taken it over. Only the gateway, and the
+// office while it seals the bundle, can derive it: it comes from the random key of the bundle's age file. It prints as fleet.TakenKey(secret) and cannot be compared with ==.
 type TakenKey struct {
 	_   [0]func()
 	key *ed25519.PrivateKey
@@ -97,7 +96,7 @@ func deriveTaken(fileKey []byte) TakenKey {
 
 func (k TakenKey) public() ed25519.PublicKey { return k.key.Public().(ed25519.PublicKey) }
 
-// Sign returns what a gateway says about the bundle with this head and key. The zero TakenKey panics.
+// Sign returns the report on the bundle with this head and key. The zero TakenKey panics.
 func (k TakenKey) Sign(h Head, since time.Time) *Taken {
 	t := &Taken{Fleet: h.Fleet, Gateway: h.Gateway, Serial: h.Serial, Since: since.UTC().Truncate(time.Second)}
 	t.signature = ed25519.Sign(*k.key, []byte(t.signed()))
@@ -115,7 +114,7 @@ func (k TakenKey) MarshalText() ([]byte, error) {
 	return nil, errors.New("fleet: a key must not be written by accident")
 }
 
-// notingRecipient derives the TakenKey of what is sealed to it: age shows the key of a file only to recipients.
+// notingRecipient derives the TakenKey of what is sealed to it: age passes the key of a file only to recipients.
 type notingRecipient struct {
 	*age.HybridRecipient
 	taken *TakenKey

@@ -79,7 +79,7 @@ func TestReportNowhere(t *testing.T) {
 	p := newFleetSite(t, fmt.Sprintf("taken = %q", filepath.Join(t.TempDir(), "none", "taken")))
 	p.offer(p.bundle(1, fleetClient("ann")))
 	p.take(t)
-	if !p.said.has("the office is not told") {
-		t.Error("the log does not say that nothing is reported")
+	if !p.said.has("cannot report to the office") {
+		t.Error("the log does not say so")
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 func (s *Store) takenKey(gateway string) string { return s.prefix + "taken/" + gateway }
 
-// Report writes what a gateway says about the bundle that it has taken over, unless it is there.
+// Report writes the report of a gateway on the bundle that it has taken over, unless it is there.
 func (s *Store) Report(ctx context.Context, gateway string, line []byte) error {
 	r, err := s.get(ctx, s.takenKey(gateway))
 	if err == nil && !bytes.Equal(headIn(r), line) {
@@ -27,7 +27,7 @@ func (s *Store) Report(ctx context.Context, gateway string, line []byte) error {
 // page is how many reports are read at once: etcd takes 1.5 MiB for each, and any gateway may have written as much.
 const page = maxAnswer / (3 << 19)
 
-// Taken returns what gateways have reported, by gateway. It may be anything.
+// Taken returns the reports of gateways, by gateway. They may be anything; more than a report has is cut.
 func (s *Store) Taken(ctx context.Context) (map[string][]byte, error) {
 	found := make(map[string][]byte)
 	from, end := s.takenKey(""), clientv3.GetPrefixRangeEnd(s.takenKey(""))

@@ -42,7 +42,7 @@ func (d Directory) Found(context.Context) (map[string][]byte, error) {
 	return found, nil
 }
 
-// Taken implements Destination. Any program may bring NAME.taken from a gateway.
+// Taken implements Destination. They are in NAME.taken: any program may bring it from the gateway.
 func (d Directory) Taken(context.Context) (map[string][]byte, error) {
 	list, err := names(string(d), takenSuffix)
 	if err != nil {

@@ -56,8 +56,8 @@ type Destination interface {
 	// Put replaces bundles, all of one serial, unless there is one with a serial above known. Then the error wraps
 	// ErrNewer. It keeps none of them: together they can be larger than memory.
 	Put(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, error], known int64) error
-	// Taken returns what gateways have written about the bundles that they have taken over, by gateway, as far as it got
-	// here. It may be anything.
+	// Taken returns the reports of gateways on the bundles that they have taken over, by gateway, as far as there are
+	// any. They may be anything.
 	Taken(context.Context) (map[string][]byte, error)
 	// Remove removes the bundle of a gateway.
 	Remove(ctx context.Context, gateway string) error

@@ -39,7 +39,7 @@ type Begun struct {
 // maxBegun is how many of them are kept.
 const maxBegun = 50
 
-// A Proof is the key that verifies what a gateway says about its bundle with this serial: see fleet.Taken.
+// A Proof is the key that verifies the report of a gateway on its bundle with this serial: see fleet.Taken.
 type Proof struct {
 	Serial int64
 	Key    ed25519.PublicKey
