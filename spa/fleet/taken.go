@@ -79,7 +79,8 @@ func (t *Taken) By(public ed25519.PublicKey) bool {
 }
 
 // A TakenKey is the key of one bundle with which its gateway signs that it has taken it over. Only the gateway, and the
-// office while it seals the bundle, can derive it: it comes from the random key of the bundle's age file. It prints as fleet.TakenKey(secret) and cannot be compared with ==.
+// office while it seals the bundle, can derive it: it comes from the random key of the bundle's age file. It
+// prints as fleet.TakenKey(secret) and cannot be compared with ==.
 type TakenKey struct {
 	_   [0]func()
 	key *ed25519.PrivateKey
