@@ -45,8 +45,7 @@ type sharing struct {
 
 // siteSettings are those of which a member needs to know from the start.
 type siteSettings struct {
-	window time.Duration
-	local  bool
+	local bool
 }
 
 // agentUser is the user that the agent runs as.
@@ -91,7 +90,7 @@ func (s *Server) noteUnopened() {
 // joinSite makes the gateway a member of the site that its bundle names. Without a key it is a gateway alone.
 func (s *Server) joinSite(name string, key share.Key) {
 	h := &s.shared
-	is := siteSettings{s.config.Window, s.config.Fleet.Standalone == config.StandaloneLocal}
+	is := siteSettings{s.config.Fleet.Standalone == config.StandaloneLocal}
 	h.prepare()
 	if h.name == name && h.key.Equal(key) && h.settings == is {
 		return
@@ -100,7 +99,7 @@ func (s *Server) joinSite(name string, key share.Key) {
 	if !key.IsZero() {
 		to := &elsewhere{s: s}
 		to.member = member.New(member.Config{Fleet: s.config.Fleet.ID, Site: name, Member: s.config.FleetName(), Key: key,
-			Window: is.window, Local: is.local, To: to, Log: s.log})
+			Window: share.Window, Local: is.local, To: to, Log: s.log})
 		h.member = to.member
 		s.noteUnopened()
 		s.checkOnce()
@@ -259,11 +258,11 @@ func (w *pending) mayBeDecided(how member.How) bool {
 		return false
 	case !ok || !is.Client.Fleet || !is.Client.Revoked.IsZero() || !is.Good(now):
 		return false
-	case age.Abs() > s.identity.Window:
+	case age.Abs() > min(s.identity.Window, share.Window):
 		return false
 	case how != member.Alone && !w.member.Alive():
 		return false
-	case how != member.Repeat && !share.Undone(w.spent.admitted.First, now, s.identity.Window):
+	case how != member.Repeat && !share.Undone(w.spent.admitted.First, now, share.Window):
 		return false // the store may have forgotten that it was done
 	}
 	event.Time, event.Client, event.Knock.Client = now, is.Client.Name, &is.Client
@@ -382,5 +381,5 @@ func (s *Server) longest() time.Duration {
 	for _, service := range s.config.Services {
 		longest = max(longest, service.MaxFor)
 	}
-	return longest + share.Lease(s.config.Window)
+	return longest + share.Lease(share.Window)
 }

@@ -262,7 +262,7 @@ func (o *Office) contents(v *Vault, g *Gateway, ks []opened) (*fleet.Contents, e
 	server := o.Fleet.Server(g.Place())
 	c := &fleet.Contents{Site: g.Place(), Gates: keys.Gates{Current: v.gate.At(server)}}
 	if g.Site.Name != "" {
-		c.Share = share.DeriveKey(v.signing.Seed(), server)
+		c.Share = share.DeriveKey(v.share[:], server)
 	}
 	of := make(map[keys.ID]string, len(ks))
 	for i, k := range ks {

@@ -4,6 +4,9 @@ import "time"
 
 // Times of the protocol.
 const (
+	// Window is how far a stamp may be off at most for a shared address, even if a gateway's own window is longer, and how
+	// far the clocks of two members may differ. Members need not have the same window.
+	Window = 2 * time.Minute
 	// SessionTTL is how long the store keeps a session after it was asked to.
 	SessionTTL = 10 * time.Second
 	// SessionUse is how long a member relies on its session after it asked. The rest is for what it has begun, and for
