@@ -5,6 +5,7 @@
 //
 //	serial                        the serial of the last publication, decimal
 //	bundle/GATEWAY                the readable part of its bundle
+//	taken/GATEWAY                 its report of what it has taken over: see fleet.Taken
 //	sealed/GATEWAY/SERIAL/SUM/PART    the rest in parts of at most 512 KiB: an etcd takes 1.5 MiB at a time
 //	share/SITE/                   what the members of a site share:
 //	    spent/n/NAME, spent/i/NAME    a nonce and a request id; the token of the attempt that spent them

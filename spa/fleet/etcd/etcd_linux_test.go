@@ -304,7 +304,8 @@ func TestStoreGoesBack(t *testing.T) {
 	lab.Eventually(t, "it arrives from the new store", func() bool { return f.has(next[0]) })
 }
 
-// TestLeastRights gives an agent the role that its page describes: it reads its own gateway's keys and nothing else.
+// TestLeastRights gives an agent the role that its page describes: it reads its own gateway's keys and writes its
+// report, and nothing else.
 func TestLeastRights(t *testing.T) {
 	c, o := newCluster(t, 1), newOffice(t)
 	root := c.open(t, o, "root")
@@ -323,12 +324,19 @@ func TestLeastRights(t *testing.T) {
 	lab.Eventually(t, "the agent gets its own gateway's", func() bool { return f.has(second[0]) })
 	lab.Eventually(t, "and no other's", other.troubled)
 
+	lab.Must(t, agent.Report(ctx, "web", []byte("a report")))
+	if said := lab.Value(manager.Taken(ctx))(t); len(said) != 1 || string(said["web"]) != "a report" {
+		t.Errorf("the office gets the reports %q", said)
+	}
+
 	for what, do := range map[string]func(*Store) error{
-		"publish":      func(s *Store) error { return s.PublishAll(ctx, o.bundles(t, 3, 1, "web"), 2) },
-		"write":        func(s *Store) error { return s.putHeads(ctx, second[:1]) },
-		"remove":       func(s *Store) error { return s.Remove(ctx, "web") },
-		"list":         func(s *Store) error { _, err := s.Found(ctx); return err },
-		"change users": func(s *Store) error { _, err := s.client().UserAdd(ctx, "x", "x"); return err },
+		"report for another": func(s *Store) error { return s.Report(ctx, "db", []byte("a report")) },
+		"list reports":       func(s *Store) error { _, err := s.Taken(ctx); return err },
+		"publish":            func(s *Store) error { return s.PublishAll(ctx, o.bundles(t, 3, 1, "web"), 2) },
+		"write":              func(s *Store) error { return s.putHeads(ctx, second[:1]) },
+		"remove":             func(s *Store) error { return s.Remove(ctx, "web") },
+		"list":               func(s *Store) error { _, err := s.Found(ctx); return err },
+		"change users":       func(s *Store) error { _, err := s.client().UserAdd(ctx, "x", "x"); return err },
 	} {
 		if err := do(agent); !errors.Is(err, rpctypes.ErrPermissionDenied) {
 			t.Errorf("an agent may %s: %v", what, err)

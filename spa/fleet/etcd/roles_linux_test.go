@@ -9,14 +9,16 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// permitAgent makes a user of etcd, without a password, that may read one gateway's bundle and nothing else. It is for
-// the agent there: the common name of its certificate is the user's name.
+// permitAgent makes a user of etcd, without a password, that may read one gateway's bundle and write its report, and
+// nothing else. It is for the agent there: the common name of its certificate is the user's name.
 func permitAgent(ctx context.Context, s *Store, user, gateway string) error {
 	exactly := ""
-	return s.permit(ctx, user, clientv3.PermissionType(clientv3.PermRead), map[string]string{
+	return errors.Join(s.permit(ctx, user, clientv3.PermissionType(clientv3.PermRead), map[string]string{
 		s.headKey(gateway):   exactly,
 		s.sealedKey(gateway): clientv3.GetPrefixRangeEnd(s.sealedKey(gateway)),
-	})
+	}), s.permit(ctx, user, clientv3.PermissionType(clientv3.PermReadWrite), map[string]string{
+		s.takenKey(gateway): exactly,
+	}))
 }
 
 // permitMember is permitAgent for a gateway that shares its address with others of a site: it may write what they
