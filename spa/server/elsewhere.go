@@ -66,7 +66,7 @@ func (s *Server) noteSettled(outcome [sha256.Size]byte) {
 func (s *Server) install(ctx context.Context, o *share.Outcome) bool {
 	now := s.now()
 	knock, granted, ends, ok := s.asked(o, now)
-	if !ok || s.holds(knock, o, ends) || s.superseded(knock, o.From) {
+	if !ok || s.holds(knock, o, ends) || s.superseded(knock, o.From) || !o.First.After(s.journal.Status().Floor) {
 		return true
 	}
 	var grants []firewall.Grant
@@ -128,7 +128,7 @@ func (s *Server) asked(o *share.Outcome, now time.Time) (k *spa.Knock, at time.T
 	for i, granted := range receipt.Services {
 		wanted, err := service.ParseService(o.Services[i])
 		end := at.Add(granted.For)
-		if err != nil || !end.After(now) || s.config.Once(s.policy.Ports(wanted)) {
+		if err != nil || granted.Once || !end.After(now) || s.config.Once(s.policy.Ports(wanted)) {
 			continue
 		}
 		k.Services, ends = append(k.Services, wanted), append(ends, end)
