@@ -150,7 +150,10 @@ func (e *elsewhere) Raise(text []byte) error {
 			"error", failed)
 		return err
 	}
-	return errors.Join(err, s.journal.SetFloor(cutBy(text), stampOf(floor)))
+	if err != nil {
+		return err
+	}
+	return s.journal.SetFloor(cutBy(text), stampOf(floor))
 }
 
 // raise refuses what is as old as another member's floor or older, and ends what was granted of it. Every start does
@@ -166,13 +169,18 @@ func (s *Server) raise(ctx context.Context, f *share.Floor, cut topic) (cuttable
 			match.Bits = uint8(f.Of.Bits())
 		}
 	}
-	for _, t := range f.Topics {
-		if f.Services == nil && s.journal.FloorOf(t.Topic).Before(t.Stamp) {
-			match.Asked = time.Time{}
-		}
+	if f.Services == nil && slices.ContainsFunc(f.Topics, func(t share.TopicFloor) bool {
+		return s.journal.FloorOf(t.Topic).Before(t.Stamp)
+	}) {
+		match.Asked = time.Time{}
+	}
+	ended, err := s.firewall.Revoke(ctx, match, now)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range f.Topics { // then it is no longer new
 		err = errors.Join(err, s.journal.SetFloor(t.Topic, t.Stamp))
 	}
-	ended, failed := s.firewall.Revoke(ctx, match, now) // even if older requests may come
 	s.feed.Revoked(ended, "another gateway of the site ended it", now)
 	if len(ended) > 0 {
 		s.recordElsewhere("end", f.Client, match.Source, []slog.Attr{slog.Int("grants", len(ended))})
@@ -180,7 +188,7 @@ func (s *Server) raise(ctx context.Context, f *share.Floor, cut topic) (cuttable
 	if cuttable = ended; f.Cut && s.journal.FloorOf(cut).IsZero() {
 		cuttable = s.cuttable(control.Request{Client: f.Client, Source: match.Source}, ended)
 	}
-	return cuttable, errors.Join(err, failed)
+	return cuttable, err
 }
 
 // stampOf returns the stamp up to which a floor ends grants.
