@@ -34,9 +34,10 @@ const (
 // afterMAC lists functions that are called on that path only after the MAC has been verified: what only they call does
 // not count. Each line is a place where the path ends for other packets.
 var afterMAC = strings.Fields(`
-	spa.withdrawn (*spa.Opener).openBody (*spa.Opener).refuse spa.fresh (*spa.Knock).Clone
+	spa.withdrawn (*spa.Opener).openBody (*spa.Opener).refuse spa.fresh
 	(spa/audit.Event).Of (*spa/policy.Policy).Source
-	spa/server.entry (*spa/replay.Journal).Admit (*spa/server.Server).spendForAll (*spa/server.Server).decide
+	spa/server.entry (*spa/replay.Journal).Admit spa/server.asSpent
+	(*spa/server.Server).spendForAll (*spa/server.Server).decide
 	(*spa.Opener).CheckFrame (*spa/server.checks).again (*spa/server.Server).recheck (*spa/server.checks).keep
 	(*spa/server/metrics.Page).Decided
 	(*spa/server.Server).answer (*spa/server.Server).tooEarly

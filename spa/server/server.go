@@ -64,9 +64,7 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	// From here on the packet is spent: every decision is remembered, answered and recorded, even if the server is being
 	// stopped.
 	ctx = context.WithoutCancel(ctx)
-	knock = knock.Clone()
-	knock.First = admitted.First
-	taken := spent{event.Of(knock), admitted, err}
+	taken := asSpent(event, admitted, err)
 	if s.shared.member != nil && knock.Client.Fleet { // other gateways must know it first
 		return s.spendForAll(p, taken)
 	}
@@ -78,6 +76,13 @@ type spent struct {
 	event    audit.Event
 	admitted replay.Admission
 	reused   error // its request id is that of another request
+}
+
+// asSpent returns a packet that the journal has admitted. Its knock states the first stamp that the journal knows.
+func asSpent(event audit.Event, admitted replay.Admission, reused error) spent {
+	knock := event.Knock.Clone()
+	knock.First = admitted.First
+	return spent{event.Of(knock), admitted, reused}
 }
 
 // decide is the rest of handle: what becomes of a packet that is spent.
