@@ -15,6 +15,10 @@ import (
 // AnswerTime is how long an operation on a share may take. After that it is unknown whether it happened.
 const AnswerTime = 2 * time.Second
 
+// mostCommits is how many packets, outcomes and floors are at the store at a time. A store that is slow would carry out
+// more of them too late, and renew no session meanwhile.
+const mostCommits = 400
+
 var (
 	// ErrNoSession means that nothing was done, because this member has no session in the store.
 	ErrNoSession = errors.New("the member has no session in the store")
@@ -24,6 +28,7 @@ var (
 	// anew, with a session and then a read.
 	ErrLost = errors.New("the member's session is lost")
 
+	errBusy      = errors.New("the store is too slow for what it is asked")
 	errForgotten = errors.New("the store has forgotten the request id of this nonce")
 )
 
@@ -38,6 +43,7 @@ type Member struct {
 	delivered atomic.Int64           // the highest revision that Follow has delivered
 	run       atomic.Pointer[string] // that has a session
 	stuck     chan struct{}          // Follow is late
+	places    chan struct{}          // has an element for each transaction of commit
 
 	mu      sync.Mutex // the session: one operation at a time
 	session session
@@ -47,7 +53,8 @@ type Member struct {
 // request id, at least.
 func (s *Store) Member(site, name string, memory time.Duration) *Member {
 	return &Member{store: s, prefix: s.prefix + "share/" + site + "/", name: name, memory: memory,
-		leases: leases{store: s, began: time.Now()}, stuck: make(chan struct{}, 1)}
+		leases: leases{store: s, began: time.Now()}, stuck: make(chan struct{}, 1),
+		places: make(chan struct{}, mostCommits)}
 }
 
 func (m *Member) nonceKey(name string) string   { return m.prefix + "spent/n/" + name }
@@ -158,6 +165,10 @@ func (m *Member) commit(ctx context.Context, keep time.Duration, keys int,
 	op func(clientv3.LeaseID) clientv3.Op) (r *clientv3.TxnResponse, err error) {
 	ctx, cancel := context.WithTimeout(ctx, AnswerTime)
 	defer cancel()
+	if err := m.wait(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { <-m.places }()
 	for range 2 {
 		var lease clientv3.LeaseID
 		if lease, err = m.leases.lease(ctx, keep, keys); err != nil {
@@ -173,6 +184,20 @@ func (m *Member) commit(ctx context.Context, keep time.Duration, keys int,
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
 	return r, nil
+}
+
+// wait waits for a place. It leaves half of the time for the answer.
+func (m *Member) wait(ctx context.Context) error {
+	timer := time.NewTimer(AnswerTime / 2)
+	defer timer.Stop()
+	select {
+	case m.places <- struct{}{}:
+		return nil
+	case <-timer.C:
+		return errBusy
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // txn carries out a transaction.

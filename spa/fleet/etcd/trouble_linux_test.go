@@ -381,6 +381,34 @@ func TestSlowStore(t *testing.T) {
 	t.Logf("2000 packets were spent in %v", time.Since(began))
 }
 
+// TestBusy: a store that does not keep up gets no more than some requests at a time, so that sessions can be renewed.
+func TestBusy(t *testing.T) {
+	c := newCluster(t, 1)
+	r := c.relay(t, 0)
+	s := lab.Value(Open(Config{Endpoints: []string{"https://" + r.addr}, TLS: c.as(t, "a"), Fleet: keys.NewFleetID()}))(t)
+	defer s.Close()
+	a := s.Member("edge", "a", remembered)
+	lab.Eventually(t, "there is a session", func() bool { return renew(t, a) == nil })
+	r.stall()
+	var busy atomic.Int64
+	var spending sync.WaitGroup
+	for i := range 3 * mostCommits {
+		spending.Go(func() {
+			_, err := a.Spend(t.Context(), fmt.Sprint("n", i), fmt.Sprint("i", i), "t")
+			if err == nil {
+				t.Error("a packet is spent without the store")
+			}
+			if errors.Is(err, errBusy) {
+				busy.Add(1)
+			}
+		})
+	}
+	spending.Wait()
+	if busy.Load() == 0 {
+		t.Error("all requests were sent at once")
+	}
+}
+
 // BenchmarkSlowStore spends packets at a slow store, 400 at a time.
 func BenchmarkSlowStore(b *testing.B) {
 	a := newCluster(b, 1).slow(b)
