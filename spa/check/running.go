@@ -101,12 +101,10 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	}
 	if c.Fleet.On() {
 		files = append(files, config.BundlesFile, config.BundlesFile2)
+		found = append(found, openable(c.Fleet.Taken, h)...)
 	}
 	for _, file := range files {
 		found = append(found, openable(filepath.Join(c.State, file), h)...)
-	}
-	if c.Fleet.On() {
-		found = append(found, openable(c.Fleet.Taken, h)...)
 	}
 	for _, place := range setup.Distinct(c.State, c.Dir) {
 		if err := setup.CheckSettings(place, c.Dir); !errors.Is(err, setup.ErrNotTrusted) {
@@ -134,8 +132,7 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	}{
 		{filepath.Join(c.Dir, config.FileName), func() error { _, err := config.LoadIn(root, c.Dir); return err }},
 		{filepath.Join(c.Dir, config.GateFile), func() error {
-			_, err := keys.ReadGateIn(root, c.Dir,
-				config.GateFile)
+			_, err := keys.ReadGateIn(root, c.Dir, config.GateFile)
 			return err
 		}},
 	} {

@@ -220,7 +220,8 @@ func TestFleetCommentsAreTrue(t *testing.T) {
 	}
 	got := lab.Value(loadText(t, text))(t)
 	want := Fleet{ID: lab.Value(keys.ParseFleetID(fleetID))(t), Office: officeKey, Gateway: "web7",
-		Bundle: filepath.Join(got.Dir, BundleFile), Taken: filepath.Join(got.State, TakenFile), LocalClients: true, MaxAge: defaultMaxAge,
+		Bundle: filepath.Join(got.Dir, BundleFile), Taken: filepath.Join(got.State, TakenFile),
+		LocalClients: true, MaxAge: defaultMaxAge,
 		Share: filepath.Join(got.State, ShareFile), Standalone: StandaloneRefuse}
 	if got.Fleet != want {
 		t.Errorf("got %+v, want %+v", got.Fleet, want)

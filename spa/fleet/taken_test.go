@@ -39,7 +39,8 @@ func TestTaken(t *testing.T) {
 			}
 		}
 	}
-	for from, to := range map[string]string{" 7 ": " 07 ", " web7 ": " ../web7 ", "Z ": "+00:00 ", " 1 ": " 2 ", "7 2": "0 2"} {
+	for from, to := range map[string]string{" 7 ": " 07 ", " web7 ": " ../web7 ", "Z ": "+00:00 ", " 1 ": " 2 ",
+		"7 2": "0 2"} {
 		if _, err := ParseTaken([]byte(strings.Replace(line, from, to, 1))); err == nil {
 			t.Errorf("accepts %q for %q", to, from)
 		}

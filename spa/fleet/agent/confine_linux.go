@@ -10,9 +10,9 @@ import (
 )
 
 // Confine takes from this process, for ever, every file but those that an agent with this configuration needs: its
-// certificates, the gateway's report and what names of hosts need to read, and the directory of its bundle to write. It can still connect to
-// sockets. Other programs that it started could gain nothing (no_new_privs). Where the kernel has no Landlock it does
-// without. As root it refuses: an agent needs no privilege.
+// certificates, the gateway's report and what names of hosts need to read, and the directory of its bundle to write. It
+// can still connect to sockets. Other programs that it started could gain nothing (no_new_privs). Where the kernel has
+// no Landlock it does without. As root it refuses: an agent needs no privilege.
 func Confine(c *Config, dir string) error {
 	if os.Geteuid() == 0 {
 		return ErrRoot

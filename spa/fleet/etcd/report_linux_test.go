@@ -23,6 +23,14 @@ import (
 	"sallyport/spa/lab"
 )
 
+func openStore(t *testing.T, c etcd.Cluster, id keys.FleetID, ca, cert, key string) *etcd.Store {
+	t.Helper()
+	secure := lab.Value(agent.TLS(ca, cert, key))(t)
+	store := lab.Value(etcd.Open(etcd.Config{Endpoints: agent.Endpoints(c.Host()), TLS: secure, Fleet: id}))(t)
+	t.Cleanup(func() { store.Close() })
+	return store
+}
+
 // TestReporter: an agent with taken in its settings carries each report of its gateway to the office, and no other
 // text, also if the report came while the agent did not run.
 func TestReporter(t *testing.T) {
@@ -31,9 +39,7 @@ func TestReporter(t *testing.T) {
 	_, private, err := ed25519.GenerateKey(nil)
 	lab.Must(t, err)
 	seal := fleet.Seal{Fleet: keys.NewFleetID(), Key: private}
-	store := lab.Value(etcd.Open(etcd.Config{Endpoints: agent.Endpoints(c.Host()), TLS: lab.Value(agent.TLS(ca, cert, key))(t),
-		Fleet: seal.Fleet}))(t)
-	defer store.Close()
+	store := openStore(t, c, seal.Fleet, ca, cert, key)
 	web := lab.Value(age.GenerateHybridIdentity())(t)
 	said := func(gateway string, serial int64) []byte {
 		b := lab.Value(seal.Seal(gateway, web.Recipient(), serial, time.Now(), &fleet.Contents{Site: gateway,
@@ -112,9 +118,7 @@ func TestManyReports(t *testing.T) {
 	c := etcd.NewCluster(t)
 	ca, cert, key := c.Files(t, "office")
 	id := keys.NewFleetID()
-	store := lab.Value(etcd.Open(etcd.Config{Endpoints: agent.Endpoints(c.Host()), TLS: lab.Value(agent.TLS(ca, cert, key))(t),
-		Fleet: id}))(t)
-	defer store.Close()
+	store := openStore(t, c, id, ca, cert, key)
 	large := bytes.Repeat([]byte("x"), 3<<19-1000)
 	for i := range 25 {
 		name := fmt.Sprintf("gw%d", i)
