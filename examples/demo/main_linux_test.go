@@ -175,28 +175,6 @@ func impersonate() {
 	_, _ = conn.Read(make([]byte, 1)) // until it is killed
 }
 
-func TestUDP4(t *testing.T) {
-	good := append([]byte{0x45, 0, 0, 31, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 2, 192, 0, 2, 1},
-		0x80, 0, 0xf2, 0xf9, 0, 11, 0, 0, 'a', 'b', 'c')
-	if got := udp4(good, knockPort); string(got) != "abc" {
-		t.Errorf("got %q, want abc", got)
-	}
-	for name, change := range map[string]func([]byte) []byte{
-		"IPv6":         func(p []byte) []byte { p[0] = 0x65; return p },
-		"TCP":          func(p []byte) []byte { p[9] = 6; return p },
-		"other port":   func(p []byte) []byte { p[23]++; return p },
-		"cut off":      func(p []byte) []byte { return p[:27] },
-		"cut in data":  func(p []byte) []byte { return p[:30] },
-		"empty":        func(p []byte) []byte { return nil },
-		"long header":  func(p []byte) []byte { p[0] = 0x4f; return p },
-		"short length": func(p []byte) []byte { p[25] = 7; return p },
-	} {
-		if got := udp4(change(bytes.Clone(good)), knockPort); got != nil {
-			t.Errorf("%s: got %q, want nothing", name, got)
-		}
-	}
-}
-
 func TestPlain(t *testing.T) {
 	for log, want := range map[string]string{
 		"time=2026-01-01T00:00:00Z level=INFO msg=ready clients=1\n":              "INFO ready clients=1\n",

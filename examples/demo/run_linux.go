@@ -21,7 +21,7 @@ type demo struct {
 	server    *stage.Server
 	session   net.Conn // alice's first one
 	knocks    [][]byte // the packets that she sent for it
-	sniffer   *sniffer
+	sniffer   *stage.Sniffer
 	openUntil time.Time // when her first grant ends
 }
 
@@ -40,7 +40,7 @@ func story(ctx context.Context, s *stage.Stage) error {
 // close ends what the stage does not know.
 func (d *demo) close() {
 	if d.sniffer != nil {
-		d.sniffer.close()
+		d.sniffer.Close()
 	}
 	if d.session != nil {
 		d.session.Close()

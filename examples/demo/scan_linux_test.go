@@ -2,30 +2,12 @@ package main
 
 import (
 	"os"
-	"slices"
 	"strings"
 	"testing"
 
 	"sallyport/examples/internal/stage"
 	"sallyport/spa/lab"
 )
-
-// TestResend: an ICMP error for one packet does not keep later ones from being sent.
-func TestResend(t *testing.T) {
-	client, _ := lab.Pair(t)
-	copied := lab.Value(sniff(client))(t)
-	defer copied.close()
-	const packets = 20
-	if err := resend(client, slices.Repeat([][]byte{make([]byte, 168)}, packets)); err != nil {
-		t.Error(err)
-	}
-	sent := 0
-	lab.Eventually(t, "all packets to be sent", func() bool {
-		more, err := copied.knocks()
-		sent += len(more)
-		return err == nil && sent == packets
-	})
-}
 
 // TestScan: the scan finds an open port and distinguishes it from closed ones; an open port that should be dark breaks
 // the promise.
@@ -45,7 +27,7 @@ func TestScan(t *testing.T) {
 		"open: none; no answer: 22;") {
 		t.Errorf("got %v, want the port that is open to be named", err)
 	}
-	if err := closedUDP(client, knockPort); err != nil {
+	if err := closedUDP(client, stage.KnockPort); err != nil {
 		t.Error(err)
 	}
 }

@@ -110,13 +110,13 @@ func (d *demo) guard(ctx context.Context) error {
 	if err := d.scan(sight{silent: []int{22}}, stage.Patience); err != nil {
 		return err
 	}
-	err = errors.Join(closedUDP(d.stranger.Host, knockPort), closedUDP(d.stranger.Host, knockPort+1))
+	err = errors.Join(closedUDP(d.stranger.Host, stage.KnockPort), closedUDP(d.stranger.Host, stage.KnockPort+1))
 	how := "both closed, and knocks go to the first"
 	if err != nil {
 		how = "they differ"
 	}
 	d.Say(`Where closed ports answer, as here, closed = "reject" in server.toml has port 22 answer like them.`)
-	return d.Verdict(fmt.Sprintf("stranger tries udp/%d and udp/%d", knockPort, knockPort+1), how, err)
+	return d.Verdict(fmt.Sprintf("stranger tries udp/%d and udp/%d", stage.KnockPort, stage.KnockPort+1), how, err)
 }
 
 // withoutTime removes the time from log lines, and the quotes around their messages.
@@ -138,14 +138,14 @@ func withoutTime(log string) string {
 
 func (d *demo) knock(ctx context.Context) (err error) {
 	d.Say("Someone on the path copies what she sends, for later.")
-	if d.sniffer, err = sniff(d.alice.Host); err != nil {
+	if d.sniffer, err = stage.Sniff(d.alice); err != nil {
 		return err
 	}
 	if err := d.ask(ctx, "gw", grantFor); err != nil {
 		return err
 	}
 	d.openUntil = time.Now().Add(grantFor)
-	if d.knocks, err = d.sniffer.knocks(); err != nil {
+	if d.knocks, err = d.sniffer.Knocks(); err != nil {
 		return err
 	}
 	if len(d.knocks) == 0 {
@@ -202,7 +202,7 @@ func (d *demo) untilDark(ctx context.Context) error {
 
 func (d *demo) replay(context.Context) error {
 	for _, sender := range []*stage.Host{d.alice, d.stranger} {
-		if err := resend(sender.Host, d.knocks); err != nil {
+		if err := stage.Resend(sender, gateway4, d.knocks); err != nil {
 			return err
 		}
 		d.Say(fmt.Sprintf("The copy is sent again, from %s (%s).", sender.Addr4, sender.Name()))

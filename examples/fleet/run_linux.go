@@ -105,26 +105,12 @@ func (f *fleet) meets(who *stage.Host, want stage.Promise, gateway string) error
 // run runs one of our programs and shows what it prints.
 func (f *fleet) run(ctx context.Context, on *stage.Host, prompt, program string, args ...string) error {
 	out, err := f.Command(ctx, on, prompt, "", program, args...)
-	f.Output(short(out))
+	f.Output(stage.Short(out))
 	return err
 }
 
-// short shortens the lines of a text: a gateway's recipient has 2,000 characters.
-func short(text string) string {
-	var b strings.Builder
-	for line := range strings.Lines(text) {
-		if len(line) > 110 {
-			line = line[:100] + " ...\n"
-		}
-		b.WriteString(line)
-	}
-	return b.String()
-}
-
-// manage runs spa-fleet in the office and returns what it prints.
 func (f *fleet) manage(ctx context.Context, args ...string) (string, error) {
-	args = append(args, "--office", "office", "--identity", "admin.identity")
-	return f.Command(ctx, f.office, "$", "", "spa-fleet", args...)
+	return f.Manage(ctx, f.office, args...)
 }
 
 // publish publishes, carries each bundle to its gateway, and waits until those that run have taken it over.

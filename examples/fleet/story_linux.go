@@ -55,51 +55,8 @@ func (f *fleet) found(ctx context.Context) error {
 	return nil
 }
 
-// join makes a gateway and lets it join the fleet: it prints a line, with which the office prints a command.
 func (f *fleet) join(ctx context.Context, gateway string) error {
-	host := f.gateways[gateway]
-	out, err := f.Command(ctx, host, "#", "", "spa-server", "init", "--fleet", "--name", gateway, "--address",
-		address(gateway), "--service", "ssh=tcp/22", "--config", gateway)
-	f.Output(short(out))
-	if err != nil {
-		return err
-	}
-	line := gateway + ".line"
-	if err := os.WriteFile(filepath.Join(f.Dir, line), []byte(requestIn(out)), 0o644); err != nil {
-		return err
-	}
-	out, err = f.manage(ctx, "gateway", "add", gateway, line)
-	f.Output(short(out))
-	if err != nil {
-		return err
-	}
-	set, err := settingsIn(out)
-	if err != nil {
-		return err
-	}
-	return f.run(ctx, host, "#", "spa-server", slices.Concat([]string{"set"}, set, []string{"--config", gateway})...)
-}
-
-// requestIn returns the line for the office in what init printed.
-func requestIn(text string) string {
-	for line := range strings.Lines(text) {
-		if strings.HasPrefix(line, "spagw1 ") {
-			return line
-		}
-	}
-	return ""
-}
-
-// settingsIn returns the settings in the command that the office printed for a gateway.
-func settingsIn(text string) ([]string, error) {
-	for line := range strings.Lines(text) {
-		if _, settings, ok := strings.Cut(line, "spa-server set "); ok {
-			return slices.DeleteFunc(strings.Fields(settings), func(word string) bool {
-				return !strings.HasPrefix(word, "fleet.")
-			}), nil
-		}
-	}
-	return nil, errors.New("the office printed no command for the gateway")
+	return f.Join(ctx, f.office, f.gateways[gateway], address(gateway))
 }
 
 func (f *fleet) enrol(ctx context.Context) error {

@@ -115,8 +115,12 @@ func (s *Stage) explain(err error) error {
 // and a prompt, "#" or "$".
 func (s *Stage) Command(ctx context.Context, on *Host, prompt, stdin, program string,
 	args ...string) (string, error) {
-	line := program + " " + strings.Join(args, " ")
-	s.Prompt(on.Name()+prompt, line)
+	s.Prompt(on.Name()+prompt, program+" "+strings.Join(args, " "))
+	return s.Quietly(ctx, on, stdin, program, args...)
+}
+
+// Quietly is Command, and shows nothing.
+func (s *Stage) Quietly(ctx context.Context, on *Host, stdin, program string, args ...string) (string, error) {
 	cmd := s.program(ctx, program, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
@@ -124,7 +128,7 @@ func (s *Stage) Command(ctx context.Context, on *Host, prompt, stdin, program st
 		return "", err
 	}
 	if err := cmd.Wait(); err != nil {
-		return "", fmt.Errorf("%s: %w\n%s%s", line, err, stdout.String(), stderr.String())
+		return "", fmt.Errorf("%s %s: %w\n%s%s", program, strings.Join(args, " "), err, stdout.String(), stderr.String())
 	}
 	// The program runs in this directory.
 	return strings.ReplaceAll(stdout.String()+stderr.String(), s.Dir+"/", "./"), nil

@@ -15,7 +15,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// A Server is a running spa-server.
+// A Server is a program that runs until it is stopped, or the story ends.
 type Server struct {
 	host  *Host
 	cmd   *exec.Cmd
@@ -45,6 +45,21 @@ func (s *Stage) Start(ctx context.Context, on *Host, config string) (*Server, er
 	// Not under ctx: stopping the server may be a step of the story.
 	cmd := s.program(context.Background(), "spa-server", "run", "--config", config)
 	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+path)
+	server, err := s.Launch(on, cmd)
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		<-server.ended
+		ready.Close()
+	}()
+	stop := context.AfterFunc(ctx, func() { ready.Close() })
+	defer stop()
+	return server, server.awaitReady(ready)
+}
+
+// Launch starts a program on a host.
+func (s *Stage) Launch(on *Host, cmd *exec.Cmd) (*Server, error) {
 	server := &Server{host: on, cmd: cmd, ended: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &server.said, &server.said
 	if err := on.Start(cmd); err != nil {
@@ -54,11 +69,8 @@ func (s *Stage) Start(ctx context.Context, on *Host, config string) (*Server, er
 	go func() {
 		server.err = cmd.Wait()
 		close(server.ended)
-		ready.Close()
 	}()
-	stop := context.AfterFunc(ctx, func() { ready.Close() })
-	defer stop()
-	return server, server.awaitReady(ready)
+	return server, nil
 }
 
 func (s *Server) awaitReady(ready *net.UnixConn) error {
@@ -97,6 +109,12 @@ func (s *Server) HasSaid(ctx context.Context, words string) error {
 		}
 	}
 	return nil
+}
+
+// Kill ends the server as a loss of power does.
+func (s *Server) Kill() {
+	_ = s.cmd.Process.Kill() // it may have ended
+	<-s.ended
 }
 
 // Stop asks the server to exit, and returns an error if it does not, or fails.

@@ -1,4 +1,4 @@
-package main
+package stage
 
 import (
 	"encoding/binary"
@@ -9,19 +9,17 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"sallyport/spa/lab"
 )
 
-// knockPort is spa-server's default knock port.
-const knockPort = 62201
+// KnockPort is spa-server's default knock port.
+const KnockPort = 62201
 
-// sniffer copies what a host sends, as anyone on the path could.
-type sniffer struct{ fd int }
+// A Sniffer copies what a host sends, as anyone on the path could.
+type Sniffer struct{ fd int }
 
-// sniff starts to copy all packets from and to the host.
-func sniff(h *lab.Host) (*sniffer, error) {
-	s := new(sniffer)
+// Sniff starts to copy all packets from and to the host.
+func Sniff(h *Host) (*Sniffer, error) {
+	s := new(Sniffer)
 	err := h.Do(func() (err error) {
 		kind := unix.SOCK_DGRAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC // without the Ethernet header
 		s.fd, err = unix.Socket(unix.AF_PACKET, kind, int(bigEndian(unix.ETH_P_ALL)))
@@ -33,8 +31,8 @@ func sniff(h *lab.Host) (*sniffer, error) {
 	return s, nil
 }
 
-// knocks returns the knocks among the packets so far: UDP payloads sent to the knock port.
-func (s *sniffer) knocks() ([][]byte, error) {
+// Knocks returns the knocks among the packets so far: UDP payloads sent to the knock port.
+func (s *Sniffer) Knocks() ([][]byte, error) {
 	var found [][]byte
 	packet := make([]byte, 2048)
 	for {
@@ -49,13 +47,14 @@ func (s *sniffer) knocks() ([][]byte, error) {
 		if !ok || link.Pkttype != unix.PACKET_OUTGOING {
 			continue
 		}
-		if payload := udp4(packet[:n], knockPort); payload != nil {
+		if payload := udp4(packet[:n], KnockPort); payload != nil {
 			found = append(found, append([]byte(nil), payload...))
 		}
 	}
 }
 
-func (s *sniffer) close() { _ = unix.Close(s.fd) }
+// Close ends it.
+func (s *Sniffer) Close() { _ = unix.Close(s.fd) }
 
 // udp4 returns the payload of an IPv4 packet that is UDP to the port, else nil.
 func udp4(packet []byte, port uint16) []byte {
@@ -74,8 +73,8 @@ func udp4(packet []byte, port uint16) []byte {
 	return datagram[8:length]
 }
 
-// resend sends the payloads to the gateway from a host's own address.
-func resend(from *lab.Host, payloads [][]byte) error {
+// Resend sends copied knocks to an address, from a host's own.
+func Resend(from *Host, address string, knocks [][]byte) error {
 	var conn *net.UDPConn
 	err := from.Do(func() (err error) {
 		// Not connected: a connected socket would return the gateway's ICMP error for one packet instead of sending the
@@ -87,8 +86,8 @@ func resend(from *lab.Host, payloads [][]byte) error {
 		return err
 	}
 	defer conn.Close()
-	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(gateway4), knockPort))
-	for _, payload := range payloads {
+	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), KnockPort))
+	for _, payload := range knocks {
 		if _, err := conn.WriteTo(payload, to); err != nil {
 			return err
 		}
