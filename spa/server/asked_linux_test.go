@@ -14,24 +14,29 @@ import (
 )
 
 // endings returns how often other gateways ended grants at a member, by its audit log.
-func (m *siteMember) endings() int {
+func (m *siteMember) endings() int { return m.audited(`"act":"end"`) }
+
+// audited returns how often a member's audit log has these words.
+func (m *siteMember) audited(words string) int {
 	m.Helper()
-	return strings.Count(string(lab.Value(os.ReadFile(m.s.audit.Path()))(m)), `"act":"end"`)
+	return strings.Count(string(lab.Value(os.ReadFile(m.s.audit.Path()))(m)), words)
 }
 
-// restarts starts a stopped member again, and waits until it has read what the others did.
+// restarts starts a member again, and waits until it has read what the others did.
 func (h *shop) restarts(m *siteMember) {
 	h.Helper()
+	m.stop()
 	key := m.s.shared.key
 	m.s.shared = sharing{}
 	m.s.joinSite("www", key)
 	lab.Must(h, m.s.openShare())
 	h.start(m)
-	lab.Eventually(h, "the outcomes to be read again", func() bool {
-		return m.s.shared.member.Status().Counts.Installed > 0
-	})
+	lab.Eventually(h, "the outcomes to be read again", func() bool { return m.installed() > 0 })
 	h.ready()
 }
+
+// installed returns how many outcomes of other gateways a member has looked at.
+func (m *siteMember) installed() uint64 { return m.s.shared.member.Status().Counts.Installed }
 
 // closes closes ssh through a member, with a packet of this stamp.
 func (h *shop) closes(m *siteMember, stamp time.Time) {

@@ -39,6 +39,9 @@ func (w witness) Handle(_ context.Context, r slog.Record) error {
 // Enabled reports true for every level.
 func (w witness) Enabled(context.Context, slog.Level) bool { return true }
 
+// WithAttrs keeps the witness.
+func (w witness) WithAttrs([]slog.Attr) slog.Handler { return w }
+
 // newSite is a bench with all files of a gateway. The test sees the dry run's log, which has a line for each change of
 // the firewall.
 func newSite(t testing.TB, see func(line string)) *bench {

@@ -73,7 +73,6 @@ func (s *Server) install(ctx context.Context, o *share.Outcome) bool {
 	err := s.policy.Source(knock, o.From)
 	if err == nil {
 		grants, err = s.policy.Authorize(knock, o.From, granted, now)
-		grants = slices.DeleteFunc(grants, func(g firewall.Grant) bool { return !g.Until.After(now) })
 	}
 	for i, held := 0, s.firewall.GrantsOf(knock.Client.Name, now); i < len(grants); i++ {
 		longer := func(g firewall.Grant) bool { // what it has for longer it keeps
@@ -82,6 +81,10 @@ func (s *Server) install(ctx context.Context, o *share.Outcome) bool {
 		if grants[i].Until.After(ends[i]) && !slices.ContainsFunc(held, longer) {
 			grants[i].Until = ends[i]
 		}
+	}
+	grants = slices.DeleteFunc(grants, func(g firewall.Grant) bool { return !g.Until.After(now) })
+	if err == nil && len(grants) == 0 { // it has ended here, by this gateway's settings
+		return true
 	}
 	if err == nil {
 		err = s.firewall.MayLetIn(grants)
@@ -97,14 +100,18 @@ func (s *Server) install(ctx context.Context, o *share.Outcome) bool {
 	}
 	s.feed.Expect(grants)
 	s.seen.installed(knock.Client, grants)
-	s.recordElsewhere("install", o.Client, o.From, []slog.Attr{slog.Any("services", service.Names(knock.Services)),
-		slog.Any("until", ends)})
+	var names []string
+	var until []time.Time
+	for _, g := range grants {
+		names, until = append(names, g.Service), append(until, g.Until)
+	}
+	s.recordElsewhere("install", o.Client, o.From, []slog.Attr{slog.Any("services", names), slog.Any("until", until)})
 	return true
 }
 
 // asked returns the request of which this is the outcome as if it had come here, with the time at which it was granted
-// and the end of each service. It leaves out what has ended, and what only one connection may use. It returns false if nothing is left, or if the
-// client is not one of the fleet here.
+// and the end of each service. It leaves out what has ended, and what only one connection may use. It returns false if
+// nothing is left, or if the client is not one of the fleet here.
 func (s *Server) asked(o *share.Outcome, now time.Time) (k *spa.Knock, at time.Time, ends []time.Time, ok bool) {
 	receipt, err := spa.ParseReceipt(o.Receipt)
 	is, known := s.clients.Lookup(o.Key)

@@ -21,6 +21,7 @@ type Store struct {
 	away     bool
 	holding  bool
 	held     []func()
+	keeps    map[share.Kind]int64 // the most seconds
 }
 
 type value struct {
@@ -30,7 +31,8 @@ type value struct {
 
 // New returns an empty store.
 func New() *Store {
-	return &Store{revision: 1, values: make(map[string]value), watchers: make(map[*Agent]bool)}
+	return &Store{revision: 1, values: make(map[string]value), watchers: make(map[*Agent]bool),
+		keeps: make(map[share.Kind]int64)}
 }
 
 // An Agent carries messages between a member and the store.
@@ -42,6 +44,8 @@ type Agent struct {
 	out    chan share.Message
 	ended  sync.WaitGroup
 	end    context.CancelFunc
+	late   bool
+	missed []share.Message // events, while it is late
 }
 
 // Connect connects an agent to the socket of a member.
@@ -147,6 +151,34 @@ func (st *Store) Release() {
 	st.holding, st.held = false, nil
 }
 
+// Late keeps events back from an agent, or sends it those that were kept back.
+func (st *Store) Late(a *Agent, is bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, m := range a.missed {
+		a.out <- m
+	}
+	a.late, a.missed = is, nil
+}
+
+// Keeps returns the most seconds for which a request of this kind wants something kept; 0: there was no request.
+func (st *Store) Keeps(kind share.Kind) int64 {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.keeps[kind]
+}
+
+// Again reports all outcomes to the agents once more, as if they were new.
+func (st *Store) Again() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for key, v := range st.values {
+		if strings.HasPrefix(key, "o/") {
+			st.put(key, v.text)
+		}
+	}
+}
+
 func (st *Store) put(key, text string) value {
 	st.revision++
 	v, there := st.values[key]
@@ -177,6 +209,10 @@ func (st *Store) remove(key string) {
 func (st *Store) tell(m share.Message) {
 	if strings.ContainsAny(m.Key[:1], "saof") {
 		for a := range st.watchers {
+			if a.late {
+				a.missed = append(a.missed, m)
+				continue
+			}
 			a.out <- m
 		}
 	}
@@ -205,6 +241,7 @@ func (st *Store) read(a *Agent, seq uint64) {
 
 func (st *Store) apply(a *Agent, m share.Message) share.Message {
 	session := "s/" + a.member
+	st.keeps[m.Kind] = max(st.keeps[m.Kind], m.Seconds)
 	switch is, there := st.values[session]; m.Kind {
 	case share.AskSession:
 		if there && is.text != m.Run.String() {
