@@ -20,15 +20,16 @@ func Relay(t testing.TB, to string, later time.Duration) string {
 		}
 		defer far.Close()
 		var copying sync.WaitGroup
-		copying.Go(func() { Lag(far, near, later) })
-		copying.Go(func() { Lag(near, far, later) })
+		copying.Go(func() { Lag(far, near, later, nil) })
+		copying.Go(func() { Lag(near, far, later, nil) })
 		copying.Wait()
 	})
 	return l.Addr().String()
 }
 
-// Lag copies what it reads, each part that much later, until one of the connections ends. Then it closes to.
-func Lag(to, from net.Conn, later time.Duration) {
+// Lag copies what it reads, each part that much later, until one of the connections ends. Then it closes to. What comes
+// while mute returns true is lost; mute may be nil.
+func Lag(to, from net.Conn, later time.Duration, mute func() bool) {
 	type part struct {
 		due  time.Time
 		data []byte
@@ -39,6 +40,9 @@ func Lag(to, from net.Conn, later time.Duration) {
 		defer to.Close()
 		for p := range parts {
 			time.Sleep(time.Until(p.due))
+			if mute != nil && mute() {
+				continue
+			}
 			if _, err := to.Write(p.data); err != nil {
 				break
 			}

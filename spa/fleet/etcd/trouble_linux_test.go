@@ -3,7 +3,6 @@ package etcd
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"slices"
@@ -286,8 +285,8 @@ func (c *cluster) relay(t testing.TB, i int) *relay {
 			return
 		}
 		var copying sync.WaitGroup
-		copying.Go(func() { r.lag(far, near) })
-		copying.Go(func() { r.lag(near, far) })
+		copying.Go(func() { lab.Lag(far, near, relayDelay, r.mute.Load) })
+		copying.Go(func() { lab.Lag(near, far, relayDelay, r.mute.Load) })
 		copying.Wait()
 	})
 	return r
@@ -316,42 +315,6 @@ func (r *relay) mend() { r.mu.Lock(); defer r.mu.Unlock(); r.down = false }
 
 // stall has it take connections and bytes from now on, and forward nothing.
 func (r *relay) stall() { r.mute.Store(true) }
-
-// lag copies what it reads, each part after the delay.
-func (r *relay) lag(to, from net.Conn) {
-	type part struct {
-		due  time.Time
-		data []byte
-	}
-	parts := make(chan part, 10000)
-	var writing sync.WaitGroup
-	writing.Go(func() {
-		defer to.Close()
-		for p := range parts {
-			time.Sleep(time.Until(p.due))
-			if r.mute.Load() {
-				continue
-			}
-			if _, err := to.Write(p.data); err != nil {
-				break
-			}
-		}
-		for range parts {
-		}
-	})
-	for {
-		data := make([]byte, 64<<10)
-		n, err := from.Read(data)
-		if n > 0 {
-			parts <- part{time.Now().Add(relayDelay), data[:n]}
-		}
-		if err != nil && !errors.Is(err, io.ErrNoProgress) {
-			break
-		}
-	}
-	close(parts)
-	writing.Wait()
-}
 
 // slow returns a member whose store answers after 50 ms.
 func (c *cluster) slow(t testing.TB) *Member {
