@@ -44,6 +44,9 @@ type Grant struct {
 	// To lists the destinations if the service is at addresses of its own (see Target); empty: this host's addresses.
 	To    []netip.Addr
 	Until time.Time
+	// Asked is the first stamp of the request for it, by the client's clock; zero: not known. If it was asked for again,
+	// it is that of the latest request.
+	Asked time.Time
 
 	// Once is whether the first flow to a port takes the grant for this port with it, and Taken whether one has, at
 	// one of its ports. Grant and Load set Once if a port is one of Config.Once; Grants sets both.
@@ -57,6 +60,7 @@ type Match struct {
 	Bits     uint8      // with Source: grants that let in any address of this network; 0: Source alone
 	Peer     Peer       // grants for exactly this; zero: any
 	Services []string   // grants for these services; nil: any
+	Asked    time.Time  // grants asked for at or before this, or at a time that is not known; zero: any
 }
 
 // The guard's settings: see package guard.

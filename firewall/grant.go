@@ -81,7 +81,7 @@ func holdingsOf(gs []Grant, now time.Time) []*ledger.Holding {
 	for i := range gs {
 		until := now.Add(guard.Remaining(gs[i].Until, now)) // with now's monotonic reading, which Until may lack
 		for _, h := range gs[i].holdings() {
-			h.Until = until
+			h.Until, h.Asked = until, gs[i].Asked
 			hs = append(hs, h)
 		}
 	}
@@ -95,15 +95,17 @@ func (f *Firewall) changes(asked []*ledger.Holding) ([]ledger.Change, error) {
 	for _, h := range asked {
 		key := h.Key()
 		if old := f.held.Find(key); old != nil {
-			changes = append(changes, ledger.Change{Holding: old, Until: ledger.Later(h.Until, old.Until)})
+			changes = append(changes, ledger.Change{Holding: old, Until: ledger.Later(h.Until, old.Until),
+				Asked: ledger.Later(h.Asked, old.Asked)})
 			continue
 		}
 		if i, again := fresh[key]; again {
 			changes[i].Until = ledger.Later(h.Until, changes[i].Until)
+			changes[i].Asked = ledger.Later(h.Asked, changes[i].Asked)
 			continue
 		}
 		fresh[key] = len(changes)
-		changes = append(changes, ledger.Change{Holding: h, Until: h.Until, Fresh: true})
+		changes = append(changes, ledger.Change{Holding: h, Until: h.Until, Asked: h.Asked, Fresh: true})
 	}
 	if free, all := f.ledger.Spare(); len(fresh) > free {
 		return nil, fmt.Errorf("%w: the ledger holds %d", guard.ErrFull, all)
@@ -141,7 +143,8 @@ func (g *Grant) holdings() []*ledger.Holding {
 // record writes the changes to the ledger.
 func (f *Firewall) record(changes []ledger.Change) error {
 	for _, c := range changes {
-		if err := f.ledger.Write(c.Holding, c.Until, f.cfg.Now()); err != nil {
+		h := c.After()
+		if err := f.ledger.Write(&h, f.cfg.Now()); err != nil {
 			return err
 		}
 	}
@@ -153,7 +156,7 @@ func (f *Firewall) unrecord(changes []ledger.Change) error {
 	var errs []error
 	for _, c := range changes {
 		if !c.Fresh {
-			errs = append(errs, f.ledger.Write(c.Holding, c.Holding.Until, f.cfg.Now()))
+			errs = append(errs, f.ledger.Write(c.Holding, f.cfg.Now()))
 			continue
 		}
 		errs = append(errs, f.ledger.Erase(c.Holding))
@@ -277,7 +280,7 @@ func (f *Firewall) erase(leaving []*ledger.Holding) error {
 func (f *Firewall) unerase(leaving []*ledger.Holding) error {
 	var errs []error
 	for _, h := range leaving {
-		errs = append(errs, f.ledger.Write(h, h.Until, f.cfg.Now()))
+		errs = append(errs, f.ledger.Write(h, f.cfg.Now()))
 	}
 	return errors.Join(errs...)
 }
@@ -297,12 +300,13 @@ func matching(held *ledger.Book, m Match) []*ledger.Holding {
 	return found
 }
 
-// matches reports whether m's address and services match the holding. The client is matching's part.
+// matches reports whether m's address, services and time match the holding. The client is matching's part.
 func (m *Match) matches(h *ledger.Holding) bool {
 	return (!m.Source.IsValid() || guard.Prefix(guard.Normal(m.Source), m.Bits).Overlaps(guard.Prefix(h.Source, h.Bits)) &&
 		(m.Source.Zone() == "" || guard.LinkOf(m.Source) == h.Link)) &&
 		(m.Peer == Peer{} || m.Peer == Peer{guard.OnLink(h.Source, h.Link), h.Bits, h.Lent}) &&
-		(m.Services == nil || slices.Contains(m.Services, h.Service))
+		(m.Services == nil || slices.Contains(m.Services, h.Service)) &&
+		(m.Asked.IsZero() || !h.Asked.After(m.Asked))
 }
 
 // live returns the grants that m selects and that are live at now, sorted.
@@ -327,7 +331,7 @@ func grantOf(h *ledger.Holding) Grant {
 // viewOf is grantOf without a copy of the ports, which never change.
 func viewOf(h *ledger.Holding) Grant {
 	g := Grant{Client: h.Client, Service: h.Service, Source: guard.OnLink(h.Source, h.Link), Bits: h.Bits,
-		Lent: h.Lent, Ports: slices.Clip(h.Ports), Until: h.Until, Once: h.Once}
+		Lent: h.Lent, Ports: slices.Clip(h.Ports), Until: h.Until, Asked: h.Asked, Once: h.Once}
 	if h.To.IsValid() {
 		g.To = []netip.Addr{h.To}
 	}

@@ -136,7 +136,7 @@ func TestLedgerClosed(t *testing.T) {
 	}
 	h := &ledger.Holding{Client: "alice", Source: portGrant("", k.now).Source, Ports: portGrant("", k.now, "tcp/22").Ports}
 	for name, err := range map[string]error{
-		"write": l.Write(h, k.now.Add(time.Hour), k.now), "erase": l.Erase(h), "set the phase": l.SetPhase(ledger.LoadAgain),
+		"write": l.Write(h, k.now), "erase": l.Erase(h), "set the phase": l.SetPhase(ledger.LoadAgain),
 	} {
 		if err == nil {
 			t.Errorf("%s: got no error", name)

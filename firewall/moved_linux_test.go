@@ -65,8 +65,9 @@ func TestLedgerWithoutPlaces(t *testing.T) {
 	dir, now := t.TempDir(), time.Now()
 	c := Config{Backend: BackendDryRun, Guarded: rangesOf("tcp/22-24"), knobs: knobs{slots: 16}}
 	l := lab.Value(ledger.Open(dir, thisBoot, c.slots))(t)
-	h := &ledger.Holding{Client: "alice", Service: "some", Source: netip.MustParseAddr("192.0.2.2"), Ports: c.Guarded}
-	lab.Must(t, l.Write(h, now.Add(long), now))
+	h := &ledger.Holding{Client: "alice", Service: "some", Source: netip.MustParseAddr("192.0.2.2"), Ports: c.Guarded,
+		Until: now.Add(long)}
+	lab.Must(t, l.Write(h, now))
 	lab.Must(t, l.Close())
 	ports := func(c Config) (held []string) {
 		for _, g := range startOn(t, dir, c, now).Grants(now) {

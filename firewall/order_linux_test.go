@@ -79,7 +79,7 @@ func (k *kept) inKernel() map[string]time.Duration {
 }
 
 func portGrant(client string, last time.Time, ranges ...string) Grant {
-	g := Grant{Client: client, Service: "some", Source: netip.MustParseAddr("192.0.2.2"), Until: last}
+	g := Grant{Client: client, Service: "some", Source: netip.MustParseAddr("192.0.2.2"), Until: last, Asked: last}
 	for _, r := range ranges {
 		g.Ports = append(g.Ports, ports(r))
 	}
@@ -151,6 +151,11 @@ func (k *kept) agree(when string) {
 	disk, memory, kernel := k.onDisk(), k.inMemory(), k.inKernel()
 	if !maps.Equal(disk, memory) {
 		k.Errorf("%s the file has %v and memory %v", when, disk, memory)
+	}
+	for _, h := range lab.Value(k.reopen(10).Read(k.now))(k) {
+		if held := k.held.Find(h.Key()); held != nil && !held.Asked.Equal(h.Asked) {
+			k.Errorf("%s the file has a grant asked for at %v, and memory at %v", when, h.Asked, held.Asked)
+		}
 	}
 	want := make(map[string]time.Duration)
 	for line, l := range disk {
@@ -227,7 +232,7 @@ func TestKernelRefuses(t *testing.T) {
 // failure are undone.
 func TestLedgerRefuses(t *testing.T) {
 	for name, decide := range decisions {
-		for _, nth := range []int{0, 1} {
+		for nth := range 4 {
 			t.Run(fmt.Sprintf("%s, write %d", name, nth+1), func(t *testing.T) {
 				k := decided(t)
 				before, free := k.inMemory(), spare(k.ledger)

@@ -25,7 +25,8 @@ run as root. On Linux with Landlock, it can open only the files that it needs. s
 checks every bundle.
 
 With share in agent.toml, it also carries messages between spa-server and etcd, for gateways
-that share an address.
+that share an address. With taken, it carries the gateway's report of which bundle it has
+taken over to etcd, for spa-fleet status.
 
 While the source is unreachable, the gateway keeps its bundle.`,
 		Example: `  spa-fleet agent
@@ -37,22 +38,10 @@ While the source is unreachable, the gateway keeps its bundle.`,
 				return err
 			}
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			var tasks []func(context.Context)
-			if c.To != "" {
-				source, closing, err := c.Open()
-				if err != nil {
-					return err
-				}
-				defer closing()
-				tasks = append(tasks, (&agent.Agent{Source: source, Gateway: c.Gateway, To: c.To, Log: log}).Run)
-			}
-			if c.Share != "" {
-				bridge, closing, err := c.OpenBridge(log)
-				if err != nil {
-					return err
-				}
-				defer closing()
-				tasks = append(tasks, bridge.Run)
+			tasks, closing, err := agentTasks(c, log)
+			defer closing()
+			if err != nil {
+				return err
 			}
 			if err := agent.Confine(c, dir); err != nil {
 				return cli.Fail(err, "systemctl start spa-fleet-agent; by hand: setpriv --reuid spa-fleet "+
@@ -60,7 +49,7 @@ While the source is unreachable, the gateway keeps its bundle.`,
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
-			log.Info("following", "gateway", c.Gateway, "from", c.From, "to", c.To, "share", c.Share)
+			log.Info("following", "gateway", c.Gateway, "from", c.From, "to", c.To, "share", c.Share, "taken", c.Taken)
 			var running sync.WaitGroup
 			for _, task := range tasks {
 				running.Go(func() { task(ctx) })
@@ -71,4 +60,40 @@ While the source is unreachable, the gateway keeps its bundle.`,
 	}
 	cmd.Flags().StringVar(&dir, "config", dir, "`directory` of agent.toml")
 	return cmd
+}
+
+// agentTasks returns what an agent with this configuration does at once. Closing ends its connections, after an error
+// too.
+func agentTasks(c *agent.Config, log *slog.Logger) (tasks []func(context.Context), closing func(), err error) {
+	var opened []func() error
+	closing = func() {
+		for _, end := range opened {
+			_ = end() // the program ends
+		}
+	}
+	if c.To != "" {
+		source, end, err := c.Open()
+		if err != nil {
+			return nil, closing, err
+		}
+		opened = append(opened, end)
+		tasks = append(tasks, (&agent.Agent{Source: source, Gateway: c.Gateway, To: c.To, Log: log}).Run)
+	}
+	if c.Share != "" {
+		bridge, end, err := c.OpenBridge(log)
+		if err != nil {
+			return nil, closing, err
+		}
+		opened = append(opened, end)
+		tasks = append(tasks, bridge.Run)
+	}
+	if c.Taken != "" {
+		reporter, end, err := c.OpenReporter(log)
+		if err != nil {
+			return nil, closing, err
+		}
+		opened = append(opened, end)
+		tasks = append(tasks, reporter.Run)
+	}
+	return tasks, closing, nil
 }

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
@@ -36,7 +37,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"line": makeLine, "knows": checkKnows,
-			"token": checkToken, "exitcode": checkExit, "forge": forgeVault, "shares": checkShares},
+			"token": checkToken, "exitcode": checkExit, "forge": forgeVault, "shares": checkShares, "reports": report},
 	})
 }
 
@@ -119,6 +120,19 @@ func checkShares(ts *testscript.TestScript, neg bool, args []string) {
 	if share == neg {
 		ts.Fatalf("%v share a key: %t", args[1:], share)
 	}
+}
+
+// report is "reports DIR GATEWAY [forged | OTHER]": the gateway has taken over its bundle in DIR, and DIR gets what it
+// says about that. Forged changes the time in it. OTHER passes it off as another gateway's.
+func report(ts *testscript.TestScript, neg bool, args []string) {
+	b, c := taken(ts, args[0], args[1])
+	said, as := c.Taken.Sign(b.Head, time.Now()), args[1]
+	if len(args) > 2 && args[2] == "forged" {
+		said.Since = said.Since.Add(-time.Hour)
+	} else if len(args) > 2 {
+		as = args[2]
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+"/"+as+".taken"), []byte(said.String()+"\n"), 0o644))
 }
 
 // checkToken is "token FILE CLIENT SERVICES GATEWAY=ADDRESS...".

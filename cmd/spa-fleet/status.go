@@ -20,13 +20,21 @@ func (a *app) statusCommand() *cobra.Command {
 	maxAge := enrol.Overlap(7 * 24 * time.Hour)
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the published bundles, and what is not published yet",
+		Short: "Show the published bundles, which gateways have taken them over, and what is not published yet",
 		Long: `Shows the serial and the time of each gateway's bundle, in --to or where the last publish
 put it. A bundle is behind if a later publish did not reach that place, and stale if it is
-older than --max-age. Then it lists what has changed since the last publish. It needs no
-identity. "spa-server status" shows what a gateway itself has.
+older than --max-age.
 
-It exits with 1 if a gateway has no current bundle there.`,
+TAKEN shows which bundle the gateway itself has taken over, and when, if its report gets
+back: spa-fleet agent writes it into etcd; in a directory, it is the file NAME.taken beside
+NAME.bundle. Gateways sign their reports. One that is withheld or old can only make a gateway
+look as if it were behind.
+
+Then it lists what has changed since the last publish. It needs no identity.
+"spa-server status" shows what a gateway itself has.
+
+It exits with 1 if a gateway has no current bundle there, or reports but does not prove that
+it has taken over the last one.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := a.load()
@@ -60,10 +68,13 @@ func (a *app) status(cmd *cobra.Command, o *office.Office, p target, maxAge time
 			return a.explain(err)
 		}
 	}
-	bad := 0
+	bad, behind := 0, 0
 	for _, s := range states {
 		if s.State != office.Current && s.State != office.Retired {
 			bad++
+		}
+		if s.Taken != nil && s.Taken.Behind {
+			behind++
 		}
 	}
 	if asJSON {
@@ -83,6 +94,10 @@ func (a *app) status(cmd *cobra.Command, o *office.Office, p target, maxAge time
 		return cli.Fail(fmt.Errorf("%d of %d gateways have no current bundle there", bad, len(o.Active())),
 			"spa-fleet publish")
 	}
+	if behind > 0 {
+		return cli.Fail(fmt.Errorf("%d of %d gateways have not reported that they took over the last bundle", behind,
+			len(o.Active())), "if their reports come in files, fetch them again; then see spa-server status there")
+	}
 	if len(changes) > 0 && !asJSON {
 		a.publishNext(cmd, o)
 	}
@@ -99,7 +114,7 @@ func printStatus(cmd *cobra.Command, o *office.Office, states []office.State, ch
 	}
 	if len(states) > 0 {
 		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-		fmt.Fprintln(w, "GATEWAY\t"+siteColumn(o, "SITE")+"SERIAL\tISSUED\tSTATE")
+		fmt.Fprintln(w, "GATEWAY\t"+siteColumn(o, "SITE")+"SERIAL\tISSUED\tSTATE\tTAKEN")
 		for _, s := range states {
 			serial, issued := "-", "-"
 			if s.Issued != nil {
@@ -109,7 +124,7 @@ func printStatus(cmd *cobra.Command, o *office.Office, states []office.State, ch
 			if s.Problem != "" {
 				text += ": " + s.Problem
 			}
-			fmt.Fprintf(w, "%s\t%s%s\t%s\t%s\n", s.Gateway, siteColumn(o, s.Site), serial, issued, text)
+			fmt.Fprintf(w, "%s\t%s%s\t%s\t%s\t%s\n", s.Gateway, siteColumn(o, s.Site), serial, issued, text, takenText(s))
 		}
 		if err := w.Flush(); err != nil {
 			return err
@@ -127,4 +142,28 @@ func printStatus(cmd *cobra.Command, o *office.Office, states []office.State, ch
 		fmt.Fprintf(out, "  %s\n", text)
 	}
 	return nil
+}
+
+// takenText says what a gateway has reported.
+func takenText(s office.State) string {
+	t := s.Taken
+	switch {
+	case t == nil && (s.State == office.Retired || s.State == office.Foreign):
+		return "-"
+	case t == nil:
+		return "not reported"
+	case t.Since == nil:
+		return t.State
+	}
+	text := fmt.Sprintf("%d since %s", t.Serial, moment(*t.Since))
+	switch {
+	case t.State != office.Proved && t.State != office.Unproved:
+		return t.State + ": says " + text
+	case t.State == office.Unproved:
+		text = "says " + text
+	}
+	if t.Behind {
+		text += ", behind"
+	}
+	return text
 }

@@ -201,7 +201,7 @@ func TestFleetSettings(t *testing.T) {
 	away := t.TempDir()
 	g.give(away)
 	o := g.joinFleet("fleet.gateway=web7", "fleet.bundle="+filepath.Join(away, "a bundle"), "fleet.local_clients=true",
-		"fleet.max_age=1h", "fleet.share="+filepath.Join(away, "agent.sock"))
+		"fleet.max_age=1h", "fleet.share="+filepath.Join(away, "agent.sock"), "fleet.taken="+filepath.Join(away, "taken"))
 	o.name, o.path = "web7", filepath.Join(away, "a bundle")
 	again := g.must("spa-server", "init", "--fleet", "--config", g.dir)
 	if r := lab.Value(fleet.ParseRequest(again))(t); r.Name != "web7" ||
@@ -216,6 +216,10 @@ func TestFleetSettings(t *testing.T) {
 	ann := fleetClient("ann", "ssh")
 	o.publish(1, time.Now().Add(-2*time.Hour), ann)
 	o.inForce(1)
+	said := lab.Value(fleet.ParseTaken(lab.Value(os.ReadFile(filepath.Join(away, "taken")))(t)))(t)
+	if said.Gateway != "web7" || said.Serial != 1 {
+		t.Errorf("it reports %s", said)
+	}
 	o.knocks(ann, true)
 	alice := sender(g.profile())
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)

@@ -126,6 +126,8 @@ var moreSettings = map[string]string{
 		"bundle for each. All settings here need a restart, except max_age and standalone",
 	"fleet.bundle": "The server reads it when it changes. It takes over what the office has signed for this gateway, " +
 		"unless it is older than the bundle in force",
+	"fleet.taken": "One signed line without secrets, which spa-fleet status checks. Any program may carry it to the " +
+		"office; the agent writes it into etcd",
 	"fleet.share": "It is for root and the user spa-fleet. The socket gets the group of its directory",
 	"fleet.standalone": `With "refuse", clients of the fleet get no answer then. With "local", each gateway of the site ` +
 		"can use a packet once, and a close or a revocation holds at one gateway only",

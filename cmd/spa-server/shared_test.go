@@ -21,15 +21,15 @@ import (
 
 // together are gateways that share an address, each on a link of its own, with a host of the client's address.
 type together struct {
-	t       *testing.T
-	connect func(t *testing.T, o *office) // runs a member's agent
+	t       testing.TB
+	connect func(t testing.TB, o *office) // runs a member's agent
 	members []*office
 	ann     *keys.Client
 	by      spa.Sender
 }
 
 // newTogether starts n of them.
-func newTogether(t *testing.T, n int, connect func(*testing.T, *office)) *together {
+func newTogether(t testing.TB, n int, connect func(testing.TB, *office)) *together {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(nil)
 	lab.Must(t, err)
@@ -59,9 +59,9 @@ func (s *together) start(o *office) {
 }
 
 // standIn returns a store in memory, and what runs the agent of a member for it.
-func standIn() (*standin.Store, func(*testing.T, *office)) {
+func standIn() (*standin.Store, func(testing.TB, *office)) {
 	store := standin.New()
-	return store, func(t *testing.T, o *office) {
+	return store, func(t testing.TB, o *office) {
 		t.Helper()
 		agent := lab.Value(store.Connect(filepath.Join(o.dir, config.ShareFile)))(t)
 		t.Cleanup(func() { agent.Close() })

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -25,13 +26,14 @@ import (
 	"sallyport/spa/lab"
 )
 
-// etcd is a store on the loopback interface.
+// etcd is a store on the loopback interface, of one member or several.
 type etcd struct {
-	*exec.Cmd
-	host, ca string
+	members []*exec.Cmd
+	hosts   []string
+	ca      string
 }
 
-func newEtcd(t *testing.T) *etcd {
+func newEtcd(t testing.TB, n int) *etcd {
 	t.Helper()
 	program := lab.NeedProgram(t, "etcd", "apt-get install etcd-server")
 	dir := t.TempDir()
@@ -45,32 +47,40 @@ func newEtcd(t *testing.T) *etcd {
 		e.ca + ".key": {Type: "PRIVATE KEY", Bytes: lab.Value(x509.MarshalPKCS8PrivateKey(key))(t)}} {
 		lab.Must(t, os.WriteFile(path, pem.EncodeToMemory(block), 0o600))
 	}
-	var free [2]string
-	for i := range free {
-		l := lab.Value(net.Listen("tcp", "127.0.0.1:0"))(t)
-		defer l.Close()
-		free[i] = l.Addr().String()
+	var peers, cluster []string
+	for i := range n {
+		e.hosts, peers = append(e.hosts, freeAddress(t)), append(peers, freeAddress(t))
+		cluster = append(cluster, fmt.Sprintf("%d=http://%s", i, peers[i]))
 	}
-	e.host = free[0]
-	e.Cmd = exec.Command(program, "--data-dir", filepath.Join(dir, "data"), "--listen-client-urls", "https://"+free[0],
-		"--advertise-client-urls", "https://"+free[0], "--listen-peer-urls", "http://"+free[1],
-		"--initial-advertise-peer-urls", "http://"+free[1], "--initial-cluster", "default=http://"+free[1],
-		"--cert-file", e.ca, "--key-file", e.ca+".key")
-	t.Cleanup(func() {
-		if e.Process != nil {
-			e.Process.Kill()
-			e.Wait()
-		}
-	})
+	for i := range n {
+		m := exec.Command(program, "--name", fmt.Sprint(i), "--data-dir", filepath.Join(dir, fmt.Sprint(i)),
+			"--listen-client-urls", "https://"+e.hosts[i], "--advertise-client-urls", "https://"+e.hosts[i],
+			"--listen-peer-urls", "http://"+peers[i], "--initial-advertise-peer-urls", "http://"+peers[i],
+			"--initial-cluster", strings.Join(cluster, ","), "--cert-file", e.ca, "--key-file", e.ca+".key")
+		lab.Must(t, m.Start())
+		e.members = append(e.members, m)
+		t.Cleanup(func() {
+			m.Process.Kill()
+			m.Wait()
+		})
+	}
 	return e
 }
 
+// freeAddress returns a loopback address with a port that nobody has, and that will not be given out again at once.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l := lab.Value(net.Listen("tcp", "127.0.0.1:0"))(t)
+	defer l.Close()
+	return l.Addr().String()
+}
+
 // connect runs the agent of a member as agent.toml describes it.
-func (e *etcd) connect(t *testing.T, o *office) {
+func (e *etcd) connect(t testing.TB, o *office) {
 	t.Helper()
 	dir := t.TempDir()
 	lab.Must(t, os.WriteFile(filepath.Join(dir, agent.FileName), fmt.Appendf(nil, "version = 1\ngateway = %q\n"+
-		"from = \"etcd://%s\"\nfleet = \"%s\"\nca = %q\nshare = %q\n", o.name, e.host, o.seal.Fleet, e.ca,
+		"from = \"etcd://%s\"\nfleet = \"%s\"\nca = %q\nshare = %q\n", o.name, strings.Join(e.hosts, ","), o.seal.Fleet, e.ca,
 		filepath.Join(o.dir, config.ShareFile)), 0o644))
 	bridge, closing, err := lab.Value(agent.Load(dir))(t).OpenBridge(slog.New(slog.DiscardHandler))
 	lab.Must(t, err)
@@ -83,8 +93,7 @@ func (e *etcd) connect(t *testing.T, o *office) {
 // TestSharedEtcd: real servers with real agents and etcd. One packet to both is granted once and in force at both; a
 // close ends it at both before it is answered; while etcd hangs there is no answer.
 func TestSharedEtcd(t *testing.T) {
-	store := newEtcd(t)
-	lab.Must(t, store.Start())
+	store := newEtcd(t, 1)
 	s := newTogether(t, 2, store.connect)
 	r := request()
 	r.For = 5 * time.Minute
@@ -103,11 +112,11 @@ func TestSharedEtcd(t *testing.T) {
 			t.Errorf("after the answer to a close, %s has %d grants", o.name, n)
 		}
 	}
-	lab.Must(t, store.Process.Signal(syscall.SIGSTOP))
+	lab.Must(t, store.members[0].Process.Signal(syscall.SIGSTOP))
 	if got := s.answers(s.members[0].gateway.seal(request(), s.by), 3*time.Second, s.members...); len(got) != 0 {
 		t.Errorf("while the store hangs: got %+v", got)
 	}
-	lab.Must(t, store.Process.Signal(syscall.SIGCONT))
+	lab.Must(t, store.members[0].Process.Signal(syscall.SIGCONT))
 	s.ready()
 	lab.Eventually(t, "a knock to be answered again", func() bool {
 		got := s.answers(s.members[0].gateway.seal(request(), s.by), 2*time.Second, s.members[0])

@@ -30,9 +30,7 @@ func TestSharedOnce(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("SALLYPORT_CASES")); err == nil && n > 1 {
 		total = n
 	}
-	store := newEtcd(t)
-	lab.Must(t, store.Start())
-	c := newCopies(newTogether(t, 3, store.connect), total)
+	c := newCopies(newTogether(t, 3, newEtcd(t, 1).connect), total)
 	c.send()
 	once := make(map[string]int) // by source address, of which each command has one
 	for i := range total {

@@ -105,6 +105,9 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	for _, file := range files {
 		found = append(found, openable(filepath.Join(c.State, file), h)...)
 	}
+	if c.Fleet.On() {
+		found = append(found, openable(c.Fleet.Taken, h)...)
+	}
 	for _, place := range setup.Distinct(c.State, c.Dir) {
 		if err := setup.CheckSettings(place, c.Dir); !errors.Is(err, setup.ErrNotTrusted) {
 			continue

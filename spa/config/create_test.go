@@ -214,13 +214,13 @@ func TestAdmitCommentsAreTrue(t *testing.T) {
 func TestFleetCommentsAreTrue(t *testing.T) {
 	dir := t.TempDir()
 	text := created(t, dir).filled(dir).text()
-	for _, example := range []string{"[fleet]", "id =", "office", "gateway", "bundle", "local_clients", "max_age",
+	for _, example := range []string{"[fleet]", "id =", "office", "gateway", "bundle", "taken", "local_clients", "max_age",
 		"share", "standalone"} {
 		text = uncommented(t, text, example)
 	}
 	got := lab.Value(loadText(t, text))(t)
 	want := Fleet{ID: lab.Value(keys.ParseFleetID(fleetID))(t), Office: officeKey, Gateway: "web7",
-		Bundle: filepath.Join(got.Dir, BundleFile), LocalClients: true, MaxAge: defaultMaxAge,
+		Bundle: filepath.Join(got.Dir, BundleFile), Taken: filepath.Join(got.State, TakenFile), LocalClients: true, MaxAge: defaultMaxAge,
 		Share: filepath.Join(got.State, ShareFile), Standalone: StandaloneRefuse}
 	if got.Fleet != want {
 		t.Errorf("got %+v, want %+v", got.Fleet, want)
@@ -235,7 +235,7 @@ func TestEveryExampleIsTried(t *testing.T) {
 	tried := []string{"zone", "persist", "tproxy", "mark", "[service.ssh]", "ports", "for", "max_for", "addresses",
 		"on_expiry", "once", "when", "[firewall.admit]", "table", "set4", "set6", "[metrics]", "listen", "clients",
 		"run", "run_after", "user", "timeout", "forward", "masquerade", "browser", "[fleet]", "id", "office",
-		"gateway", "bundle", "local_clients", "max_age", "share", "standalone"}
+		"gateway", "bundle", "taken", "local_clients", "max_age", "share", "standalone"}
 	for line := range strings.Lines(c.filled(dir).text()) {
 		example, ok := strings.CutPrefix(line, "# ")
 		word, _, _ := strings.Cut(example, " ")

@@ -14,13 +14,14 @@ import (
 )
 
 // Names of the files of a gateway in a fleet: its key and, unless the settings name another place, the bundle that it
-// is offered, both beside server.toml; the two in the state directory that have the last bundles in turn, and the
-// socket there for the agent, unless the settings name another place.
+// is offered, both beside server.toml; the two in the state directory that have the last bundles in turn, and, unless
+// the settings name another place, the report of which bundle is in force and the socket for the agent.
 const (
 	FleetKeyFile = "fleet.key"
 	BundleFile   = "fleet.bundle"
 	BundlesFile  = "bundle-1"
 	BundlesFile2 = "bundle-2"
+	TakenFile    = "fleet.taken"
 	ShareFile    = "share.sock"
 )
 
@@ -33,6 +34,7 @@ type Fleet struct {
 	Office       string        // its public key: base64, Ed25519
 	Gateway      string        // what the fleet calls this gateway; empty: Name
 	Bundle       string        // absolute: the file in which bundles are offered
+	Taken        string        // absolute: the file that reports to the office which bundle is in force
 	LocalClients bool          // client files beside server.toml count too
 	MaxAge       time.Duration // of a bundle that is reported as old
 	Share        string        // absolute: the socket of the agent, through which gateways share an address
@@ -61,6 +63,7 @@ type rawFleet struct {
 	Office       *string `toml:"office"`
 	Gateway      *string `toml:"gateway"`
 	Bundle       *string `toml:"bundle"`
+	Taken        *string `toml:"taken"`
 	LocalClients *bool   `toml:"local_clients"`
 	MaxAge       *string `toml:"max_age"`
 	Share        *string `toml:"share"`
@@ -89,6 +92,10 @@ func (l *loader) fleet() {
 	f.Bundle = filepath.Join(l.cfg.Dir, BundleFile)
 	if raw.Bundle != nil {
 		f.Bundle = l.path("fleet.bundle", l.cfg.Dir, *raw.Bundle)
+	}
+	f.Taken = filepath.Join(l.cfg.State, TakenFile)
+	if raw.Taken != nil {
+		f.Taken = l.path("fleet.taken", l.cfg.State, *raw.Taken)
 	}
 	f.LocalClients = raw.LocalClients != nil && *raw.LocalClients
 	f.MaxAge = defaultMaxAge
@@ -127,6 +134,7 @@ func (f Fleet) filled(dir, state string) Fleet {
 		return f
 	}
 	f.Bundle = or(f.Bundle, filepath.Join(dir, BundleFile))
+	f.Taken = or(f.Taken, filepath.Join(state, TakenFile))
 	f.MaxAge = or(f.MaxAge, defaultMaxAge)
 	f.Share = or(f.Share, filepath.Join(state, ShareFile))
 	f.Standalone = or(f.Standalone, StandaloneRefuse)
@@ -153,6 +161,8 @@ func (f Fleet) writeRest(b *strings.Builder, dir, state string) {
 		"default its name")
 	changed(b, f.On(), "bundle", quote(relative(dir, f.Bundle)), `bundle = "fleet.bundle"`, "any program may put it "+
 		"there; relative to this file")
+	changed(b, f.On(), "taken", quote(relative(state, f.Taken)), `taken = "fleet.taken"`, "reports to the office which "+
+		"bundle is in force; relative to state")
 	changed(b, f.LocalClients, "local_clients", "true", "local_clients = true", "files in clients/ count too")
 	changed(b, f.On(), "max_age", quote(service.FormatDuration(f.MaxAge)), `max_age = "168h"`, "an older bundle is "+
 		"reported: changes may not arrive")

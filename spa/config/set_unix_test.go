@@ -52,6 +52,7 @@ var samples = map[string][]string{
 	"fleet.office":                {officeKey, "fleet.id=" + fleetID},
 	"fleet.gateway":               {"web7", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
 	"fleet.bundle":                {"/var/lib/agent/web7", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
+	"fleet.taken":                 {"/run/spa/fleet.taken", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
 	"fleet.local_clients":         {"true", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
 	"fleet.share":                 {"/run/spa/share.sock", "fleet.id=" + fleetID, "fleet.office=" + officeKey},
 	"fleet.standalone":            {"local", "fleet.id=" + fleetID, "fleet.office=" + officeKey},

@@ -54,6 +54,7 @@ type Contents struct {
 	Share   share.Key // of gateways that share an address; none for a gateway alone
 	Gates   keys.Gates
 	Clients []*keys.Client // sorted by name, each with Fleet set
+	Taken   TakenKey       // to sign that the bundle was taken over: Open sets it, and Seal ignores it
 }
 
 // A Seal is what an office seals bundles with.
@@ -66,7 +67,8 @@ type Seal struct {
 func (s Seal) Seal(gateway string, to *age.HybridRecipient, serial int64, issued time.Time,
 	c *Contents) (*Bundle, error) {
 	var sealed bytes.Buffer
-	w, err := age.Encrypt(&sealed, to)
+	var taken TakenKey
+	w, err := age.Encrypt(&sealed, notingRecipient{to, &taken})
 	if err != nil {
 		return nil, fmt.Errorf("sealing the bundle of %s: %w", gateway, err)
 	}
@@ -77,6 +79,7 @@ func (s Seal) Seal(gateway string, to *age.HybridRecipient, serial int64, issued
 	b := &Bundle{sealed: sealed.Bytes(), Head: Head{Fleet: s.Fleet, Gateway: gateway, Serial: serial,
 		Issued: issued.UTC().Truncate(time.Second), Size: int64(sealed.Len()), Sum: sha256.Sum256(sealed.Bytes())}}
 	b.signature = ed25519.Sign(s.Key, b.signed())
+	b.taken = taken.public()
 	if _, err := Parse(b.Bytes()); err != nil || sealed.Len() > MaxBundle {
 		return nil, fmt.Errorf("the bundle of %s cannot be made: its name, serial or size is out of bounds", gateway)
 	}
@@ -86,7 +89,8 @@ func (s Seal) Seal(gateway string, to *age.HybridRecipient, serial int64, issued
 // Open opens a bundle with a gateway's key. Verify comes first. Its error wraps ErrSealed or ErrContents and quotes no
 // secret.
 func Open(b *Bundle, gateway *age.HybridIdentity) (*Contents, error) {
-	r, err := age.Decrypt(bytes.NewReader(b.sealed), gateway)
+	var taken TakenKey
+	r, err := age.Decrypt(bytes.NewReader(b.sealed), notingIdentity{gateway, &taken})
 	if err != nil {
 		return nil, ErrSealed
 	}
@@ -98,6 +102,7 @@ func Open(b *Bundle, gateway *age.HybridIdentity) (*Contents, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrContents, err)
 	}
+	c.Taken = taken
 	return c, nil
 }
 

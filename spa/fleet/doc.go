@@ -21,6 +21,9 @@
 //
 // Each bundle has exactly one form; nothing may follow it. The place that hands a bundle out is trusted with nothing:
 // it can withhold one, which shows in its age, and offer an older one, which its serial shows.
+//
+// In return, a gateway reports which bundle it has taken over, by a line that it signs: see Taken. Its key is Ed25519 with the
+// seed HKDF-SHA256 (RFC 5869) of the age file's key, without salt, with the info "sallyport 1 taken", 32 bytes long.
 package fleet
 
 //go:generate env SPA_WRITE_VECTORS=1 go test -count=1 -run VectorsAreGenerated$ .

@@ -62,6 +62,7 @@ type Bundle struct {
 	Head
 	signature []byte
 	sealed    []byte
+	taken     ed25519.PublicKey
 }
 
 // Bytes returns the bundle as it is stored.
@@ -71,6 +72,10 @@ func (b *Bundle) Bytes() []byte { return append(b.Readable(), b.sealed...) }
 func (b *Bundle) Readable() []byte {
 	return fmt.Appendf(b.signed(), "signature %s\n\n", base64.StdEncoding.EncodeToString(b.signature))
 }
+
+// Taken returns the key that verifies the report that the gateway has taken this bundle over: see Taken.By. Only a
+// bundle that Seal made has it.
+func (b *Bundle) Taken() ed25519.PublicKey { return b.taken }
 
 // Sealed returns the rest of Bytes. Callers must not change it.
 func (b *Bundle) Sealed() []byte { return b.sealed }

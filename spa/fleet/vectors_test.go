@@ -35,6 +35,7 @@ type scene struct {
 	identity *age.HybridIdentity
 	contents *Contents
 	bundle   []byte
+	taken    string // what the gateway says when it has taken the bundle over
 }
 
 // seeded makes all randomness until the test's end depend on the name alone.
@@ -74,7 +75,11 @@ func sealed(t *testing.T, name string, c *Contents) scene {
 	b, err := Seal{vectorFleet, private}.Seal("web7", identity.Recipient(), 42, time.Date(2026, 11, 30, 9, 0, 0, 0,
 		time.UTC), c)
 	lab.Must(t, err)
-	return scene{vectorFleet, public, "web7", identity, c, b.Bytes()}
+	s := scene{vectorFleet, public, "web7", identity, c, b.Bytes(), ""}
+	if opened, err := Open(b, identity); err == nil {
+		s.taken = opened.Taken.Sign(b.Head, time.Date(2026, 11, 30, 9, 1, 0, 0, time.UTC)).String()
+	}
+	return s
 }
 
 // makeVectors returns the text of every vector by its name.
@@ -135,7 +140,7 @@ func (s scene) text(verdict, about string) string {
 	fmt.Fprintf(&b, "fleet id: %s\noffice key: %x\ngateway: %s\nidentity: %s\n", s.fleet, []byte(s.key), s.gateway,
 		s.identity)
 	if verdict == "ok" {
-		fmt.Fprintf(&b, "serial: 42\nissued: 1796029200\ncontents: %x\n", s.contents.text())
+		fmt.Fprintf(&b, "serial: 42\nissued: 1796029200\ncontents: %x\ntaken: %s\n", s.contents.text(), s.taken)
 	}
 	fmt.Fprintf(&b, "bundle: %x\n", s.bundle)
 	return b.String()
@@ -164,6 +169,12 @@ func TestVectors(t *testing.T) {
 		}
 		if err == nil && !bytes.Equal(c.text(), unhex("contents")) {
 			t.Errorf("%s: got contents %q", path, c.text())
+		}
+		if err == nil {
+			said := lab.Value(ParseTaken([]byte(v["taken"])))(t)
+			if again := c.Taken.Sign(lab.Value(Parse(unhex("bundle")))(t).Head, said.Since); again.String() != v["taken"] {
+				t.Errorf("%s: the gateway says %s", path, again)
+			}
 		}
 	}
 }

@@ -144,6 +144,7 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 			Ports:   terms.ports,
 			To:      to,
 			Until:   now.Add(min(allowed, d-max(0, now.Sub(start)))),
+			Asked:   k.First,
 		})
 	}
 	held := p.holdings.GrantsOf(k.Client.Name, now)

@@ -39,6 +39,7 @@ type bundles struct {
 	folder  place.Folder      // where bundles are offered; without a Root: it could not be opened
 	watcher *fsnotify.Watcher // of that directory; nil: it could not be opened
 	kept    *setup.Kept
+	taken   *os.File             // reports to the office which bundle is in force; nil: it could not be opened
 	rekeyed map[string]time.Time // at the start: see setup.Bundles
 
 	taking sync.Mutex // one bundle at a time is taken over. Lock it before Server.reading
@@ -76,6 +77,7 @@ func (s *Server) openFleet() error {
 		return err
 	}
 	s.keep(m.kept)
+	s.openTaken(m)
 	if err := s.openOffers(m); err != nil {
 		s.log.Error("new bundles of the fleet go unnoticed: make the directory, and restart the server", "error", err)
 	}
@@ -140,6 +142,7 @@ func (s *Server) joinFleet() {
 	}
 	s.belong(best)
 	m.force(best, now)
+	s.reportTaken(best, found.Since(best, now))
 	s.log.Info("bundle of the fleet in force", "serial", best.Serial, "issued", best.Issued, "clients", m.clients)
 	s.noteAge(now)
 }
@@ -386,6 +389,7 @@ func (s *Server) adoptBundle(ctx context.Context, b *setup.Bundle) *control.Relo
 	}
 	now := s.now()
 	r.Ended = shown(ended)
+	s.reportTaken(b, now)
 	s.fleet.force(b, now)
 	s.log.Info("bundle of the fleet taken over", "serial", b.Serial, "issued", b.Issued, "clients",
 		len(b.Contents.Clients), "added", len(r.Added), "changed", len(r.Changed), "removed", len(r.Removed), "ended",

@@ -263,7 +263,7 @@ func (s *Server) narrow(before, after *keys.Client) {
 	}
 	taken := keys.Taken(before, after, now)
 	s.takeAway(before.Name, taken, []string{everything}, now)
-	s.takenElsewhere(before, taken, now)
+	s.takenElsewhere(before, after, taken, now)
 	if after == nil {
 		return
 	}

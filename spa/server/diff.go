@@ -37,6 +37,7 @@ var restartSettings = []setting{
 	{"fleet.gateway", func(c *config.Config) any { return c.FleetName() }},
 	{"fleet.share", func(c *config.Config) any { return c.Fleet.Share }},
 	{"fleet.bundle", func(c *config.Config) any { return c.Fleet.Bundle }},
+	{"fleet.taken", func(c *config.Config) any { return c.Fleet.Taken }},
 	{"fleet.local_clients", func(c *config.Config) any { return c.Fleet.LocalClients }},
 }
 

@@ -41,21 +41,39 @@ func (e *elsewhere) Install(text []byte) {
 	if !e.member.Alive() {
 		return // another member may have answered a close meanwhile: the outcome comes again
 	}
-	e.s.install(context.Background(), o)
+	what := sha256.Sum256(text)
+	if e.s.shared.settled[what] {
+		return // the agent repeats itself
+	}
+	if e.s.install(context.Background(), o) {
+		e.s.noteSettled(what)
+	}
+}
+
+// mostSettled is how many outcomes a member remembers. Past the limit it looks at all of them again.
+const mostSettled = 1 << 16
+
+func (s *Server) noteSettled(outcome [sha256.Size]byte) {
+	if len(s.shared.settled) >= mostSettled {
+		clear(s.shared.settled)
+	}
+	s.shared.settled[outcome] = true
 }
 
 // install puts into force what another member granted, for the rest of its time, as far as this gateway's own settings
-// and bundle grant it too. Programs do not run here: the member that granted it runs its own.
-func (s *Server) install(ctx context.Context, o *share.Outcome) {
+// and bundle grant it too. Programs do not run here: the member that granted it runs its own. It returns false if it may
+// come to another result with the same settings.
+func (s *Server) install(ctx context.Context, o *share.Outcome) bool {
 	now := s.now()
-	knock, ends, ok := s.asked(o, now)
-	if !ok || s.holds(knock, ends) || s.superseded(knock, o.From, o.First) {
-		return
+	knock, granted, ends, ok := s.asked(o, now)
+	if !ok || s.holds(knock, o, ends) || s.superseded(knock, o.From) {
+		return true
 	}
 	var grants []firewall.Grant
 	err := s.policy.Source(knock, o.From)
 	if err == nil {
-		grants, err = s.policy.Authorize(knock, o.From, now, now)
+		grants, err = s.policy.Authorize(knock, o.From, granted, now)
+		grants = slices.DeleteFunc(grants, func(g firewall.Grant) bool { return !g.Until.After(now) })
 	}
 	for i, held := 0, s.firewall.GrantsOf(knock.Client.Name, now); i < len(grants); i++ {
 		longer := func(g firewall.Grant) bool { // what it has for longer it keeps
@@ -68,55 +86,64 @@ func (s *Server) install(ctx context.Context, o *share.Outcome) {
 	if err == nil {
 		err = s.firewall.MayLetIn(grants)
 	}
+	denied := err != nil
 	if err == nil {
 		err = s.firewall.Grant(ctx, grants, now)
 	}
 	if err != nil {
 		s.log.Warn("not granted here: what another gateway of the site granted", "client", o.Client, "source", o.From,
 			"services", o.Services, "error", err)
-		return
+		return denied
 	}
 	s.feed.Expect(grants)
 	s.seen.installed(knock.Client, grants)
 	s.recordElsewhere("install", o.Client, o.From, []slog.Attr{slog.Any("services", service.Names(knock.Services)),
 		slog.Any("until", ends)})
+	return true
 }
 
-// asked returns the request of which this is the outcome as if it had come here, with the end of each service. It
-// leaves out what has ended, and what only one connection may use. It returns false if nothing is left, or if the
+// asked returns the request of which this is the outcome as if it had come here, with the time at which it was granted
+// and the end of each service. It leaves out what has ended, and what only one connection may use. It returns false if nothing is left, or if the
 // client is not one of the fleet here.
-func (s *Server) asked(o *share.Outcome, now time.Time) (*spa.Knock, []time.Time, bool) {
+func (s *Server) asked(o *share.Outcome, now time.Time) (k *spa.Knock, at time.Time, ends []time.Time, ok bool) {
 	receipt, err := spa.ParseReceipt(o.Receipt)
 	is, known := s.clients.Lookup(o.Key)
 	switch {
 	case err != nil || receipt.Status != spa.Granted || len(receipt.Services) != len(o.Services):
-		return nil, nil, false
+		return nil, at, nil, false
 	case !known || !is.Client.Fleet || !is.Client.Revoked.IsZero() || !is.Good(now):
-		return nil, nil, false
+		return nil, at, nil, false
 	case o.From.IsLinkLocalUnicast(): // another machine on every link
-		return nil, nil, false
+		return nil, at, nil, false
 	}
-	k := &spa.Knock{Client: &is.Client, KeyID: o.Key, Key: is.Key,
-		Request: spa.Request{Type: spa.TypeOpen, Time: now, Source: o.From, LetIn: o.LetIn}}
-	var ends []time.Time
+	at = receipt.Time
+	if at.After(now) { // that member's clock is ahead
+		at = now
+	}
+	k = &spa.Knock{Client: &is.Client, KeyID: o.Key, Key: is.Key,
+		Request: spa.Request{Type: spa.TypeOpen, Time: now, First: o.First, LetIn: o.LetIn}}
+	if o.Stated {
+		k.Source = o.From
+	}
 	for i, granted := range receipt.Services {
 		wanted, err := service.ParseService(o.Services[i])
-		left := min(granted.For, receipt.Time.Add(granted.For).Sub(now))
-		if err != nil || left <= 0 || s.config.Once(s.policy.Ports(wanted)) {
+		end := at.Add(granted.For)
+		if err != nil || !end.After(now) || s.config.Once(s.policy.Ports(wanted)) {
 			continue
 		}
-		k.Services, ends = append(k.Services, wanted), append(ends, now.Add(left))
-		k.For = max(k.For, left)
+		k.Services, ends = append(k.Services, wanted), append(ends, end)
+		k.For = max(k.For, granted.For)
 	}
-	return k, ends, len(ends) > 0
+	return k, at, ends, len(ends) > 0
 }
 
-// holds reports whether the client already holds all of this for as long.
-func (s *Server) holds(k *spa.Knock, ends []time.Time) bool {
+// holds reports whether the client already holds all of this for as long, from the same request or a later one.
+func (s *Server) holds(k *spa.Knock, o *share.Outcome, ends []time.Time) bool {
 	held := s.firewall.GrantsOf(k.Client.Name, s.now())
 	for i, wanted := range k.Services {
 		if !slices.ContainsFunc(held, func(g firewall.Grant) bool {
-			return g.Service == wanted.String() && g.Network() == whom(k) && !g.Until.Before(ends[i])
+			return g.Service == wanted.String() && g.Network() == whom(o) && !g.Until.Before(ends[i]) &&
+				!g.Asked.Before(k.First)
 		}) {
 			return false
 		}
@@ -124,11 +151,11 @@ func (s *Server) holds(k *spa.Knock, ends []time.Time) bool {
 	return true
 }
 
-func whom(k *spa.Knock) netip.Prefix {
-	if k.LetIn.IsValid() {
-		return k.LetIn
+func whom(o *share.Outcome) netip.Prefix {
+	if o.LetIn.IsValid() {
+		return o.LetIn
 	}
-	return netip.PrefixFrom(k.Source, k.Source.BitLen())
+	return netip.PrefixFrom(o.From, o.From.BitLen())
 }
 
 // Raise implements member.Site.
@@ -139,73 +166,114 @@ func (e *elsewhere) Raise(text []byte) error {
 		return fmt.Errorf("what another gateway ended cannot be read: is it newer than this one? %w", err)
 	}
 	s.line.Lock()
-	ended, cuttable, err := s.raise(context.Background(), floor, sha256.Sum256(text))
+	cuttable, err := s.raise(context.Background(), floor, cutBy(text))
 	s.line.Unlock()
-	if cuttable = append(cuttable, ended...); err != nil || !floor.Cut || len(cuttable) == 0 {
+	if !floor.Cut {
 		return err
 	}
-	if _, err := s.firewall.Cut(context.Background(), cuttable); err != nil { // it cannot be opened again all the same
+	if _, failed := s.firewall.Cut(context.Background(), cuttable); failed != nil { // the grants have ended
 		s.log.Error("could not end the sessions of what another gateway of the site revoked", "client", floor.Client,
-			"error", err)
+			"error", failed)
+		return err
 	}
-	return nil
+	return errors.Join(err, s.journal.SetFloor(cutBy(text), stampOf(floor)))
 }
 
-// raise ends what another member ended, and refuses what is older. Once that is done, it does nothing if the same comes
-// again: newer grants stay. After a restart it may come again too, and newer outcomes after it.
-func (s *Server) raise(ctx context.Context, f *share.Floor, what [sha256.Size]byte) (ended, cuttable []firewall.Grant,
-	err error) {
-	now := s.now()
-	if !s.shared.raised[what].IsZero() {
-		return nil, nil, nil
+// raise refuses what is as old as another member's floor or older, and ends what was granted of it. Every start does
+// that again, so newer grants must stay. It returns what identifies the sessions to cut; if they were cut, only those
+// of grants that ended now. What has a file on this gateway is not of the fleet, and stays.
+func (s *Server) raise(ctx context.Context, f *share.Floor, cut topic) (cuttable []firewall.Grant, err error) {
+	now, stamp := s.now(), stampOf(f)
+	services := named(f.Services)
+	err = s.setTopics(s.topicsElsewhere(f, services), stamp)
+	for _, t := range f.Topics {
+		err = errors.Join(err, s.journal.SetFloor(t.Topic, t.Stamp))
 	}
-	match := firewall.Match{Client: f.Client, Services: f.Services}
+	match := firewall.Match{Asked: stamp}
 	if f.Of.IsValid() {
 		match.Source = f.Of.Addr()
 		if !f.Of.IsSingleIP() {
 			match.Bits = uint8(f.Of.Bits())
 		}
 	}
-	if ended, err = s.firewall.Revoke(ctx, match, now); err != nil {
-		return nil, nil, err
+	clients := s.endsElsewhere(f, now)
+	for _, match.Client = range clients {
+		if match.Services = nil; f.Services != nil {
+			match.Services = s.endedBy(match.Client, services, f.Of, now)
+		}
+		ended, failed := s.firewall.Revoke(ctx, match, now) // even if older requests may come
+		err, cuttable = errors.Join(err, failed), append(cuttable, ended...)
 	}
-	for _, t := range f.Topics {
-		err = errors.Join(err, s.journal.SetFloor(t.Topic, t.Stamp))
+	s.feed.Revoked(cuttable, "another gateway of the site ended it", now)
+	if len(cuttable) > 0 {
+		s.recordElsewhere("end", f.Client, match.Source, []slog.Attr{slog.Int("grants", len(cuttable))})
 	}
-	s.feed.Revoked(ended, "another gateway of the site ended it", now)
-	if len(ended) > 0 {
-		s.recordElsewhere("end", f.Client, match.Source, []slog.Attr{slog.Int("grants", len(ended))})
+	if f.Cut && s.journal.FloorOf(cut).IsZero() {
+		cuttable = append(cuttable, s.placed(s.seen.grantedTo(f.Of, clients))...)
 	}
-	if err == nil {
-		s.noteRaised(what, now)
-	}
-	if f.Cut {
-		cuttable = s.cuttable(control.Request{Client: f.Client, Source: match.Source}, nil)
-	}
-	return ended, cuttable, err
+	return cuttable, err
 }
 
-// mostRaised is more floors than the other members announce in the time for which the store keeps them.
-const mostRaised = 1 << 16
-
-// noteRaised remembers that a floor is in force. Past the limit it forgets the oldest half: if they come again, they
-// end what is newer.
-func (s *Server) noteRaised(what [sha256.Size]byte, now time.Time) {
-	raised := s.shared.raised
-	if len(raised) >= mostRaised {
-		times := make([]time.Time, 0, len(raised))
-		for _, at := range raised {
-			times = append(times, at)
+// named returns services by their names, which have been checked.
+func named(names []string) (list []service.Service) {
+	for _, name := range names {
+		if s, err := service.ParseService(name); err == nil {
+			list = append(list, s)
 		}
-		slices.SortFunc(times, time.Time.Compare)
-		for what, at := range raised {
-			if !at.After(times[len(times)/2]) {
-				delete(raised, what)
+	}
+	return list
+}
+
+// topicsElsewhere returns the topics of a floor for all keys of its client that are known here: a member that has
+// another bundle may have others.
+func (s *Server) topicsElsewhere(f *share.Floor, services []service.Service) []topic {
+	switch {
+	case f.Client == "" || s.isLocal(f.Client):
+		return nil
+	case f.Services == nil:
+		return topicsOf(s.idsOf(f.Client), everything)
+	}
+	return s.topicsOfServices(s.idsOf(f.Client), services)
+}
+
+// endsElsewhere returns the clients whose grants a floor ends.
+func (s *Server) endsElsewhere(f *share.Floor, now time.Time) []string {
+	var names []string
+	switch {
+	case f.Client != "":
+		names = []string{f.Client}
+	case f.Of.IsValid():
+		for _, g := range s.firewall.Grants(now) {
+			if g.Network().Overlaps(f.Of) {
+				names = append(names, g.Client)
 			}
 		}
+		names = append(names, s.seen.clientsOf(f.Of)...)
+		slices.Sort(names)
+		names = slices.Compact(names)
 	}
-	raised[what] = now
+	return slices.DeleteFunc(names, s.isLocal)
 }
+
+// isLocal reports whether a client has a file on this gateway, and so is not one of the fleet.
+func (s *Server) isLocal(client string) bool {
+	c, ok := s.clients.Client(client)
+	return ok && !c.Fleet || !ok && s.seen.isLocal(client)
+}
+
+// stampOf returns the stamp up to which a floor ends grants.
+func stampOf(f *share.Floor) (stamp time.Time) {
+	for _, t := range f.Topics {
+		if t.Stamp.After(stamp) {
+			stamp = t.Stamp
+		}
+	}
+	return stamp
+}
+
+// cutBy identifies, in the journal, that the sessions of a floor were cut. They are cut once: later ones are of newer
+// grants, which may have ended since.
+func cutBy(floor []byte) topic { return topicOf("cut", string(floor)) }
 
 // recordElsewhere records what changed here because of another member.
 func (s *Server) recordElsewhere(act, client string, source netip.Addr, more []slog.Attr) {
@@ -224,19 +292,27 @@ func floorsAt(topics []topic, stamp time.Time) []share.TopicFloor {
 	return floors
 }
 
+// keepFloor is for how long the other members must be told of a floor.
+var keepFloor = share.Longest + share.Lease(share.Window)
+
 // mostTaken is how many clients may wait at once for the other members to shut them out. Each member does that by its
 // own bundle too.
 const mostTaken = 64
 
-// takenElsewhere makes the other members end what a client of the fleet held that has lost keys here.
-func (s *Server) takenElsewhere(client *keys.Client, ids []keys.ID, now time.Time) {
+// takenElsewhere makes the other members end what a client of the fleet holds that has no key here any more. If it has
+// another key, they learn that by their own bundles: one of them may know it before this gateway.
+func (s *Server) takenElsewhere(before, after *keys.Client, ids []keys.ID, now time.Time) {
+	good := func(c keys.Credential) bool { return c.Good(now) }
 	m := s.shared.member
-	if m == nil || !client.Fleet || len(ids) == 0 || m.Status().Ending >= mostTaken {
+	switch {
+	case m == nil || !before.Fleet || len(ids) == 0 || m.Status().Ending >= mostTaken:
+		return
+	case after != nil && slices.ContainsFunc(after.Credentials(), good):
 		return
 	}
-	floor := share.Floor{Topics: floorsAt(topicsOf(ids, everything), s.final(now)), Client: client.Name}
+	floor := share.Floor{Topics: floorsAt(topicsOf(ids, everything), s.final(now)), Client: before.Name}
 	if text, err := floor.Encode(); err == nil {
-		m.End(text, s.longest(), nil)
+		m.End(text, keepFloor, nil)
 	}
 }
 
@@ -257,23 +333,25 @@ func (s *Server) revokeElsewhere(r control.Request) (site string, err error) {
 	var topics []topic
 	if r.Client == "" {
 		floor.Of = netip.PrefixFrom(r.Source, r.Source.BitLen())
-		topics = []topic{ofAddress(r.Source), ofNetworks(r.Source)}
+		topics = []topic{ofAddress(ofFleet, r.Source), ofNetworks(ofFleet, r.Source)}
 	} else {
 		topics = topicsOf(s.idsOf(r.Client), everything)
-		if c, ok := s.clients.Client(r.Client); ok && !c.Fleet || len(topics) == 0 {
-			s.line.Unlock()
-			return "", nil // it has a file here, and knocks nowhere else
-		}
+	}
+	if s.isLocal(r.Client) || len(topics) == 0 || r.Source.IsLinkLocalUnicast() { // nobody else knows them
+		s.line.Unlock()
+		return "", nil
 	}
 	floor.Topics = floorsAt(topics, stamp)
 	text, err := floor.Encode()
-	keep := s.longest()
+	if err == nil && r.Cut {
+		_ = s.journal.SetFloor(cutBy(text), stamp) // otherwise the next start cuts them again
+	}
 	s.line.Unlock()
 	if err != nil {
 		return site, err
 	}
 	answer := make(chan bool, 1)
-	m.End(text, keep, func(ok bool) { answer <- ok })
+	m.End(text, keepFloor, func(ok bool) { answer <- ok })
 	if !m.Alive() {
 		return site, errElsewhere // it is announced once that is possible
 	}

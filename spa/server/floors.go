@@ -11,6 +11,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/audit"
+	"sallyport/spa/fleet/share"
 )
 
 // A floor makes an end final: an open request that was first stamped at or before the floor of something that it asks
@@ -39,17 +40,20 @@ var errSuperseded = errors.New("closed, revoked or taken out of the client's fil
 
 // superseded reports whether something that the request would open was closed or taken away after it was first
 // stamped: a packet that was held back must not open it again.
-func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool {
+func (s *Server) superseded(k *spa.Knock, from netip.Addr) bool {
 	if k.Type != spa.TypeOpen {
 		return false
 	}
-	topics := []topic{ofKey(k.KeyID, everything), ofAddress(from)}
-	switch n := k.LetIn; {
-	case !n.IsValid():
-	case n.IsSingleIP():
-		topics = append(topics, ofAddress(n.Addr()))
-	default:
-		topics = append(topics, ofNetworks(n.Addr()))
+	topics := []topic{ofKey(k.KeyID, everything)}
+	for _, whose := range whoseAddresses(k.Client) {
+		topics = append(topics, ofAddress(whose, from))
+		switch n := k.LetIn; {
+		case !n.IsValid():
+		case n.IsSingleIP():
+			topics = append(topics, ofAddress(whose, n.Addr()))
+		default:
+			topics = append(topics, ofNetworks(whose, n.Addr()))
+		}
 	}
 	for _, what := range append(service.Names(k.Services), s.ports(k.Services, somePort)...) {
 		topics = append(topics, ofKey(k.KeyID, what))
@@ -57,7 +61,7 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool
 	if slices.ContainsFunc(k.Services, func(service service.Service) bool { return service.Name == "" }) {
 		topics = append(topics, ofKey(k.KeyID, byPort))
 	}
-	return slices.ContainsFunc(topics, func(t topic) bool { return !first.After(s.journal.FloorOf(t)) })
+	return slices.ContainsFunc(topics, func(t topic) bool { return !k.First.After(s.journal.FloorOf(t)) })
 }
 
 // closed refuses open requests from before this close: for these services, and for any other that opens one of their
@@ -67,8 +71,11 @@ func (s *Server) closed(k *spa.Knock) error {
 }
 
 func (s *Server) closeTopics(k *spa.Knock) []topic {
-	whats := slices.Concat(service.Names(k.Services), s.ports(k.Services, everything), []string{somePort})
-	return topicsOf(k.Client.IDs(), whats...)
+	return s.topicsOfServices(k.Client.IDs(), k.Services)
+}
+
+func (s *Server) topicsOfServices(ids []keys.ID, services []service.Service) []topic {
+	return topicsOf(ids, slices.Concat(service.Names(services), s.ports(services, everything), []string{somePort})...)
 }
 
 // setFloors sets the floor of each thing for each key.
@@ -115,7 +122,12 @@ func (s *Server) ports(services []service.Service, many string) []string {
 }
 
 // final is the floor of what the administrator takes away.
-func (s *Server) final(now time.Time) time.Time { return now.Add(s.config.Window) }
+func (s *Server) final(now time.Time) time.Time {
+	if s.shared.member != nil { // another member may have a longer window, and a clock that is behind
+		return now.Add(max(s.config.Window, 2*share.Window))
+	}
+	return now.Add(s.config.Window)
+}
 
 // takeAway refuses requests for these services that can have been made with these keys up to now, even if the services
 // are given back.
@@ -140,17 +152,33 @@ type topic = [16]byte
 // ofKey identifies the floor of something that may be asked for with a key.
 func ofKey(id keys.ID, what string) topic { return topicOf(id.String(), what) }
 
-// ofAddress identifies the floor of an address, for all clients: every key has an id.
-func ofAddress(a netip.Addr) topic { return topicOf("", a.Unmap().WithZone("").String()) }
+// Whose addresses are refused: no key has such an id.
+const (
+	anyone  = ""      // all clients, by this gateway
+	ofFleet = "fleet" // clients of the fleet, by another member of the site
+)
+
+// whoseAddresses returns in whose floors of addresses a client is.
+func whoseAddresses(c *keys.Client) []string {
+	if c.Fleet {
+		return []string{anyone, ofFleet}
+	}
+	return []string{anyone}
+}
+
+// ofAddress identifies the floor of an address.
+func ofAddress(whose string, a netip.Addr) topic {
+	return topicOf(whose, a.Unmap().WithZone("").String())
+}
 
 // ofNetworks identifies the floor of the networks that may have an address: none is wider than these bounds.
-func ofNetworks(a netip.Addr) topic {
+func ofNetworks(whose string, a netip.Addr) topic {
 	widest := service.Widest6
 	if a = a.Unmap().WithZone(""); a.Is4() {
 		widest = service.Widest4
 	}
 	p, _ := a.Prefix(widest)
-	return topicOf("", p.String())
+	return topicOf(whose, p.String())
 }
 
 func topicOf(whose, what string) topic {

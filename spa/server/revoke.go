@@ -89,8 +89,8 @@ func (s *Server) end(ctx context.Context, r control.Request) (ended, cuttable []
 	now := s.now()
 	var unfloored error
 	if r.Client == "" {
-		unfloored = errors.Join(s.journal.SetFloor(ofAddress(r.Source), s.final(now)),
-			s.journal.SetFloor(ofNetworks(r.Source), s.final(now)))
+		unfloored = errors.Join(s.journal.SetFloor(ofAddress(anyone, r.Source), s.final(now)),
+			s.journal.SetFloor(ofNetworks(anyone, r.Source), s.final(now)))
 	} else {
 		unfloored = s.setFloors(s.idsOf(r.Client), []string{everything}, s.final(now))
 	}

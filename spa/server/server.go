@@ -45,6 +45,9 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	if err := s.opener.CheckFrame(knock, p.Frame); err != nil {
 		return event.As(audit.Unopened, err)
 	}
+	if s.tooFar(knock, now) {
+		return event.As(audit.Unopened, &spa.Refused{Err: spa.ErrStale, Client: knock.Client, Time: knock.Time})
+	}
 	if err := s.policy.Source(knock, from); err != nil {
 		event.Copied = errors.Is(err, policy.ErrStated)
 		return event.As(audit.Elsewhere, err)
@@ -61,7 +64,9 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	// From here on the packet is spent: every decision is remembered, answered and recorded, even if the server is being
 	// stopped.
 	ctx = context.WithoutCancel(ctx)
-	taken := spent{event.Of(knock.Clone()), admitted, err}
+	knock = knock.Clone()
+	knock.First = admitted.First
+	taken := spent{event.Of(knock), admitted, err}
 	if s.shared.member != nil && knock.Client.Fleet { // other gateways must know it first
 		return s.spendForAll(p, taken)
 	}
@@ -82,7 +87,7 @@ func (s *Server) decide(ctx context.Context, p capture.Packet, spent spent) audi
 	switch {
 	case spent.reused != nil: // the id has another request's outcome, and keeps it
 		return event.Answer(spa.Receipt{Status: spa.ReasonIDReused}).As(audit.Denied, spent.reused)
-	case s.superseded(knock, p.From.Addr(), admitted.First):
+	case s.superseded(knock, p.From.Addr()):
 		return s.supersede(event)
 	case admitted.Outcome != nil:
 		return s.repeat(event, admitted.Outcome)
@@ -151,19 +156,23 @@ func (s *Server) closeGrants(ctx context.Context, event audit.Event) audit.Event
 // closing returns the names of the grants that a close ends: the requested services, and the client's other grants
 // whose ports are all among theirs. A grant opened as ssh is also closed as tcp/22.
 func (s *Server) closing(event audit.Event) []string {
-	k := event.Knock
+	return s.endedBy(event.Knock.Client.Name, event.Knock.Services, reach(event), event.Time)
+}
+
+// endedBy returns the names of the grants that a close of services ends, for a network or address.
+func (s *Server) endedBy(client string, services []service.Service, of netip.Prefix, now time.Time) []string {
 	var within, beyond []string
-	for _, g := range s.firewall.GrantsOf(k.Client.Name, event.Time) { // one of many ranges comes in parts
+	for _, g := range s.firewall.GrantsOf(client, now) { // one of many ranges comes in parts
 		switch {
-		case !g.Network().Overlaps(reach(event)):
-		case s.policy.Within(g, k.Services):
+		case of.IsValid() && !g.Network().Overlaps(of):
+		case s.policy.Within(g, services):
 			within = append(within, g.Service)
 		default:
 			beyond = append(beyond, g.Service)
 		}
 	}
 	within = slices.DeleteFunc(within, func(service string) bool { return slices.Contains(beyond, service) })
-	return append(service.Names(k.Services), within...)
+	return append(service.Names(services), within...)
 }
 
 // repeat answers a retry as its command was first answered, and does nothing else. If its grant has ended since, the

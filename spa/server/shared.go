@@ -38,15 +38,14 @@ type sharing struct {
 	name     string // of the site
 	key      share.Key
 	settings siteSettings
-	member   *member.Member // nil: the gateway shares no address
-	changed  chan struct{}  // member has changed
-	raised   map[[sha256.Size]byte]time.Time
+	member   *member.Member             // nil: the gateway shares no address
+	changed  chan struct{}              // member has changed
+	settled  map[[sha256.Size]byte]bool // outcomes of others that need no second look, with these settings
 }
 
 // siteSettings are those of which a member needs to know from the start.
 type siteSettings struct {
-	window time.Duration
-	local  bool
+	local bool
 }
 
 // agentUser is the user that the agent runs as.
@@ -91,8 +90,9 @@ func (s *Server) noteUnopened() {
 // joinSite makes the gateway a member of the site that its bundle names. Without a key it is a gateway alone.
 func (s *Server) joinSite(name string, key share.Key) {
 	h := &s.shared
-	is := siteSettings{s.config.Window, s.config.Fleet.Standalone == config.StandaloneLocal}
+	is := siteSettings{s.config.Fleet.Standalone == config.StandaloneLocal}
 	h.prepare()
+	h.settled = make(map[[sha256.Size]byte]bool)
 	if h.name == name && h.key.Equal(key) && h.settings == is {
 		return
 	}
@@ -100,7 +100,7 @@ func (s *Server) joinSite(name string, key share.Key) {
 	if !key.IsZero() {
 		to := &elsewhere{s: s}
 		to.member = member.New(member.Config{Fleet: s.config.Fleet.ID, Site: name, Member: s.config.FleetName(), Key: key,
-			Window: is.window, Local: is.local, To: to, Log: s.log})
+			Window: share.Window, Local: is.local, To: to, Log: s.log})
 		h.member = to.member
 		s.noteUnopened()
 		s.checkOnce()
@@ -113,7 +113,7 @@ func (s *Server) joinSite(name string, key share.Key) {
 
 func (h *sharing) prepare() {
 	if h.changed == nil {
-		h.changed, h.raised = make(chan struct{}, 1), make(map[[sha256.Size]byte]time.Time)
+		h.changed = make(chan struct{}, 1)
 	}
 }
 
@@ -217,6 +217,11 @@ type pending struct {
 	spent  spent
 }
 
+// tooFar reports whether a packet is for the whole site, and its stamp further off than members agree on.
+func (s *Server) tooFar(k *spa.Knock, now time.Time) bool {
+	return s.shared.member != nil && k.Client.Fleet && now.Sub(k.Time).Abs() > share.Window
+}
+
 // spendForAll spends a packet for all members. It is decided once the store has answered, or never.
 func (s *Server) spendForAll(p capture.Packet, spent spent) audit.Event {
 	p.Data, p.Frame = nil, slices.Clone(p.Frame) // valid until the next packet
@@ -259,11 +264,11 @@ func (w *pending) mayBeDecided(how member.How) bool {
 		return false
 	case !ok || !is.Client.Fleet || !is.Client.Revoked.IsZero() || !is.Good(now):
 		return false
-	case age.Abs() > s.identity.Window:
+	case age.Abs() > s.identity.Window || age.Abs() > share.Window:
 		return false
 	case how != member.Alone && !w.member.Alive():
 		return false
-	case how != member.Repeat && !share.Undone(w.spent.admitted.First, now, s.identity.Window):
+	case how != member.Repeat && !share.Undone(event.Knock.First, now, share.Window):
 		return false // the store may have forgotten that it was done
 	}
 	event.Time, event.Client, event.Knock.Client = now, is.Client.Name, &is.Client
@@ -284,10 +289,9 @@ func (w *pending) close(ctx context.Context, how member.How, a *member.Attempt) 
 		return
 	}
 	text, err := floor.Encode()
-	keep := s.longest()
 	if err == nil && how == member.Alone {
 		w.conclude(how, a, event)
-		w.member.End(text, keep, nil) // once the store is back
+		w.member.End(text, keepFloor, nil) // once the store is back
 		return
 	}
 	s.line.Unlock()
@@ -295,7 +299,7 @@ func (w *pending) close(ctx context.Context, how member.How, a *member.Attempt) 
 		s.log.Error("the other gateways cannot learn of a close", "client", k.Client.Name, "error", err)
 		return
 	}
-	w.member.End(text, keep, func(ok bool) {
+	w.member.End(text, keepFloor, func(ok bool) {
 		if !ok {
 			w.member.GaveUp(a) // the client sends again
 			return
@@ -319,7 +323,7 @@ func (w *pending) announce(a *member.Attempt, event audit.Event) {
 	receipt, err := event.Receipt.AppendBinary(nil)
 	if err == nil {
 		o := share.Outcome{Key: k.KeyID, Client: event.Client, From: event.From.Addr().WithZone(""), LetIn: k.LetIn,
-			Services: service.Names(k.Services), Receipt: receipt, First: w.spent.admitted.First}
+			Services: service.Names(k.Services), Receipt: receipt, Stated: k.Source.IsValid(), First: k.First}
 		for _, s := range event.Receipt.Services {
 			if s.For > 0 && event.Receipt.Time.Add(s.For).After(o.Until) {
 				o.Until = event.Receipt.Time.Add(s.For)
@@ -327,7 +331,11 @@ func (w *pending) announce(a *member.Attempt, event audit.Event) {
 		}
 		var text []byte
 		if text, err = o.Encode(); err == nil {
-			w.member.Settled(a, text, o.Until)
+			last := event.Time.Add(share.Longest)
+			if o.Until.Before(last) {
+				last = o.Until
+			}
+			w.member.Settled(a, text, last)
 		}
 	}
 	if err != nil {
@@ -347,7 +355,7 @@ func (s *Server) repeatOutcome(ctx context.Context, was spent, text []byte) audi
 	case was.reused != nil || o.Key != k.KeyID || o.LetIn != k.LetIn ||
 		!slices.Equal(o.Services, service.Names(k.Services)):
 		return event.Answer(spa.Receipt{Status: spa.ReasonIDReused}).As(audit.Denied, replay.ErrReused)
-	case s.superseded(k, event.From.Addr(), was.admitted.First):
+	case s.superseded(k, event.From.Addr()):
 		return s.supersede(event)
 	}
 	s.install(ctx, o)
@@ -374,13 +382,4 @@ func (s *Server) sharedStatus() *control.Shared {
 		st.Members = append(st.Members, peer.Name)
 	}
 	return st
-}
-
-// longest returns how long the other members must remember what ends grants: until none can last that it ended.
-func (s *Server) longest() time.Duration {
-	longest := time.Duration(0)
-	for _, service := range s.config.Services {
-		longest = max(longest, service.MaxFor)
-	}
-	return longest + share.Lease(s.config.Window)
 }

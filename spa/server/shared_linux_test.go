@@ -240,31 +240,6 @@ func TestSharedBundle(t *testing.T) {
 	h.wantGrants(0)
 }
 
-// TestSharedRestart: a gateway that starts again ends what it holds of before a close, and keeps what was granted after
-// it, whoever granted it.
-func TestSharedRestart(t *testing.T) {
-	for name, winner := range map[string]int{"its own": 1, "another's": 0} {
-		h := newShop(t, 2, "")
-		h.opens(h.members[winner])
-		close := h.seal(h.request(spa.TypeClose))
-		h.members[0].sends(close)
-		h.wantOne(close, spa.Closed)
-		h.opens(h.members[winner])
-		m := h.members[1]
-		m.stop()
-		key := m.s.shared.key
-		m.s.shared = sharing{}
-		m.s.joinSite("www", key)
-		lab.Must(t, m.s.openShare())
-		h.start(m)
-		lab.Eventually(t, name+" outcome to be read again", func() bool {
-			return m.s.shared.member.Status().Counts.Installed > 0
-		})
-		h.ready()
-		h.wantGrants(1)
-	}
-}
-
 // TestSharedPolicy: a gateway installs only what its own settings allow, and never for longer.
 func TestSharedPolicy(t *testing.T) {
 	for name, test := range map[string]struct {

@@ -32,6 +32,7 @@ type sighting struct {
 	stale           staleness     // since then
 	granted         []firewall.Grant
 	ids             []keys.ID // of its keys at that packet
+	fleet           bool      // a client of the fleet, then
 	told            time.Time // when it last got the answer that it knocks too early
 }
 
@@ -88,7 +89,7 @@ func (s *sightings) spent(e audit.Event) {
 	w := s.client(e.Client)
 	w.at, w.from, w.offset = e.Time, e.From.Addr(), e.Knock.Time.Sub(e.Time)
 	w.oldKey, w.oldGate = feed.OldKey(e.Knock), e.Knock.OldGate
-	w.ids, w.stale = e.Knock.Client.IDs(), staleness{}
+	w.ids, w.fleet, w.stale = e.Knock.Client.IDs(), e.Knock.Client.Fleet, staleness{}
 	if e.Verdict == audit.Granted {
 		s.last, s.lastAt = feed.GrantsOf(e), e.Time
 		w.addGrants(s.last)
@@ -100,7 +101,7 @@ func (s *sightings) installed(c *keys.Client, grants []firewall.Grant) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := s.client(c.Name)
-	w.ids = c.IDs()
+	w.ids, w.fleet = c.IDs(), c.Fleet
 	w.addGrants(grants)
 }
 
@@ -135,4 +136,37 @@ func (s *sightings) granted(client string) []firewall.Grant {
 		return slices.Clone(w.granted)
 	}
 	return nil
+}
+
+// grantedTo returns grants of these clients since the start that let in any address of a network, as far as they are
+// remembered; of none, all.
+func (s *sightings) grantedTo(of netip.Prefix, clients []string) (list []firewall.Grant) {
+	for _, client := range clients {
+		for _, g := range s.granted(client) {
+			if !of.IsValid() || g.Network().Overlaps(of) {
+				list = append(list, g)
+			}
+		}
+	}
+	return list
+}
+
+// clientsOf returns the clients that such grants are remembered of.
+func (s *sightings) clientsOf(of netip.Prefix) (clients []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for client, w := range s.of {
+		if slices.ContainsFunc(w.granted, func(g firewall.Grant) bool { return g.Network().Overlaps(of) }) {
+			clients = append(clients, client)
+		}
+	}
+	return clients
+}
+
+// isLocal reports whether a client was seen here, and was not one of the fleet then.
+func (s *sightings) isLocal(client string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.of[client]
+	return w != nil && len(w.ids) > 0 && !w.fleet
 }

@@ -250,13 +250,21 @@ func (hs *Book) prolong(h *Holding, until time.Time) {
 // Change is what a grant changes about one holding.
 type Change struct {
 	*Holding
-	Until time.Time
-	Fresh bool // the holding is new, and its slot too
+	Until, Asked time.Time
+	Fresh        bool // the holding is new, and its slot too
+}
+
+// After returns the holding as it is after the change.
+func (c Change) After() Holding {
+	h := *c.Holding
+	h.Until, h.Asked = c.Until, c.Asked
+	return h
 }
 
 // Apply makes the changes. Each must be for a different holding.
 func (hs *Book) Apply(changes []Change) {
 	for _, c := range changes {
+		c.Holding.Asked = c.Asked
 		if c.Fresh {
 			c.Holding.Until = c.Until
 			hs.Add(c.Holding)

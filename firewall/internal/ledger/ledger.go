@@ -19,7 +19,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// The ledger file: a header page, then records of a fixed size.
+// The ledger file: a header page, then records of a fixed size, then what asked.go describes.
 //
 //	  0  16  magic
 //	 16   1  version
@@ -89,8 +89,9 @@ type Holding struct {
 	Led             netip.AddrPort  // where the port leads; without a valid address: another port of this host
 	Once            bool            // at each port, the first flow takes the grant with it
 	Until           time.Time
-	Slot            int // index of the record in the file
-	due             int // index in the heap of ends
+	Asked           time.Time // the first stamp of the request for it, the latest if there were several; zero: not known
+	Slot            int       // index of the record in the file
+	due             int       // index in the heap of ends
 }
 
 // Ledger is the file that records the grants. Its rules:
@@ -134,7 +135,7 @@ func Open(dir, bootID string, slots int) (*Ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := preallocate(f, HeaderSize+int64(slots)*RecordSize); err != nil {
+	if err := preallocate(f, HeaderSize+int64(slots)*(RecordSize+askedSize)); err != nil {
 		return nil, errors.Join(fmt.Errorf("allocating space for the ledger: %w", err), f.Close())
 	}
 	return &Ledger{File: f, Records: f, bootID: bootID, Slots: slots}, nil
@@ -199,10 +200,11 @@ func (l *Ledger) Read(now time.Time) ([]*Holding, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := make([]byte, l.Slots*RecordSize)
+	all := make([]byte, l.Slots*(RecordSize+askedSize))
 	if _, err := l.File.ReadAt(all, HeaderSize); err != nil {
 		return nil, fmt.Errorf("reading the ledger: %w", err)
 	}
+	asked := all[l.Slots*RecordSize:]
 	var hs []*Holding
 	var free [RecordSize]byte
 	l.free = l.free[:0]
@@ -212,7 +214,7 @@ func (l *Ledger) Read(now time.Time) ([]*Holding, error) {
 		h, ok := l.decode(record, boot, now)
 		if ok && !seen[h.Key()] { // a second one is forged, and would outlive a revocation
 			seen[h.Key()] = true
-			h.Slot = slot
+			h.Slot, h.Asked = slot, l.decodeAsked(record, asked[slot*askedSize:][:askedSize])
 			hs = append(hs, h)
 			continue
 		}
@@ -267,8 +269,8 @@ func (r *room) reserve(h *Holding) bool {
 	return true
 }
 
-// Write writes h's record, with until as its end.
-func (l *Ledger) Write(h *Holding, until, now time.Time) error {
+// Write writes h's record.
+func (l *Ledger) Write(h *Holding, now time.Time) error {
 	if l.File == nil {
 		return nil
 	}
@@ -277,7 +279,12 @@ func (l *Ledger) Write(h *Holding, until, now time.Time) error {
 		return err
 	}
 	var r [RecordSize]byte
-	l.encode(&r, h, until, boot+guard.Remaining(until, now))
+	l.encode(&r, h, h.Until, boot+guard.Remaining(h.Until, now))
+	if !h.Asked.IsZero() {
+		if err := l.putAsked(h.Slot, r[:], h.Asked); err != nil {
+			return err
+		}
+	}
 	return l.put(h.Slot, &r)
 }
 

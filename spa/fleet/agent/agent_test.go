@@ -225,7 +225,7 @@ func TestConfigRefused(t *testing.T) {
 		"cert = \"a\"":    "cert",
 		"fleet = \"abc\"": "fleet", "colour = \"red\"": "colour", "to": "to: missing", "from": "from: missing",
 		"gateway": "gateway: missing", "from = \"https://[\"": "from", "key = \"a\"": "cert",
-		"share = \"share.sock\"": "share: needs a store",
+		"share = \"share.sock\"": "share: needs a store", "taken = \"x\"": "taken: needs a store",
 	} {
 		key, value, _ := strings.Cut(change, " ")
 		var lines []string
@@ -261,6 +261,11 @@ func TestConfig(t *testing.T) {
 	lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o644))
 	if c := lab.Value(Load(dir))(t); c.To != "" || c.Share != "/run/spa/share.sock" {
 		t.Errorf("share alone: got %+v", c)
+	}
+	text = strings.Replace(text, "share = \"/run/spa/share.sock\"", "taken = \"fleet.taken\"", 1)
+	lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o644))
+	if c := lab.Value(Load(dir))(t); c.To != "" || c.Taken != filepath.Join(dir, "fleet.taken") {
+		t.Errorf("taken alone: got %+v", c)
 	}
 }
 

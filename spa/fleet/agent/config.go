@@ -40,6 +40,7 @@ type rawConfig struct {
 	Cert    string `toml:"cert"`
 	Key     string `toml:"key"`
 	Share   string `toml:"share"`
+	Taken   string `toml:"taken"`
 }
 
 // Config is agent.toml.
@@ -53,6 +54,7 @@ type Config struct {
 	Cert    string        // a file with the agent's own certificate; empty: none
 	Key     string        // and one with its key
 	Share   string        // the socket of a gateway that shares its address; empty: it does not
+	Taken   string        // the gateway's report for the office: taken in [fleet] of server.toml; empty: it is not carried
 }
 
 // Load reads agent.toml in dir. Paths in it are relative to dir.
@@ -68,7 +70,8 @@ func Load(dir string) (*Config, error) {
 		return nil, err
 	}
 	c := &Config{Gateway: raw.Gateway, From: raw.From, To: below(dir, raw.To), Every: normEvery,
-		CA: below(dir, raw.CA), Cert: below(dir, raw.Cert), Key: below(dir, raw.Key), Share: below(dir, raw.Share)}
+		CA: below(dir, raw.CA), Cert: below(dir, raw.Cert), Key: below(dir, raw.Key), Share: below(dir, raw.Share),
+		Taken: below(dir, raw.Taken)}
 	var problems []error
 	must := func(key string, err error) {
 		if err != nil {
@@ -76,12 +79,14 @@ func Load(dir string) (*Config, error) {
 		}
 	}
 	for _, key := range []string{"gateway", "from", "to"} {
-		if !d.Has(key) && (key != "to" || raw.Share == "") {
+		if !d.Has(key) && (key != "to" || raw.Share == "" && raw.Taken == "") {
 			must(key, errors.New("missing"))
 		}
 	}
-	if raw.Share != "" && !strings.HasPrefix(raw.From, "etcd:") {
-		must("share", errors.New(`needs a store: from = "etcd://HOST:PORT,HOST:PORT"`))
+	for key, value := range map[string]string{"share": raw.Share, "taken": raw.Taken} {
+		if value != "" && !strings.HasPrefix(raw.From, "etcd:") {
+			must(key, errors.New(`needs a store: from = "etcd://HOST:PORT,HOST:PORT"`))
+		}
 	}
 	must("gateway", service.ValidName(raw.Gateway))
 	if raw.Every != "" {
@@ -152,6 +157,15 @@ func (c *Config) OpenBridge(log *slog.Logger) (b *Bridge, closing func() error, 
 		return nil, nil, err
 	}
 	return &Bridge{Socket: c.Share, Gateway: c.Gateway, Fleet: c.Fleet, Store: store, Log: log}, store.Close, nil
+}
+
+// OpenReporter opens the way of the gateway's report to the store. Close ends it.
+func (c *Config) OpenReporter(log *slog.Logger) (r *Reporter, closing func() error, err error) {
+	store, err := c.store()
+	if err != nil {
+		return nil, nil, err
+	}
+	return &Reporter{File: c.Taken, Gateway: c.Gateway, Fleet: c.Fleet, Store: store, Log: log}, store.Close, nil
 }
 
 func (c *Config) store() (*etcd.Store, error) {

@@ -10,7 +10,7 @@ import (
 )
 
 // Confine takes from this process, for ever, every file but those that an agent with this configuration needs: its
-// certificates and what names of hosts need to read, and the directory of its bundle to write. It can still connect to
+// certificates, the gateway's report and what names of hosts need to read, and the directory of its bundle to write. It can still connect to
 // sockets. Other programs that it started could gain nothing (no_new_privs). Where the kernel has no Landlock it does
 // without. As root it refuses: an agent needs no privilege.
 func Confine(c *Config, dir string) error {
@@ -25,7 +25,7 @@ func Confine(c *Config, dir string) error {
 	if filepath.IsAbs(c.From) {
 		read = append(read, filepath.Dir(c.From))
 	}
-	for _, file := range []string{c.CA, c.Cert, c.Key} {
+	for _, file := range []string{c.CA, c.Cert, c.Key, c.Taken} {
 		if file != "" {
 			read = append(read, filepath.Dir(file))
 		}

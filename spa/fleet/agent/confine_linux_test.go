@@ -32,13 +32,15 @@ func TestConfined(t *testing.T) {
 	}
 	dir := lab.Value(os.MkdirTemp("", "agent"))(t)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	for _, sub := range []string{"", "config", "out", "from", "other", "certs"} {
+	for _, sub := range []string{"", "config", "out", "from", "other", "certs", "taken"} {
 		lab.Must(t, os.MkdirAll(filepath.Join(dir, sub), 0o755))
 		lab.Must(t, os.Chown(filepath.Join(dir, sub), 65534, 65534))
 	}
 	lab.Must(t, os.WriteFile(filepath.Join(dir, "from/web.bundle"), bundles(t)("web", 1), 0o644))
 	lab.Must(t, os.WriteFile(filepath.Join(dir, "other/secret"), []byte("x"), 0o644))
-	lab.Must(t, os.WriteFile(filepath.Join(dir, "certs/ca.pem"), []byte("x"), 0o644))
+	for _, file := range []string{"certs/ca.pem", "taken/fleet.taken"} {
+		lab.Must(t, os.WriteFile(filepath.Join(dir, file), []byte("x"), 0o644))
+	}
 	lab.ServeUnix(t, filepath.Join(dir, "share.sock"), func(net.Conn) {})
 	lab.Must(t, os.Chown(filepath.Join(dir, "share.sock"), 0, 65534))
 	lab.Must(t, os.Chmod(filepath.Join(dir, "share.sock"), 0o660))
@@ -55,7 +57,7 @@ func TestConfined(t *testing.T) {
 // inside is the confined process.
 func inside(t *testing.T, dir string) {
 	c := &Config{Gateway: "web", From: filepath.Join(dir, "from/web.bundle"), To: filepath.Join(dir, "out/web.bundle"),
-		Every: time.Second, CA: filepath.Join(dir, "certs/ca.pem")}
+		Every: time.Second, CA: filepath.Join(dir, "certs/ca.pem"), Taken: filepath.Join(dir, "taken/fleet.taken")}
 	lab.Must(t, Confine(c, filepath.Join(dir, "config")))
 	text := lab.Value(os.ReadFile(c.From))(t)
 	agent := &Agent{Gateway: "web", To: c.To}
@@ -63,7 +65,7 @@ func inside(t *testing.T, dir string) {
 	for range 2 {
 		lab.Must(t, agent.take(text))
 	}
-	for _, file := range []string{c.CA, "/etc/hosts"} {
+	for _, file := range []string{c.CA, c.Taken, "/etc/hosts"} {
 		lab.Value(os.ReadFile(file))(t)
 	}
 	lab.Must(t, lab.Value(net.Dial("unix", filepath.Join(dir, "share.sock")))(t).Close())

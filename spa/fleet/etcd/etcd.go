@@ -5,6 +5,7 @@
 //
 //	serial                        the serial of the last publication, decimal
 //	bundle/GATEWAY                the readable part of its bundle
+//	taken/GATEWAY                 its report of what it has taken over: see fleet.Taken
 //	sealed/GATEWAY/SERIAL/SUM/PART    the rest in parts of at most 512 KiB: an etcd takes 1.5 MiB at a time
 //	share/SITE/                   what the members of a site share:
 //	    spent/n/NAME, spent/i/NAME    a nonce and a request id; the token of the attempt that spent them
@@ -19,7 +20,6 @@ package etcd
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -30,7 +30,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 
 	"sallyport/keys"
 	"sallyport/spa/fleet"
@@ -59,25 +58,23 @@ type Config struct {
 
 // Store is a connection to etcd, which is made when it is needed and again when it breaks.
 type Store struct {
-	client  *clientv3.Client
-	prefix  string
-	repeats budget
+	*stores
+	prefix string
 }
 
 // Open opens a store. It does not wait for an answer.
 func Open(c Config) (*Store, error) {
-	client, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints, TLS: c.TLS, DialKeepAliveTime: keepAlive,
-		DialKeepAliveTimeout: keepAlive, MaxCallRecvMsgSize: maxAnswer, Logger: zap.NewNop()})
+	stores, err := connect(c)
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
-	return &Store{client: client, prefix: "sallyport/" + c.Fleet.String() + "/"}, nil
+	return &Store{stores, "sallyport/" + c.Fleet.String() + "/"}, nil
 }
 
 // grant gets a lease.
 func (s *Store) grant(ctx context.Context, lasts time.Duration) (clientv3.LeaseID, error) {
-	return ask(ctx, &s.repeats, func(ctx context.Context) (clientv3.LeaseID, error) {
-		r, err := s.client.Grant(ctx, int64((lasts+time.Second-1)/time.Second))
+	return ask(ctx, s.stores, AnswerTime, func(ctx context.Context, to *clientv3.Client) (clientv3.LeaseID, error) {
+		r, err := to.Grant(ctx, int64((lasts+time.Second-1)/time.Second))
 		if err != nil {
 			return 0, fmt.Errorf("a lease of %v: %w", lasts.Round(time.Second), err)
 		}
@@ -85,11 +82,8 @@ func (s *Store) grant(ctx context.Context, lasts time.Duration) (clientv3.LeaseI
 	})
 }
 
-// reconnect ends the wait before the next attempt to connect, which can be two minutes after a store was away for long.
-func (s *Store) reconnect() { s.client.ActiveConnection().ResetConnectBackoff() }
-
 // Close closes the connection.
-func (s *Store) Close() error { return s.client.Close() }
+func (s *Store) Close() error { return s.close() }
 
 func (s *Store) serialKey() string               { return s.prefix + "serial" }
 func (s *Store) headKey(gateway string) string   { return s.prefix + "bundle/" + gateway }
@@ -155,13 +149,8 @@ func (s *Store) Publish(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, er
 		return nil
 	}
 	is := strconv.FormatInt(heads[0].Serial, 10)
-	taken, err := s.commit(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(s.serialKey()), "=", revision)},
-		[]clientv3.Op{clientv3.OpPut(s.serialKey(), is)})
-	if err != nil {
+	if err := s.putSerial(ctx, is, revision); err != nil {
 		return err
-	}
-	if !taken {
-		return fmt.Errorf("%w: it came just now", ErrNewer)
 	}
 	if err := s.putHeads(ctx, heads); err != nil {
 		return err
@@ -169,12 +158,30 @@ func (s *Store) Publish(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, er
 	return s.removeOld(ctx, heads)
 }
 
+// putSerial writes a serial if the last one is that of a revision. It asks one store, once: a second attempt could not
+// tell the first from another administrator's.
+func (s *Store) putSerial(ctx context.Context, serial string, revision int64) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	key, at := s.serialKey(), s.current()
+	r, err := s.all[at.index].client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", revision)).
+		Then(clientv3.OpPut(key, serial)).Commit()
+	switch {
+	case err != nil:
+		s.next(at)
+		return fmt.Errorf("etcd: %w", err)
+	case !r.Succeeded:
+		return fmt.Errorf("%w: it came just now", ErrNewer)
+	}
+	return nil
+}
+
 func (s *Store) putParts(ctx context.Context, b *fleet.Bundle) error {
 	sealed := b.Sealed()
 	for i := int64(0); len(sealed) > 0; i++ {
 		n := min(len(sealed), partSize)
 		put := clientv3.OpPut(s.partKey(b.Head, i), string(sealed[:n]))
-		if _, err := s.commit(ctx, nil, []clientv3.Op{put}); err != nil {
+		if err := s.change(ctx, put); err != nil {
 			return err
 		}
 		sealed = sealed[n:]
@@ -190,7 +197,7 @@ func (s *Store) putHeads(ctx context.Context, bundles []*fleet.Bundle) error {
 		for i, b := range bundles[:n] {
 			ops[i] = clientv3.OpPut(s.headKey(b.Gateway), string(b.Readable()))
 		}
-		if _, err := s.commit(ctx, nil, ops); err != nil {
+		if err := s.change(ctx, ops...); err != nil {
 			return err
 		}
 		bundles = bundles[n:]
@@ -202,7 +209,7 @@ func (s *Store) putHeads(ctx context.Context, bundles []*fleet.Bundle) error {
 func (s *Store) removeOld(ctx context.Context, bundles []*fleet.Bundle) error {
 	for _, b := range bundles {
 		from, to := s.sealedKey(b.Gateway), s.ofSerial(b.Head)
-		if _, err := s.commit(ctx, nil, []clientv3.Op{clientv3.OpDelete(from, clientv3.WithRange(to))}); err != nil {
+		if err := s.change(ctx, clientv3.OpDelete(from, clientv3.WithRange(to))); err != nil {
 			return err
 		}
 	}
@@ -211,20 +218,19 @@ func (s *Store) removeOld(ctx context.Context, bundles []*fleet.Bundle) error {
 
 // Remove removes the bundle of a retired gateway.
 func (s *Store) Remove(ctx context.Context, gateway string) error {
-	_, err := s.commit(ctx, nil, []clientv3.Op{clientv3.OpDelete(s.headKey(gateway)),
-		clientv3.OpDelete(s.sealedKey(gateway), clientv3.WithPrefix())})
-	return err
+	return s.change(ctx, clientv3.OpDelete(s.headKey(gateway)),
+		clientv3.OpDelete(s.sealedKey(gateway), clientv3.WithPrefix()))
 }
 
-// commit makes all changes at once if the conditions hold, and reports whether they did.
-func (s *Store) commit(ctx context.Context, conditions []clientv3.Cmp, changes []clientv3.Op) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	r, err := s.client.Txn(ctx).If(conditions...).Then(changes...).Commit()
+// change makes all changes at once.
+func (s *Store) change(ctx context.Context, changes ...clientv3.Op) error {
+	_, err := ask(ctx, s.stores, patience, func(ctx context.Context, to *clientv3.Client) (*clientv3.TxnResponse, error) {
+		return to.Txn(ctx).Then(changes...).Commit()
+	})
 	if err != nil {
-		return false, fmt.Errorf("etcd: %w", err)
+		return fmt.Errorf("etcd: %w", err)
 	}
-	return r.Succeeded, nil
+	return nil
 }
 
 // Found returns the readable parts of all gateways' bundles, by gateway. They may be anything.
@@ -272,7 +278,9 @@ func (s *Store) follow(ctx context.Context, gateway string, take func([]byte) er
 	if err := read(); err != nil {
 		return err
 	}
-	watch := s.client.Watch(clientv3.WithRequireLeader(ctx), s.headKey(gateway), clientv3.WithRev(revision+1))
+	at := s.current()
+	defer s.afterWatch(ctx, at)
+	watch := s.watch(ctx, at, s.headKey(gateway), clientv3.WithRev(revision+1))
 	due := time.Now().Add(readPause)
 	alive := time.NewTicker(patience)
 	defer alive.Stop()
@@ -287,13 +295,13 @@ func (s *Store) follow(ctx context.Context, gateway string, take func([]byte) er
 				return err
 			}
 		case r, ok := <-watch:
-			if err := over(r, ok); err != nil {
+			if err := over(at, r, ok); err != nil {
 				return err
 			}
 			if len(r.Events) == 0 {
 				continue
 			}
-			if err := settle(ctx, watch, due); err != nil {
+			if err := settle(ctx, at, watch, due); err != nil {
 				return err
 			}
 			if err := read(); err != nil {
@@ -304,16 +312,8 @@ func (s *Store) follow(ctx context.Context, gateway string, take func([]byte) er
 	}
 }
 
-// over returns an error if a watch has ended, or was compacted: read again.
-func over(r clientv3.WatchResponse, ok bool) error {
-	if err := r.Err(); err != nil || !ok {
-		return fmt.Errorf("etcd: the watch ended: %w", cmp.Or(err, context.Canceled))
-	}
-	return nil
-}
-
 // settle waits until the next read is due. That one is enough for every change until then.
-func settle(ctx context.Context, watch clientv3.WatchChan, due time.Time) error {
+func settle(ctx context.Context, at *use, watch clientv3.WatchChan, due time.Time) error {
 	timer := time.NewTimer(time.Until(due))
 	defer timer.Stop()
 	for {
@@ -323,7 +323,7 @@ func settle(ctx context.Context, watch clientv3.WatchChan, due time.Time) error 
 		case <-timer.C:
 			return nil
 		case r, ok := <-watch:
-			if err := over(r, ok); err != nil {
+			if err := over(at, r, ok); err != nil {
 				return err
 			}
 		}
@@ -357,9 +357,14 @@ func headIn(r *clientv3.GetResponse) []byte {
 
 // get gets one key.
 func (s *Store) get(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	r, err := s.client.Get(ctx, key, options...)
+	return s.getWithin(ctx, patience, key, options...)
+}
+
+func (s *Store) getWithin(ctx context.Context, within time.Duration, key string, options ...clientv3.OpOption) (
+	*clientv3.GetResponse, error) {
+	r, err := ask(ctx, s.stores, within, func(ctx context.Context, to *clientv3.Client) (*clientv3.GetResponse, error) {
+		return to.Get(ctx, key, options...)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}

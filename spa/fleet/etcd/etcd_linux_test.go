@@ -125,7 +125,7 @@ func TestFollow(t *testing.T) {
 			t.Errorf("heads: %v", there)
 		}
 	}
-	r := lab.Value(s.client.Get(t.Context(), s.prefix, clientv3.WithPrefix(), clientv3.WithCountOnly()))(t)
+	r := lab.Value(s.client().Get(t.Context(), s.prefix, clientv3.WithPrefix(), clientv3.WithCountOnly()))(t)
 	if r.Count != 1+2+2 {
 		t.Errorf("%d keys are left, want serial, two heads and a part of each", r.Count)
 	}
@@ -147,7 +147,7 @@ func TestFollowFlood(t *testing.T) {
 	web := follow(t, s, "web")
 	lab.Must(t, s.PublishAll(t.Context(), bundles, 0))
 	for range 300 {
-		lab.Value(s.client.Put(t.Context(), s.headKey("web"), "noise"))(t)
+		lab.Value(s.client().Put(t.Context(), s.headKey("web"), "noise"))(t)
 	}
 	lab.Must(t, s.putHeads(t.Context(), bundles))
 	lab.Eventually(t, "the last change", func() bool { return web.has(bundles[0]) })
@@ -248,8 +248,8 @@ func TestTrouble(t *testing.T) {
 			return func() { lab.Must(t, c.members[1].Process.Signal(syscall.SIGCONT)) }
 		},
 		"compaction": func() func() {
-			r := lab.Value(s.client.Get(t.Context(), "x"))(t)
-			lab.Value(s.client.Compact(t.Context(), r.Header.Revision))(t)
+			r := lab.Value(s.client().Get(t.Context(), "x"))(t)
+			lab.Value(s.client().Compact(t.Context(), r.Header.Revision))(t)
 			return func() {}
 		},
 	} {
@@ -304,7 +304,8 @@ func TestStoreGoesBack(t *testing.T) {
 	lab.Eventually(t, "it arrives from the new store", func() bool { return f.has(next[0]) })
 }
 
-// TestLeastRights gives an agent the role that its page describes: it reads its own gateway's keys and nothing else.
+// TestLeastRights gives an agent the role that its page describes: it reads its own gateway's keys and writes its
+// report, and nothing else.
 func TestLeastRights(t *testing.T) {
 	c, o := newCluster(t, 1), newOffice(t)
 	root := c.open(t, o, "root")
@@ -312,9 +313,9 @@ func TestLeastRights(t *testing.T) {
 	lab.Must(t, permitAgent(t.Context(), root, "agent-web", "web"))
 	lab.Must(t, permitOffice(t.Context(), root, "office"))
 	ctx := t.Context()
-	lab.Value(root.client.UserAddWithOptions(ctx, "root", "", &clientv3.UserAddOptions{NoPassword: true}))(t)
-	lab.Value(root.client.UserGrantRole(ctx, "root", "root"))(t)
-	lab.Value(root.client.AuthEnable(ctx))(t)
+	lab.Value(root.client().UserAddWithOptions(ctx, "root", "", &clientv3.UserAddOptions{NoPassword: true}))(t)
+	lab.Value(root.client().UserGrantRole(ctx, "root", "root"))(t)
+	lab.Value(root.client().AuthEnable(ctx))(t)
 
 	agent, manager := c.open(t, o, "agent-web"), c.open(t, o, "office")
 	f, other := follow(t, agent, "web"), follow(t, agent, "db")
@@ -323,12 +324,19 @@ func TestLeastRights(t *testing.T) {
 	lab.Eventually(t, "the agent gets its own gateway's", func() bool { return f.has(second[0]) })
 	lab.Eventually(t, "and no other's", other.troubled)
 
+	lab.Must(t, agent.Report(ctx, "web", []byte("a report")))
+	if said := lab.Value(manager.Taken(ctx))(t); len(said) != 1 || string(said["web"]) != "a report" {
+		t.Errorf("the office gets the reports %q", said)
+	}
+
 	for what, do := range map[string]func(*Store) error{
-		"publish":      func(s *Store) error { return s.PublishAll(ctx, o.bundles(t, 3, 1, "web"), 2) },
-		"write":        func(s *Store) error { return s.putHeads(ctx, second[:1]) },
-		"remove":       func(s *Store) error { return s.Remove(ctx, "web") },
-		"list":         func(s *Store) error { _, err := s.Found(ctx); return err },
-		"change users": func(s *Store) error { _, err := s.client.UserAdd(ctx, "x", "x"); return err },
+		"report for another": func(s *Store) error { return s.Report(ctx, "db", []byte("a report")) },
+		"list reports":       func(s *Store) error { _, err := s.Taken(ctx); return err },
+		"publish":            func(s *Store) error { return s.PublishAll(ctx, o.bundles(t, 3, 1, "web"), 2) },
+		"write":              func(s *Store) error { return s.putHeads(ctx, second[:1]) },
+		"remove":             func(s *Store) error { return s.Remove(ctx, "web") },
+		"list":               func(s *Store) error { _, err := s.Found(ctx); return err },
+		"change users":       func(s *Store) error { _, err := s.client().UserAdd(ctx, "x", "x"); return err },
 	} {
 		if err := do(agent); !errors.Is(err, rpctypes.ErrPermissionDenied) {
 			t.Errorf("an agent may %s: %v", what, err)

@@ -7,9 +7,14 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"sallyport/spa/fleet"
 	"sallyport/spa/lab"
 )
+
+// client returns a client of the store that is used.
+func (s *Store) client() *clientv3.Client { return s.all[s.current().index].client }
 
 // PublishAll is Publish for bundles in memory.
 func (s *Store) PublishAll(ctx context.Context, bundles []*fleet.Bundle, known int64) error {
@@ -54,5 +59,5 @@ func (c Cluster) Put(t testing.TB, key, value string) {
 	t.Helper()
 	s := lab.Value(Open(Config{Endpoints: c.endpoints, TLS: c.as(t, "anyone")}))(t)
 	defer s.Close()
-	lab.Eventually(t, "a key is set", func() bool { _, err := s.client.Put(t.Context(), key, value); return err == nil })
+	lab.Eventually(t, "a key is set", func() bool { _, err := s.client().Put(t.Context(), key, value); return err == nil })
 }

@@ -20,9 +20,9 @@ func TestLeastRightsOfMember(t *testing.T) {
 	lab.Must(t, root.PublishAll(ctx, first, 0))
 	lab.Must(t, permitMember(ctx, root, "web", "web", "edge"))
 	lab.Must(t, permitMember(ctx, root, "other", "other", "back"))
-	lab.Value(root.client.UserAddWithOptions(ctx, "root", "", &clientv3.UserAddOptions{NoPassword: true}))(t)
-	lab.Value(root.client.UserGrantRole(ctx, "root", "root"))(t)
-	lab.Value(root.client.AuthEnable(ctx))(t)
+	lab.Value(root.client().UserAddWithOptions(ctx, "root", "", &clientv3.UserAddOptions{NoPassword: true}))(t)
+	lab.Value(root.client().UserGrantRole(ctx, "root", "root"))(t)
+	lab.Value(root.client().AuthEnable(ctx))(t)
 
 	member := func(user, site string) *Member { return c.open(t, o, user).Member(site, user, remembered) }
 	web, other := member("web", "edge"), member("other", "back")
@@ -44,7 +44,7 @@ func TestLeastRightsOfMember(t *testing.T) {
 	f := follow(t, web.store, "web")
 	lab.Eventually(t, "it gets its bundle", func() bool { return f.has(first[0]) })
 
-	foreign, client := other.prefix, web.store.client
+	foreign, client := other.prefix, web.store.client()
 	lease := lab.Value(root.get(ctx, other.nonceKey("n")))(t).Kvs[0].Lease
 	put := clientv3.OpPut(foreign+"f/x", "x")
 	for what, do := range map[string]func() error{
@@ -70,5 +70,13 @@ func TestLeastRightsOfMember(t *testing.T) {
 		t.Log("this etcd has CVE-2026-33343: every user may change every key, in a nested transaction")
 	} else if !errors.Is(err, rpctypes.ErrPermissionDenied) {
 		t.Error(err)
+	}
+	watch := client.Watch(ctx, root.headKey("web"), clientv3.WithFromKey())
+	lab.Must(t, renew(t, other))
+	if r := <-watch; len(r.Events) > 0 {
+		t.Logf("this etcd has CVE-2026-73499: every user may watch all keys after one that it may read, as %s",
+			r.Events[0].Kv.Key)
+	} else if !errors.Is(r.Err(), rpctypes.ErrPermissionDenied) {
+		t.Error(r.Err())
 	}
 }

@@ -9,14 +9,16 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// permitAgent makes a user of etcd, without a password, that may read one gateway's bundle and nothing else. It is for
-// the agent there: the common name of its certificate is the user's name.
+// permitAgent makes a user of etcd, without a password, that may read one gateway's bundle and write its report, and
+// nothing else. It is for the agent there: the common name of its certificate is the user's name.
 func permitAgent(ctx context.Context, s *Store, user, gateway string) error {
 	exactly := ""
-	return s.permit(ctx, user, clientv3.PermissionType(clientv3.PermRead), map[string]string{
+	return errors.Join(s.permit(ctx, user, clientv3.PermissionType(clientv3.PermRead), map[string]string{
 		s.headKey(gateway):   exactly,
 		s.sealedKey(gateway): clientv3.GetPrefixRangeEnd(s.sealedKey(gateway)),
-	})
+	}), s.permit(ctx, user, clientv3.PermissionType(clientv3.PermReadWrite), map[string]string{
+		s.takenKey(gateway): exactly,
+	}))
 }
 
 // permitMember is permitAgent for a gateway that shares its address with others of a site: it may write what they
@@ -38,19 +40,19 @@ func permitOffice(ctx context.Context, s *Store, user string) error {
 func (s *Store) permit(ctx context.Context, user string, kind clientv3.PermissionType, ranges map[string]string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if _, err := s.client.RoleAdd(ctx, user); err != nil && !errors.Is(err, rpctypes.ErrRoleAlreadyExist) {
+	if _, err := s.client().RoleAdd(ctx, user); err != nil && !errors.Is(err, rpctypes.ErrRoleAlreadyExist) {
 		return fmt.Errorf("etcd: role %s: %w", user, err)
 	}
 	for from, to := range ranges {
-		if _, err := s.client.RoleGrantPermission(ctx, user, from, to, kind); err != nil {
+		if _, err := s.client().RoleGrantPermission(ctx, user, from, to, kind); err != nil {
 			return fmt.Errorf("etcd: role %s: %w", user, err)
 		}
 	}
-	_, err := s.client.UserAddWithOptions(ctx, user, "", &clientv3.UserAddOptions{NoPassword: true})
+	_, err := s.client().UserAddWithOptions(ctx, user, "", &clientv3.UserAddOptions{NoPassword: true})
 	if err != nil && !errors.Is(err, rpctypes.ErrUserAlreadyExist) {
 		return fmt.Errorf("etcd: user %s: %w", user, err)
 	}
-	if _, err := s.client.UserGrantRole(ctx, user, user); err != nil {
+	if _, err := s.client().UserGrantRole(ctx, user, user); err != nil {
 		return fmt.Errorf("etcd: user %s: %w", user, err)
 	}
 	return nil

@@ -15,11 +15,6 @@ import (
 // AnswerTime is how long an operation on a share may take. After that it is unknown whether it happened.
 const AnswerTime = 2 * time.Second
 
-const (
-	repeatAfter = AnswerTime / 4
-	mostRepeats = 200
-)
-
 var (
 	// ErrNoSession means that nothing was done, because this member has no session in the store.
 	ErrNoSession = errors.New("the member has no session in the store")
@@ -182,63 +177,9 @@ func (m *Member) commit(ctx context.Context, keep time.Duration, keys int,
 
 // txn carries out a transaction.
 func (m *Member) txn(ctx context.Context, op clientv3.Op) (*clientv3.TxnResponse, error) {
-	return ask(ctx, &m.store.repeats, func(ctx context.Context) (*clientv3.TxnResponse, error) {
-		r, err := m.store.client.Do(ctx, op)
+	send := func(ctx context.Context, to *clientv3.Client) (*clientv3.TxnResponse, error) {
+		r, err := to.Do(ctx, op)
 		return r.Txn(), err
-	})
+	}
+	return ask(ctx, m.store.stores, AnswerTime, send)
 }
-
-// ask sends a request that can be repeated. It sends it a second time if it fails, or has no answer for a while: one
-// store of several may hang. The first answer counts.
-func ask[T any](ctx context.Context, repeats *budget, send func(context.Context) (T, error)) (T, error) {
-	type answer struct {
-		got T
-		err error
-	}
-	answers := make(chan answer, 2)
-	ctx, cancel := context.WithCancel(ctx)
-	var sending sync.WaitGroup
-	defer sending.Wait()
-	defer cancel()
-	begin := func() {
-		sending.Go(func() {
-			got, err := send(ctx)
-			answers <- answer{got, err}
-		})
-	}
-	begin()
-	again := time.NewTimer(repeatAfter)
-	defer again.Stop()
-	for sent, failed := 1, 0; ; {
-		var a answer
-		select {
-		case a = <-answers:
-			if a.err == nil {
-				return a.got, nil
-			}
-			failed++
-		case <-again.C:
-		}
-		if sent == 1 && ctx.Err() == nil && repeats.begin() {
-			defer repeats.end()
-			sent++
-			begin()
-		} else if failed == sent {
-			return a.got, a.err
-		}
-	}
-}
-
-// budget limits how many requests are repeated at a time: a store that is slow under its load must not get twice as
-// much.
-type budget struct{ n atomic.Int64 }
-
-func (b *budget) begin() bool {
-	if b.n.Add(1) > mostRepeats {
-		b.n.Add(-1)
-		return false
-	}
-	return true
-}
-
-func (b *budget) end() { b.n.Add(-1) }

@@ -115,7 +115,7 @@ func TestOutcome(t *testing.T) {
 	for key, keep := range map[string]time.Duration{a.nonceKey("n2"): remembered, a.idKey("id"): remembered,
 		a.outcomeKey("id"): time.Hour, a.floorKey("f"): time.Hour} {
 		r := lab.Value(a.store.get(ctx, key))(t)
-		ttl := lab.Value(a.store.client.TimeToLive(ctx, clientv3.LeaseID(r.Kvs[0].Lease)))(t)
+		ttl := lab.Value(a.store.client().TimeToLive(ctx, clientv3.LeaseID(r.Kvs[0].Lease)))(t)
 		if left := time.Duration(ttl.TTL) * time.Second; left < keep || left > keep*5/4+slack {
 			t.Errorf("%s is kept for %v, want %v", key, left, keep)
 		}
@@ -148,7 +148,7 @@ func TestFewLeases(t *testing.T) {
 		})
 	}
 	spending.Wait()
-	r := lab.Value(m.store.client.Get(t.Context(), m.prefix+"spent/", clientv3.WithPrefix()))(t)
+	r := lab.Value(m.store.client().Get(t.Context(), m.prefix+"spent/", clientv3.WithPrefix()))(t)
 	attached := make(map[int64]int)
 	for _, kv := range r.Kvs {
 		attached[kv.Lease]++
@@ -168,9 +168,9 @@ func TestLeaseGone(t *testing.T) {
 	m := c.attach(t, o, "a")
 	for i := range 2 {
 		lab.Value(m.Spend(t.Context(), fmt.Sprint("n", i), fmt.Sprint("i", i), "t"))(t)
-		for _, l := range lab.Value(m.store.client.Leases(t.Context()))(t).Leases {
+		for _, l := range lab.Value(m.store.client().Leases(t.Context()))(t).Leases {
 			if !slices.Contains(m.session.leases, l.ID) {
-				lab.Value(m.store.client.Revoke(t.Context(), l.ID))(t)
+				lab.Value(m.store.client().Revoke(t.Context(), l.ID))(t)
 			}
 		}
 	}
@@ -304,7 +304,7 @@ func TestFollowShare(t *testing.T) {
 	lab.Eventually(t, "all are read", func() bool { keys, _ := early.count(); return keys == 3*pageKeys+2 })
 	lab.Value(a.Spend(ctx, "n", "i", "t"))(t)
 	at := lab.Value(a.Floor(ctx, "f", []byte("floor"), time.Hour))(t)
-	lab.Value(a.store.client.Put(ctx, a.prefix+"p/x", "noise"))(t)
+	lab.Value(a.store.client().Put(ctx, a.prefix+"p/x", "noise"))(t)
 	lab.Eventually(t, "a floor arrives", func() bool { return early.get("f/f") == "floor" })
 	if err := a.Ack(ctx, "run of a", at); !errors.Is(err, errAhead) {
 		t.Errorf("acknowledges what it has not seen: %v", err)

@@ -46,7 +46,7 @@ func (c *cluster) leader(t testing.TB, s *Store) (index int) {
 	t.Helper()
 	lab.Eventually(t, "there is a leader", func() bool {
 		for i, endpoint := range c.endpoints {
-			r, err := s.client.Status(t.Context(), endpoint)
+			r, err := s.client().Status(t.Context(), endpoint)
 			if err == nil && r.Leader != 0 && r.Leader == r.Header.MemberId {
 				index = i
 				return true
@@ -61,7 +61,8 @@ func (c *cluster) leader(t testing.TB, s *Store) (index int) {
 type load struct {
 	a, b  *Member
 	views []*seen
-	n     int
+	n     int // floors, and packets
+	more  int // packets
 }
 
 // write records floors and spends packets. Each is won.
@@ -103,9 +104,9 @@ func TestShareTrouble(t *testing.T) {
 	views := []*seen{watchShare(t, a), watchShare(t, b)}
 	s := c.open(t, o, "anyone")
 	compact := func() {
-		r, err := s.client.Get(t.Context(), "x")
+		r, err := s.client().Get(t.Context(), "x")
 		if err == nil {
-			s.client.Compact(t.Context(), r.Header.Revision)
+			s.client().Compact(t.Context(), r.Header.Revision)
 		}
 	}
 	signal := func(i int, is syscall.Signal) { lab.Must(t, c.members[i].Process.Signal(is)) }
@@ -163,9 +164,9 @@ func TestCompacted(t *testing.T) {
 	for i := range 50 {
 		lab.Value(a.Floor(t.Context(), fmt.Sprint(i), []byte("x"), time.Hour))(t)
 	}
-	lab.Value(a.store.client.Delete(t.Context(), a.floorKey("7")))(t)
-	r := lab.Value(a.store.client.Get(t.Context(), "x"))(t)
-	lab.Value(a.store.client.Compact(t.Context(), r.Header.Revision))(t)
+	lab.Value(a.store.client().Delete(t.Context(), a.floorKey("7")))(t)
+	r := lab.Value(a.store.client().Get(t.Context(), "x"))(t)
+	lab.Value(a.store.client().Compact(t.Context(), r.Header.Revision))(t)
 	relay.mend()
 	lab.Eventually(t, "it reads again", func() bool { keys, begins := v.count(); return keys == 50 && begins > 1 })
 	if v.get("f/7") != "" {
@@ -173,8 +174,8 @@ func TestCompacted(t *testing.T) {
 	}
 }
 
-// TestReconnects: while its store is away, a member tries to reach it each time it renews its session, however long that
-// lasts.
+// TestReconnects: while its store is away, a member tries to reach it each time it renews its session, however long
+// that lasts.
 func TestReconnects(t *testing.T) {
 	c, o := newCluster(t, 1), newOffice(t)
 	r := c.relay(t, 0)
@@ -214,7 +215,7 @@ func TestRestored(t *testing.T) {
 	c.start(t, 0)
 	for range 40 { // more revisions than before, at once
 		lab.Eventually(t, "the restored store takes changes", func() bool {
-			_, err := c.open(t, o, "anyone").client.Put(t.Context(), a.prefix+"p/x", "x")
+			_, err := c.open(t, o, "anyone").client().Put(t.Context(), a.prefix+"p/x", "x")
 			return err == nil
 		})
 	}
@@ -234,7 +235,7 @@ func TestNoSpace(t *testing.T) {
 	c.args[0] = append(c.args[0], "--quota-backend-bytes", fmt.Sprint(4<<20))
 	c.start(t, 0)
 	a := c.attach(t, o, "a")
-	ctx, client := t.Context(), a.store.client
+	ctx, client := t.Context(), a.store.client()
 	lab.Eventually(t, "the store is full", func() bool {
 		_, err := client.Put(ctx, "fill", strings.Repeat("x", 1<<20))
 		return errors.Is(err, rpctypes.ErrNoSpace)
@@ -263,6 +264,7 @@ type relay struct {
 	conns []net.Conn
 	down  bool
 	tried int // connections since cut
+	mute  atomic.Bool
 }
 
 // relayDelay is how much later a relay sends what it got.
@@ -284,8 +286,8 @@ func (c *cluster) relay(t testing.TB, i int) *relay {
 			return
 		}
 		var copying sync.WaitGroup
-		copying.Go(func() { lag(far, near) })
-		copying.Go(func() { lag(near, far) })
+		copying.Go(func() { r.lag(far, near) })
+		copying.Go(func() { r.lag(near, far) })
 		copying.Wait()
 	})
 	return r
@@ -312,8 +314,11 @@ func (r *relay) cut() {
 
 func (r *relay) mend() { r.mu.Lock(); defer r.mu.Unlock(); r.down = false }
 
+// stall has it take connections and bytes from now on, and forward nothing.
+func (r *relay) stall() { r.mute.Store(true) }
+
 // lag copies what it reads, each part after the delay.
-func lag(to, from net.Conn) {
+func (r *relay) lag(to, from net.Conn) {
 	type part struct {
 		due  time.Time
 		data []byte
@@ -324,6 +329,9 @@ func lag(to, from net.Conn) {
 		defer to.Close()
 		for p := range parts {
 			time.Sleep(time.Until(p.due))
+			if r.mute.Load() {
+				continue
+			}
 			if _, err := to.Write(p.data); err != nil {
 				break
 			}
@@ -373,14 +381,14 @@ func TestSlowStore(t *testing.T) {
 	t.Logf("2000 packets were spent in %v", time.Since(began))
 }
 
-// BenchmarkSlowStore spends packets at a slow store, 200 at a time.
+// BenchmarkSlowStore spends packets at a slow store, 400 at a time.
 func BenchmarkSlowStore(b *testing.B) {
 	a := newCluster(b, 1).slow(b)
 	defer alive(b, a)()
 	var n, late atomic.Int64
 	var spending sync.WaitGroup
 	b.ResetTimer()
-	for range 200 {
+	for range 400 {
 		spending.Go(func() {
 			for i := n.Add(1); i <= int64(b.N); i = n.Add(1) {
 				if _, err := a.Spend(b.Context(), fmt.Sprint("n", i), fmt.Sprint("i", i), fmt.Sprint("t", i)); err != nil {
@@ -391,4 +399,5 @@ func BenchmarkSlowStore(b *testing.B) {
 	}
 	spending.Wait()
 	b.ReportMetric(float64(late.Load()), "late")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "packets/s")
 }

@@ -73,15 +73,16 @@ func (m *Member) follow(ctx context.Context, tell func(Event)) error {
 	if err != nil {
 		return err
 	}
+	at := m.store.current()
+	defer m.store.afterWatch(ctx, at)
 	from, to := m.followed()
-	watch := m.store.client.Watch(clientv3.WithRequireLeader(ctx), from, clientv3.WithRange(to),
-		clientv3.WithRev(revision+1), clientv3.WithFragment())
+	watch := m.store.watch(ctx, at, from, clientv3.WithRange(to), clientv3.WithRev(revision+1), clientv3.WithFragment())
 	for {
 		select {
 		case <-m.stuck:
 			return fmt.Errorf("etcd: %w", errStuck)
 		case r, ok := <-watch:
-			if err := over(r, ok); err != nil {
+			if err := over(at, r, ok); err != nil {
 				return err
 			}
 			for _, e := range r.Events {
@@ -180,9 +181,6 @@ func (m *Member) all(ctx context.Context, prefix string, revision int64) (all []
 }
 
 func (m *Member) page(ctx context.Context, from, to string, revision int64) (*clientv3.GetResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, AnswerTime)
-	defer cancel()
-	return ask(ctx, &m.store.repeats, func(ctx context.Context) (*clientv3.GetResponse, error) {
-		return m.store.get(ctx, from, clientv3.WithRange(to), clientv3.WithLimit(pageKeys), clientv3.WithRev(revision))
-	})
+	return m.store.getWithin(ctx, AnswerTime, from, clientv3.WithRange(to), clientv3.WithLimit(pageKeys),
+		clientv3.WithRev(revision))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"os"
+	"path/filepath"
 
 	"sallyport/keys/place"
 	"sallyport/spa/fleet"
@@ -37,6 +38,23 @@ func (d Directory) Found(context.Context) (map[string][]byte, error) {
 		if b, err := fleet.Parse(text); err == nil {
 			found[name] = b.Readable()
 		}
+	}
+	return found, nil
+}
+
+// Taken implements Destination. They are in NAME.taken: any program may bring it from the gateway.
+func (d Directory) Taken(context.Context) (map[string][]byte, error) {
+	list, err := names(string(d), takenSuffix)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string][]byte, len(list))
+	for _, name := range list {
+		text, err := place.ReadFile(filepath.Join(string(d), name+takenSuffix), maxFile)
+		if err != nil {
+			return nil, err
+		}
+		found[name] = text
 	}
 	return found, nil
 }

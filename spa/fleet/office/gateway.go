@@ -274,4 +274,7 @@ func (g *Gateway) Bundle() string { return g.Name + bundleSuffix }
 // bundleSuffix ends the names of bundles.
 const bundleSuffix = ".bundle"
 
+// takenSuffix ends the names of gateways' reports.
+const takenSuffix = ".taken"
+
 func bundlePath(dir, gateway string) string { return filepath.Join(dir, gateway+bundleSuffix) }

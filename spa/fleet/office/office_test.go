@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -253,5 +254,30 @@ func TestPassphrase(t *testing.T) {
 	}
 	if _, err := NewIdentity(path, nil); !errors.Is(err, place.ErrExists) {
 		t.Errorf("over another identity: %v", err)
+	}
+}
+
+// TestShareStays: the key of a site stays when the office's is replaced, also if the vault is older than sites.
+func TestShareStays(t *testing.T) {
+	h := newHouse(t)
+	h.addGateways(t, 1)
+	older := regexp.MustCompile(`(?m)^share = .*\n`)
+	for name, text := range map[string]func([]byte) []byte{
+		"vault":       func(text []byte) []byte { return text },
+		"older vault": func(text []byte) []byte { return older.ReplaceAll(text, nil) },
+	} {
+		lab.Must(t, h.act(func(o *Office, v *Vault, _ string) error {
+			v, _, err := parseVault(name, text(v.text(o.Fleet)))
+			lab.Must(t, err)
+			o.Gateways[0].Site = Site{Name: "edge"}
+			before := lab.Value(o.contents(v, o.Gateways[0], nil))(t)
+			lab.Must(t, o.RotateKey(v, func(ed25519.PublicKey) error { return nil }))
+			v = lab.Value(o.Unlock(h.me))(t)
+			after := lab.Value(o.contents(v, o.Gateways[0], nil))(t)
+			if before.Share.IsZero() || !before.Share.Equal(after.Share) {
+				t.Errorf("%s: another key after rotate-key", name)
+			}
+			return nil
+		}, ""))
 	}
 }

@@ -2,10 +2,8 @@ package office
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"maps"
 	"math"
@@ -17,162 +15,9 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/place"
 	"sallyport/keys/service"
-	"sallyport/keys/strict"
 	"sallyport/spa/fleet"
 	"sallyport/spa/fleet/share"
 )
-
-// Published is what published.toml says about the last publish. It is zero before the first.
-type Published struct {
-	Serial     int64
-	Time       time.Time
-	By         string // the administrator
-	To         string // the directory, from the office's if it is relative
-	Unfinished []Begun
-	Gateways   map[string]string   // digests of what each file said
-	Clients    map[string][]string // of the terms and of the sealed key
-}
-
-// A Begun is a publish after the last one. It failed or was killed, and some gateways may have its bundles.
-type Begun struct {
-	Serial int64     `toml:"serial"`
-	Time   time.Time `toml:"time"`
-}
-
-// maxBegun is how many of them are kept.
-const maxBegun = 50
-
-type rawPublished struct {
-	Version    int64               `toml:"version"`
-	Serial     int64               `toml:"serial"`
-	Time       time.Time           `toml:"time"`
-	By         string              `toml:"by"`
-	To         string              `toml:"to"`
-	Unfinished []Begun             `toml:"unfinished"`
-	Gateways   map[string]string   `toml:"gateways"`
-	Clients    map[string][]string `toml:"clients"`
-}
-
-func (o *Office) readPublished() error {
-	path := o.path(publishedFile)
-	text, err := read(path, maxPublished)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	var raw rawPublished
-	doc, err := strict.Decode(path, text, &raw)
-	if err != nil {
-		return err
-	}
-	if raw.Serial < 0 || raw.Serial == math.MaxInt64 {
-		return doc.Problem("serial", "should be a whole number")
-	}
-	if err := raw.checkNames(doc); err != nil {
-		return err
-	}
-	o.Published = Published{raw.Serial, raw.Time.UTC(), raw.By, raw.To, raw.Unfinished, raw.Gateways, raw.Clients}
-	return nil
-}
-
-// checkNames refuses names that are none: commands print them, and they may be made for the terminal that shows them.
-func (raw *rawPublished) checkNames(doc *strict.Document) error {
-	if raw.By != "" && service.ValidName(raw.By) != nil {
-		return doc.Problem("by", "should be the name of an administrator")
-	}
-	for name := range raw.Gateways {
-		if err := service.ValidName(name); err != nil {
-			return doc.Problem("gateways", "has a name that no gateway has: %s", err)
-		}
-	}
-	for name := range raw.Clients {
-		if err := service.ValidName(name); err != nil {
-			return doc.Problem("clients", "has a name that no client has: %s", err)
-		}
-	}
-	return nil
-}
-
-func (p *Published) text() []byte {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# Written by spa-fleet publish.\nversion = %d\nserial = %d\ntime = %s\nby = %q\nto = %s\n",
-		strict.Version, p.Serial, p.Time.UTC().Format(time.RFC3339), p.By, strict.Quote(p.To))
-	if len(p.Unfinished) > 0 {
-		b.WriteString("unfinished = [\n")
-		for _, begun := range p.Unfinished {
-			fmt.Fprintf(&b, "  {serial = %d, time = %s},\n", begun.Serial, begun.Time.UTC().Format(time.RFC3339))
-		}
-		b.WriteString("]\n")
-	}
-	b.WriteString("\n[gateways]\n")
-	for _, name := range slices.Sorted(maps.Keys(p.Gateways)) {
-		fmt.Fprintf(&b, "%s = %q\n", name, p.Gateways[name])
-	}
-	b.WriteString("\n[clients]\n")
-	for _, name := range slices.Sorted(maps.Keys(p.Clients)) {
-		fmt.Fprintf(&b, "%s = [%s]\n", name, quotedList(p.Clients[name]))
-	}
-	return []byte(b.String())
-}
-
-func digest(text []byte) string {
-	sum := sha256.Sum256(text)
-	return fmt.Sprintf("%x", sum[:16])
-}
-
-// state returns the digests of the office as it is.
-func (o *Office) state() (gateways map[string]string, clients map[string][]string) {
-	gateways, clients = make(map[string]string, len(o.Gateways)), make(map[string][]string, len(o.Clients))
-	for _, g := range o.Gateways {
-		gateways[g.Name] = digest(g.text)
-	}
-	for _, c := range o.Clients {
-		clients[c.Name] = []string{digest(c.text), digest(c.sealed)}
-	}
-	return gateways, clients
-}
-
-// Changes returns what has changed since the last publish, each in a few words.
-func (o *Office) Changes() []string {
-	gateways, clients := o.state()
-	var list []string
-	for _, name := range slices.Sorted(maps.Keys(gateways)) {
-		switch was, ok := o.Published.Gateways[name]; {
-		case !ok:
-			list = append(list, "gateway "+name+": new")
-		case was != gateways[name]:
-			list = append(list, "gateway "+name+": changed")
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(o.Published.Gateways)) {
-		if gateways[name] == "" {
-			list = append(list, "gateway "+name+": gone")
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(clients)) {
-		was, now := o.Published.Clients[name], clients[name]
-		switch {
-		case len(was) != 2:
-			list = append(list, "client "+name+": new")
-		case was[0] != now[0] && !o.Client(name).Revoked.IsZero():
-			list = append(list, "client "+name+": revoked")
-		case was[0] != now[0] && was[1] != now[1]:
-			list = append(list, "client "+name+": terms, key")
-		case was[0] != now[0]:
-			list = append(list, "client "+name+": terms")
-		case was[1] != now[1]:
-			list = append(list, "client "+name+": key")
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(o.Published.Clients)) {
-		if clients[name] == nil {
-			list = append(list, "client "+name+": gone")
-		}
-	}
-	return list
-}
 
 // A Report is what a publish did.
 type Report struct {
@@ -211,6 +56,9 @@ type Destination interface {
 	// Put replaces bundles, all of one serial, unless there is one with a serial above known. Then the error wraps
 	// ErrNewer. It keeps none of them: together they can be larger than memory.
 	Put(ctx context.Context, bundles iter.Seq2[*fleet.Bundle, error], known int64) error
+	// Taken returns the reports of gateways on the bundles that they have taken over, by gateway, as far as there are
+	// any. They may be anything.
+	Taken(context.Context) (map[string][]byte, error)
 	// Remove removes the bundle of a gateway.
 	Remove(ctx context.Context, gateway string) error
 	// Where names the bundle of a gateway for messages.
@@ -248,6 +96,7 @@ func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string
 	begun := o.Published
 	begun.Unfinished = append(slices.Clone(begun.Unfinished), Begun{last + 1, second(now)})
 	begun.Unfinished = begun.Unfinished[max(0, len(begun.Unfinished)-maxBegun):]
+	begun.Taken = o.Published.withProofs(o.Active(), last+1, bundles.taken)
 	if err := write(o.path(publishedFile), begun.text(), place.EitherWay); err != nil {
 		return nil, err
 	}
@@ -263,7 +112,7 @@ func (o *Office) Publish(ctx context.Context, v *Vault, d Destination, to string
 		report.Removed, err = o.removeRetired(ctx, d, found)
 	}
 	if err == nil {
-		done := Published{Serial: last + 1, Time: second(now), By: v.me, To: to}
+		done := Published{Serial: last + 1, Time: second(now), By: v.me, To: to, Taken: begun.Taken}
 		done.Gateways, done.Clients = o.state()
 		err = write(o.path(publishedFile), done.text(), place.EitherWay)
 	}
@@ -327,10 +176,7 @@ func (o *Office) unknown(found map[string]Found) []string {
 // does not know, that is the error, unless over is set. No gateway compares the serial of a bundle with that of one
 // whose key was replaced: an administrator who has left could set it to the highest.
 func (o *Office) last(d Destination, found map[string]Found, over bool) (int64, error) {
-	last := o.Published.Serial
-	for _, begun := range o.Published.Unfinished {
-		last = max(last, begun.Serial)
-	}
+	last := o.newest()
 	for _, name := range o.unknown(found) {
 		b := found[name]
 		switch {
@@ -416,7 +262,7 @@ func (o *Office) contents(v *Vault, g *Gateway, ks []opened) (*fleet.Contents, e
 	server := o.Fleet.Server(g.Place())
 	c := &fleet.Contents{Site: g.Place(), Gates: keys.Gates{Current: v.gate.At(server)}}
 	if g.Site.Name != "" {
-		c.Share = share.DeriveKey(v.signing.Seed(), server)
+		c.Share = share.DeriveKey(v.share[:], server)
 	}
 	of := make(map[keys.ID]string, len(ks))
 	for i, k := range ks {

@@ -1,6 +1,7 @@
 package office
 
 import (
+	"crypto/ed25519"
 	"fmt"
 	"iter"
 	"os"
@@ -16,6 +17,7 @@ type spool struct {
 	close   func() error
 	end     atomic.Int64
 	bundles []extent
+	taken   []ed25519.PublicKey // what fleet.Bundle.Taken of each was
 }
 
 // An extent is where a bundle lies in the file.
@@ -27,14 +29,14 @@ func (o *Office) newSpool(n int) (*spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &spool{file: file, close: remove, bundles: make([]extent, n)}, nil
+	return &spool{file: file, close: remove, bundles: make([]extent, n), taken: make([]ed25519.PublicKey, n)}, nil
 }
 
 // add keeps the ith bundle. Several may be added at once.
 func (s *spool) add(i int, b *fleet.Bundle) error {
 	text := b.Bytes()
 	size := int64(len(text))
-	s.bundles[i] = extent{s.end.Add(size) - size, size}
+	s.bundles[i], s.taken[i] = extent{s.end.Add(size) - size, size}, b.Taken()
 	if _, err := s.file.WriteAt(text, s.bundles[i].from); err != nil {
 		return fmt.Errorf("keeping a bundle until all are made: %w", err)
 	}

@@ -2,6 +2,9 @@ package office
 
 import (
 	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -23,6 +26,7 @@ import (
 type Vault struct {
 	signing  *ed25519.PrivateKey // behind a pointer, as the others are: see keys.Key
 	gate     keys.GateKey
+	share    *[32]byte             // the keys of sites derive from it; no other replaces it
 	own      *age.HybridIdentity   // clients' keys are sealed to it
 	earlier  []*age.HybridIdentity // to which they were sealed before an administrator left
 	admins   map[string]string     // recipients by name: whom the vault is sealed to
@@ -42,6 +46,7 @@ type rawVault struct {
 	Signing  string            `toml:"signing"`
 	Replaced []string          `toml:"replaced"`
 	Gate     string            `toml:"gate"`
+	Share    string            `toml:"share"`
 	Identity string            `toml:"identity"`
 	Earlier  []string          `toml:"earlier"`
 	Admins   map[string]string `toml:"admins"`
@@ -57,8 +62,29 @@ func newVault(admin string, recipient *age.HybridRecipient) (*Vault, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a key: %w", err)
 	}
-	return &Vault{signing: &signing, gate: keys.NewGateKey(), own: own, me: admin,
+	return &Vault{signing: &signing, gate: keys.NewGateKey(), share: newShare(), own: own, me: admin,
 		admins: map[string]string{admin: recipient.String()}}, nil
+}
+
+// newShare makes the secret of all sites.
+func newShare() *[32]byte {
+	var secret [32]byte
+	rand.Read(secret[:])
+	return &secret
+}
+
+// parseShare parses the secret of all sites. A vault that was written before there were sites has none: it is derived
+// from the key that signs bundles, and stays when another replaces that key.
+func parseShare(text string, signing []byte) (*[32]byte, error) {
+	if text == "" {
+		b, err := hkdf.Key(sha256.New, signing, nil, "sallyport 1 sites", 32)
+		return (*[32]byte)(b), err
+	}
+	b, err := base64.StdEncoding.Strict().DecodeString(text)
+	if err != nil || len(b) != 32 {
+		return nil, errors.New("the secret of sites has 32 bytes")
+	}
+	return (*[32]byte)(b), nil
 }
 
 func (v *Vault) public() ed25519.PublicKey { return v.signing.Public().(ed25519.PublicKey) }
@@ -66,9 +92,10 @@ func (v *Vault) public() ed25519.PublicKey { return v.signing.Public().(ed25519.
 // text returns the vault, which must be sealed.
 func (v *Vault) text(id keys.FleetID) []byte {
 	var b strings.Builder
-	fmt.Fprintf(&b, "version = %d\nfleet = %q\nsigning = %q\nreplaced = [%s]\ngate = %q\nidentity = %q\n",
+	fmt.Fprintf(&b, "version = %d\nfleet = %q\nsigning = %q\nreplaced = [%s]\ngate = %q\nshare = %q\nidentity = %q\n",
 		strict.Version, id,
-		base64.StdEncoding.EncodeToString(v.signing.Seed()), quotedList(v.replaced), v.gate.Reveal(), v.own)
+		base64.StdEncoding.EncodeToString(v.signing.Seed()), quotedList(v.replaced), v.gate.Reveal(),
+		base64.StdEncoding.EncodeToString(v.share[:]), v.own)
 	earlier := make([]string, len(v.earlier))
 	for i, id := range v.earlier {
 		earlier[i] = id.String()
@@ -141,7 +168,8 @@ func parseVault(path string, text []byte) (*Vault, keys.FleetID, error) {
 	gate, gateErr := keys.ParseGateKey(raw.Gate)
 	seed, seedErr := base64.StdEncoding.DecodeString(raw.Signing)
 	own, ownErr := age.ParseHybridIdentity(raw.Identity)
-	if errors.Join(idErr, gateErr, seedErr, ownErr) != nil || len(seed) != ed25519.SeedSize {
+	secret, secretErr := parseShare(raw.Share, seed)
+	if errors.Join(idErr, gateErr, seedErr, ownErr, secretErr) != nil || len(seed) != ed25519.SeedSize {
 		return nil, keys.FleetID{}, doc.Problem("version", "the vault is whole, but lacks a key")
 	}
 	for name := range raw.Admins {
@@ -150,7 +178,8 @@ func parseVault(path string, text []byte) (*Vault, keys.FleetID, error) {
 		}
 	}
 	signing := ed25519.NewKeyFromSeed(seed)
-	v := &Vault{signing: &signing, gate: gate, own: own, admins: raw.Admins, replaced: raw.Replaced}
+	v := &Vault{signing: &signing, gate: gate, share: secret, own: own, admins: raw.Admins,
+		replaced: raw.Replaced}
 	for _, text := range raw.Earlier {
 		earlier, err := age.ParseHybridIdentity(text)
 		if err != nil {

@@ -4,6 +4,12 @@ import "time"
 
 // Times of the protocol.
 const (
+	// Window is how far a stamp may be off at most for a shared address, even if a gateway's own window is longer, and how
+	// far the clocks of two members may differ. Members need not have the same window.
+	Window = time.Minute
+	// Longest is for how long a member that joins is told of a grant, at most. Members keep floors for longer: there is no
+	// outcome without the floor that ended it.
+	Longest = 24 * time.Hour
 	// SessionTTL is how long the store keeps a session after it was asked to.
 	SessionTTL = 10 * time.Second
 	// SessionUse is how long a member relies on its session after it asked. The rest is for what it has begun, and for

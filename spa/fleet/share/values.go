@@ -30,6 +30,7 @@ type Outcome struct {
 	LetIn    netip.Prefix // the network or address that the request names; zero: From
 	Services []string     // as requested: "ssh", "tcp/8443"
 	Receipt  []byte
+	Stated   bool      // whether the request states its source address
 	First    time.Time // the request's first stamp: floors are compared with it
 	Until    time.Time // the end of its last grant; zero: it granted nothing
 }
@@ -42,6 +43,7 @@ type wireOutcome struct {
 	LetIn    netip.Prefix `json:"let_in,omitzero"`
 	Services []string     `json:"services"`
 	Receipt  []byte       `json:"receipt"`
+	Stated   bool         `json:"stated,omitempty"`
 	First    int64        `json:"first"`
 	Until    int64        `json:"until,omitempty"`
 }
@@ -49,7 +51,7 @@ type wireOutcome struct {
 // Encode returns the outcome as ParseOutcome parses it, or an error if it is no valid outcome.
 func (o *Outcome) Encode() ([]byte, error) {
 	text, err := json.Marshal(wireOutcome{Key: o.Key.String(), Client: o.Client, From: o.From, LetIn: o.LetIn,
-		Services: o.Services, Receipt: o.Receipt, First: nanoseconds(o.First), Until: nanoseconds(o.Until)})
+		Services: o.Services, Receipt: o.Receipt, Stated: o.Stated, First: nanoseconds(o.First), Until: nanoseconds(o.Until)})
 	if err == nil {
 		err = o.check()
 	}
@@ -73,7 +75,7 @@ func ParseOutcome(text []byte) (*Outcome, error) {
 		return nil, fmt.Errorf("share: an outcome: %w", err)
 	}
 	o := &Outcome{Key: id, Client: w.Client, From: w.From, LetIn: w.LetIn, Services: w.Services, Receipt: w.Receipt,
-		First: moment(w.First), Until: moment(w.Until)}
+		Stated: w.Stated, First: moment(w.First), Until: moment(w.Until)}
 	again, err := o.Encode()
 	if err != nil {
 		return nil, err

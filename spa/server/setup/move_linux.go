@@ -204,7 +204,7 @@ func (m *move) commit() error {
 // that stays until the next server has ended the keeper.
 func (m *move) removeOld() error {
 	names := slices.Concat(m.files(), []string{filepath.Join(control.Beside, control.SocketName), control.Beside,
-		control.SocketName, config.ShareFile, LockFile})
+		control.SocketName, config.ShareFile, config.TakenFile, LockFile})
 	if m.c.State != m.next.Dir {
 		names = append(names, SettingsFile)
 	}

@@ -213,6 +213,9 @@ func (p *preparing) state(c *config.Config) {
 	}
 	if c.Fleet.On() {
 		names = append(names, config.BundlesFile, config.BundlesFile2)
+		if c.Fleet.Taken == filepath.Join(dir, config.TakenFile) {
+			names = append(names, config.TakenFile)
+		}
 	}
 	if !onlyRoots(dir) {
 		if rootLeadsTo(dir) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -153,7 +154,7 @@ func (m *Member) reader(l *link) {
 
 func (m *Member) leaveAgent(l *link, err error) {
 	if !l.closed && !errors.Is(err, io.EOF) {
-		m.config.Log.Warn("lost the agent that reaches the other members", "error", err)
+		m.log(slog.LevelWarn, "lost the agent that reaches the other members", "error", err)
 	}
 	m.lost(l)
 	m.woken()

@@ -50,7 +50,7 @@ type Config struct {
 	Site   string // its name, as in the server id
 	Member string // this gateway's name
 	Key    share.Key
-	Window time.Duration // the freshness window, the same at all members
+	Window time.Duration // the longest freshness window of the members, and the most by which their clocks differ
 	Local  bool          // decide alone when the store does not answer (standalone = "local")
 	To     Site
 	Log    *slog.Logger // nil: none

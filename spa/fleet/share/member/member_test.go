@@ -308,6 +308,7 @@ func TestUnsealed(t *testing.T) {
 }
 
 // TestUnraised: a floor that cannot be put into force is not acknowledged, and the member decides nothing until it can.
+// It has no session for long enough that the others can answer a close.
 func TestUnraised(t *testing.T) {
 	scripted(t, nil, func(h *host) {
 		o := h.outlet(nil)
@@ -323,6 +324,11 @@ func TestUnraised(t *testing.T) {
 			o.has = []share.Message{{Kind: share.Event, Key: place("f", 1), Value: sealed(place("f", 1), "floor"),
 				Revision: 11}}
 		})
+		time.Sleep(share.SessionTTL + member.EndWithin - time.Second)
+		if n := o.asked.Load(); n != 0 {
+			t.Errorf("it has asked for a session %d times", n)
+		}
+		time.Sleep(2 * time.Second)
 		if ack := o.next(share.Ack); !h.m.Alive() || len(h.raised) != 1 || ack.Revision != 11 {
 			t.Errorf("once it can: raised %q, acknowledged %d", h.raised, ack.Revision)
 		}

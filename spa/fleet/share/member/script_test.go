@@ -78,6 +78,7 @@ type outlet struct {
 	silent   atomic.Bool     // no answer about sessions
 	refusing atomic.Bool     // another run has it
 	slow     atomic.Int64    // nanoseconds before an answer about sessions
+	asked    atomic.Int64    // how often a session was asked for
 	reads    int
 	seq      uint64 // of the last reading
 }
@@ -134,6 +135,7 @@ func (o *outlet) serve() {
 		switch m.Kind {
 		case share.Hello:
 		case share.AskSession:
+			o.asked.Add(1)
 			time.Sleep(time.Duration(o.slow.Load()))
 			switch {
 			case o.silent.Load():

@@ -3,12 +3,17 @@ package member
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
 
 	"sallyport/spa/fleet/share"
 )
+
+// illFor is for how long a member that cannot raise a floor asks for no session. The others wait for the acknowledgement
+// of a member with a session, so they must see it end, and have time to answer a close.
+const illFor = share.SessionTTL + EndWithin
 
 var (
 	errOrder = errors.New("the agent reports what happened in another order than the store's")
@@ -54,7 +59,7 @@ func (m *Member) refuse(now time.Time) {
 		m.refused = now
 	}
 	if lasts := now.Sub(m.refused); lasts > share.SessionTTL && lasts <= share.SessionTTL+share.SessionEvery {
-		m.config.Log.Error("another gateway of the site has this one's name", "member", m.config.Member)
+		m.log(slog.LevelError, "another gateway of the site has this one's name", "member", m.config.Member)
 	}
 	m.asked = time.Time{}
 	m.apart()
@@ -89,7 +94,7 @@ func (m *Member) restored(revision int64) {
 	defer m.mu.Unlock()
 	if revision < m.raised {
 		m.raised, m.installed, m.wanted, m.acked = 0, 0, 0, 0
-		m.config.Log.Error("the store was set back: what members of the site spent since may be accepted again")
+		m.log(slog.LevelError, "the store was set back: what members of the site spent since may be accepted again")
 	}
 }
 
@@ -167,7 +172,7 @@ func (m *Member) join(epoch int, revision int64) {
 		return
 	}
 	if !m.joined {
-		m.config.Log.Info("joined the other members of the site")
+		m.log(slog.LevelInfo, "joined the other members of the site")
 	}
 	m.joined = true
 	m.wanted = max(m.wanted, revision)
@@ -218,9 +223,10 @@ func (m *Member) raise(l *link, msg share.Message) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil { // to be read again, and acknowledged by nobody until then
-		m.config.Log.Error("could not put another member's floor into force", "error", err)
+		m.log(slog.LevelError, "could not put another member's floor into force", "error", err)
 		m.apart()
 		m.lost(l)
+		m.ill = time.Now().Add(illFor)
 		return
 	}
 	if ok && run != m.me {

@@ -64,8 +64,9 @@ type gateway struct {
 	ahead   time.Duration // its clock
 	journal bool          // it remembers what it has seen after a crash
 	agent   *agent
-	fails   func() bool // what must be written cannot be
-	slow    func()      // waits for the line
+	fails   func() bool             // what must be written cannot be
+	slow    func()                  // waits for the line
+	through func(net.Conn) net.Conn // nil, or what the agent has instead of its end of the connection
 
 	run    int // counts its crashes
 	m      *member.Member
@@ -139,6 +140,9 @@ func (g *gateway) stop() {
 // dial starts an agent, which dials again when it loses the server.
 func (g *gateway) dial() {
 	here, there := net.Pipe()
+	if g.through != nil {
+		there = g.through(there)
+	}
 	g.site.mu.Lock()
 	if g.conn != nil {
 		g.conn.Close()

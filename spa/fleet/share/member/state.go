@@ -17,7 +17,10 @@ import (
 	"sallyport/spa/fleet/share"
 )
 
-const retryEvery = 500 * time.Millisecond // of outcomes, floors and acknowledgements that failed
+const (
+	retryEvery = 500 * time.Millisecond // of outcomes, floors and acknowledgements that failed
+	logEvery   = 10 * time.Second       // of the same line
+)
 
 // A Member is this gateway among those of its site. See the package documentation.
 type Member struct {
@@ -36,6 +39,7 @@ type Member struct {
 	session   int64     // the revision at which it was made
 	epoch     int       // changes when the session may have been lost
 	joined    bool      // since this epoch began, all floors were read
+	ill       time.Time // until then no session is asked for: a floor could not be raised
 	refused   time.Time // since when another run has the session; zero: it has not
 	nextAsk   time.Time
 	raised    int64 // floors up to this revision are in force
@@ -55,6 +59,7 @@ type Member struct {
 	ends     []*ending
 	settling *list.List // of *settlement
 	counts   Counts
+	logged   map[string]time.Time // by the line
 }
 
 type peer struct {
@@ -70,7 +75,7 @@ func New(c Config) *Member {
 	c.Log = c.Log.With("site", c.Site)
 	m := &Member{config: c, prefix: share.Prefix(c.Fleet, c.Site), wake: make(chan struct{}, 1),
 		queues: make(map[keys.ID][]*Attempt), order: list.New(), settling: list.New(),
-		given: givenUp{until: make(map[share.Token]time.Time)}}
+		given: givenUp{until: make(map[share.Token]time.Time)}, logged: make(map[string]time.Time)}
 	m.todo.changed.L = &m.mu
 	rand.Read(m.me[:])
 	var first [8]byte
@@ -137,7 +142,7 @@ func (m *Member) tick(now time.Time) time.Duration {
 	m.lapse(now)
 	m.expire(now)
 	m.expireEnds(now)
-	if m.link != nil && !now.Before(m.nextAsk) {
+	if m.link != nil && !now.Before(m.nextAsk) && !now.Before(m.ill) {
 		m.nextAsk = now.Add(share.SessionEvery)
 		m.ask(now)
 	}
@@ -150,6 +155,9 @@ func (m *Member) tick(now time.Time) time.Duration {
 	var due []time.Time
 	if m.link != nil {
 		due = append(due, m.nextAsk)
+		if m.ill.After(m.nextAsk) {
+			due[0] = m.ill
+		}
 	}
 	if first := m.order.Front(); first != nil {
 		due = append(due, first.Value.(*Attempt).deadline)
@@ -192,7 +200,7 @@ func (m *Member) lapse(now time.Time) {
 		return
 	}
 	m.apart()
-	m.config.Log.Warn("no answer from the store: apart from the other members of the site")
+	m.log(slog.LevelWarn, "no answer from the store: apart from the other members of the site")
 }
 
 // apart begins a new epoch: from now on there may be floors that this member has not read.
@@ -214,6 +222,16 @@ func (m *Member) Status() Status {
 		s.Peers = append(s.Peers, Peer{Name: name, Acknowledged: m.peers[name].acked})
 	}
 	return s
+}
+
+// log logs, but the same no more than once in a while: an agent may make it happen all the time.
+func (m *Member) log(level slog.Level, text string, more ...any) {
+	now := time.Now()
+	if at, ok := m.logged[text]; ok && since(at, now) < logEvery {
+		return
+	}
+	m.logged[text] = now
+	m.config.Log.Log(context.Background(), level, text, more...)
 }
 
 // seal seals what this run says, for a place in the store.

@@ -2,7 +2,7 @@ package member
 
 import "sync"
 
-const maxEvents = 4096 // of the store, that wait for the server
+const maxEvents = 1024 // of the store, that wait for the server
 
 // tasks are what the server is called for, one after the other.
 type tasks struct {
