@@ -33,8 +33,8 @@ func (m *siteMember) wantGrant(client, when string) {
 	}
 }
 
-// TestSharedLocalClients: what is revoked at another gateway ends nothing that a client with a file on this one has, and
-// refuses it nothing.
+// TestSharedLocalClients: what is revoked at another gateway ends nothing that a client with a file on this one has,
+// and refuses it nothing.
 func TestSharedLocalClients(t *testing.T) {
 	for name, r := range map[string]control.Request{
 		"its address":           {Source: netip.MustParseAddr("192.0.2.2"), Cut: true},
@@ -85,7 +85,8 @@ func TestSharedLinkLocal(t *testing.T) {
 	if other.grants() != 0 || other.said.has("not granted here") {
 		t.Error("another gateway looks at whether to let in the same address")
 	}
-	if revoked, err := other.s.revoke(t.Context(), control.Request{Source: netip.MustParseAddr("fe80::1%eth0")}); err == nil {
+	there := control.Request{Source: netip.MustParseAddr("fe80::1%eth0")}
+	if revoked, err := other.s.revoke(t.Context(), there); err == nil {
 		t.Errorf("it is revoked: %+v", revoked)
 	}
 	h.read()
