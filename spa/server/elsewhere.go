@@ -61,8 +61,8 @@ func (s *Server) noteSettled(outcome [sha256.Size]byte) {
 }
 
 // install puts into force what another member granted, for the rest of its time, as far as this gateway's own settings
-// and bundle grant it too. Programs do not run here: the member that granted it runs its own. It returns false if it may
-// come to another result with the same settings.
+// and bundle grant it too. Programs do not run here: the member that granted it runs its own. It returns false if it
+// may come to another result with the same settings.
 func (s *Server) install(ctx context.Context, o *share.Outcome) bool {
 	now := s.now()
 	knock, granted, ends, ok := s.asked(o, now)

@@ -210,3 +210,30 @@ func TestSharedEndedHere(t *testing.T) {
 		}
 	}
 }
+
+// TestSharedEachEnd: each service lasts as long as its own receipt says at most, even if another one has ended here.
+func TestSharedEachEnd(t *testing.T) {
+	h := newShop(t, 2, "")
+	ann := *h.ann
+	ann.Allow = []string{"ssh", "web"}
+	for i, longest := range [][]time.Duration{{time.Hour, time.Minute}, {time.Second, time.Hour}} {
+		h.takes(i, 2, &ann, nil)
+		h.members[i].rules(func(c *config.Config) {
+			c.Services = append(c.Services, c.Services[0])
+			c.Services[1].Name, c.Services[1].Ports = "web", []service.Ports{{Proto: service.TCP, Low: 80, High: 80}}
+			for j := range c.Services {
+				c.Services[j].MaxFor = longest[j]
+			}
+		})
+	}
+	r := h.request(spa.TypeOpen)
+	r.For, r.Services = time.Hour, []service.Service{{Name: "ssh"}, {Name: "web"}}
+	m := h.members[1]
+	m.later(share.Window / 2) // then its second for ssh is over
+	h.grants(h.members[0], r)
+	lab.Eventually(t, "the outcome to be looked at", func() bool { return m.installed() == 1 })
+	got := m.s.firewall.Grants(time.Now())
+	if len(got) != 1 || got[0].Service != "web" || time.Until(got[0].Until) > time.Minute {
+		t.Errorf("got %v, want web for a minute", got)
+	}
+}
