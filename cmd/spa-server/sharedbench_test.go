@@ -14,8 +14,8 @@ import (
 )
 
 // BenchmarkShared measures knocks at a gateway of a fleet: alone, and as one of two that share an address through etcd
-// with one or three members, or with one that takes 50 ms to answer. Lone knocks come one at a time, from sealing to the
-// receipt; the others 64 or 512 at a time, each from another client.
+// with one or three members, or with one that takes 50 ms to answer. Lone knocks come one at a time, from sealing to
+// the receipt; the others 64 or 512 at a time, each from another client.
 func BenchmarkShared(b *testing.B) {
 	for _, store := range []struct {
 		name  string

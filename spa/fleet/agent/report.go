@@ -15,8 +15,8 @@ import (
 // reportEvery is the time between two looks at the gateway's report: the file is small, and nearby.
 const reportEvery = time.Second
 
-// A Reporter carries a gateway's report of which bundle it has taken over from a file to the store. It cannot verify it:
-// the office does.
+// A Reporter carries a gateway's report of which bundle it has taken over from a file to the store. It cannot verify
+// it: the office does.
 type Reporter struct {
 	File    string // that spa-server writes: taken in [fleet] of server.toml
 	Gateway string

@@ -11,8 +11,8 @@ import (
 	"sallyport/spa/fleet/share"
 )
 
-// illFor is for how long a member that cannot raise a floor asks for no session. The others wait for the acknowledgement
-// of a member with a session, so they must see it end, and have time to answer a close.
+// illFor is for how long a member that cannot raise a floor asks for no session. The others wait for the
+// acknowledgement of a member with a session, so they must see it end, and have time to answer a close.
 const illFor = share.SessionTTL + EndWithin
 
 var (
