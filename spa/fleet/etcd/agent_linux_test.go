@@ -23,7 +23,7 @@ import (
 
 // TestAgent: an agent with the settings of its page gets what the office publishes, and only of its own fleet.
 func TestAgent(t *testing.T) {
-	c := etcd.NewCluster(t)
+	c := etcd.NewCluster(t, 1)
 	ca, cert, key := c.Files(t, "agent")
 	secure := lab.Value(agent.TLS(ca, cert, key))(t)
 	_, private, err := ed25519.GenerateKey(nil)
@@ -31,7 +31,7 @@ func TestAgent(t *testing.T) {
 	to := lab.Value(age.GenerateHybridIdentity())(t).Recipient()
 	for range 2 {
 		seal := fleet.Seal{Fleet: keys.NewFleetID(), Key: private}
-		store := lab.Value(etcd.Open(etcd.Config{Endpoints: agent.Endpoints(c.Host()), TLS: secure, Fleet: seal.Fleet}))(t)
+		store := lab.Value(etcd.Open(etcd.Config{Endpoints: agent.Endpoints(c.Hosts()), TLS: secure, Fleet: seal.Fleet}))(t)
 		defer store.Close()
 		b := lab.Value(seal.Seal("web", to, 1, time.Now(), &fleet.Contents{Site: "web",
 			Gates: keys.Gates{Current: keys.NewGateKey()}}))(t)
@@ -40,7 +40,7 @@ func TestAgent(t *testing.T) {
 		})
 		dir := t.TempDir()
 		lab.Must(t, os.WriteFile(filepath.Join(dir, agent.FileName), fmt.Appendf(nil, "version = 1\ngateway = \"web\"\n"+
-			"from = \"etcd://%s\"\nto = \"here\"\nfleet = \"%s\"\nca = %q\ncert = %q\nkey = %q\n", c.Host(), seal.Fleet, ca,
+			"from = \"etcd://%s\"\nto = \"here\"\nfleet = \"%s\"\nca = %q\ncert = %q\nkey = %q\n", c.Hosts(), seal.Fleet, ca,
 			cert, key), 0o644))
 		config := lab.Value(agent.Load(dir))(t)
 		source, closing, err := config.Open()

@@ -28,8 +28,8 @@ type site struct {
 	key     share.Key
 }
 
-func newSite(t testing.TB) site {
-	return site{etcd.NewCluster(t), keys.NewFleetID(), share.DeriveKey(bytes.Repeat([]byte("k"), 32), keys.ServerID{1})}
+func newSite(t testing.TB, stores int) site {
+	return site{etcd.NewCluster(t, stores), keys.NewFleetID(), share.DeriveKey(bytes.Repeat([]byte("k"), 32), keys.ServerID{1})}
 }
 
 // gateway is a server without a firewall.
@@ -99,7 +99,7 @@ func (s site) agent(t testing.TB, name, socket string, log *slog.Logger) (stop f
 	dir := t.TempDir()
 	ca, cert, key := s.cluster.Files(t, name)
 	lab.Must(t, os.WriteFile(filepath.Join(dir, agent.FileName), fmt.Appendf(nil, "version = 1\ngateway = %q\n"+
-		"from = \"etcd://%s\"\nfleet = \"%s\"\nca = %q\ncert = %q\nkey = %q\nshare = %q\n", name, s.cluster.Host(), s.fleet,
+		"from = \"etcd://%s\"\nfleet = \"%s\"\nca = %q\ncert = %q\nkey = %q\nshare = %q\n", name, s.cluster.Hosts(), s.fleet,
 		ca, cert, key, socket), 0o644))
 	bridge, closing, err := lab.Value(agent.Load(dir))(t).OpenBridge(log)
 	lab.Must(t, err)
@@ -158,7 +158,7 @@ func alive(t testing.TB, gateways ...*gateway) {
 // TestShare: two gateways with agents spend each packet once, know each other's outcomes and floors, and go on after
 // each restart of a server, an agent or the store.
 func TestShare(t *testing.T) {
-	s, dir := newSite(t), t.TempDir()
+	s, dir := newSite(t, 1), t.TempDir()
 	quiet := slog.New(slog.DiscardHandler)
 	socket := func(name string) string { return filepath.Join(dir, name) }
 	stopAgent := s.agent(t, "a", socket("a"), quiet) // before there is a server
@@ -223,7 +223,7 @@ func TestShare(t *testing.T) {
 
 // TestNoise: keys and values that no member writes do not keep a gateway from what members write.
 func TestNoise(t *testing.T) {
-	s, dir := newSite(t), t.TempDir()
+	s, dir := newSite(t, 1), t.TempDir()
 	a, b := s.start(t, "a", filepath.Join(dir, "a")), s.start(t, "b", filepath.Join(dir, "b"))
 	for _, noise := range []string{"f/x", "f/", "f", "o/" + strings.Repeat("0", 32), "o/" + strings.Repeat("1", 32),
 		"s/A B", "s/c", "a/c", "a/d", "p/x"} {
@@ -244,7 +244,7 @@ func TestNoise(t *testing.T) {
 
 // TestBridgeUnfit: an agent does not serve a server of another name, and says why.
 func TestBridgeUnfit(t *testing.T) {
-	s, log := newSite(t), new(lab.Buffer)
+	s, log := newSite(t, 1), new(lab.Buffer)
 	socket := filepath.Join(t.TempDir(), "s")
 	s.start(t, "a", socket)
 	s.agent(t, "b", socket, slog.New(slog.NewTextHandler(log, nil)))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"iter"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,11 +37,27 @@ func each(bundles []*fleet.Bundle) iter.Seq2[*fleet.Bundle, error] {
 // Cluster is a cluster for tests of other packages with this one.
 type Cluster struct{ *cluster }
 
-// NewCluster starts an etcd with one member.
-func NewCluster(t testing.TB) Cluster { return Cluster{newCluster(t, 1)} }
+// NewCluster starts an etcd with so many members.
+func NewCluster(t testing.TB, size int) Cluster { return Cluster{newCluster(t, size)} }
 
-// Host returns its host and port.
-func (c Cluster) Host() string { return c.endpoints[0][len("https://"):] }
+// Hosts returns the hosts and ports of its members, as in from of agent.toml.
+func (c Cluster) Hosts() string {
+	return strings.ReplaceAll(strings.Join(c.endpoints, ","), "https://", "")
+}
+
+// Leader returns the index of the member that leads the others.
+func (c Cluster) Leader(t testing.TB) int {
+	t.Helper()
+	s := lab.Value(Open(Config{Endpoints: c.endpoints, TLS: c.as(t, "anyone")}))(t)
+	defer s.Close()
+	return c.leader(t, s)
+}
+
+// Signal sends a signal to a member.
+func (c Cluster) Signal(t testing.TB, i int, signal syscall.Signal) {
+	t.Helper()
+	lab.Must(t, c.members[i].Process.Signal(signal))
+}
 
 // Files returns the paths of the authority's certificate, and of a user's certificate and key.
 func (c Cluster) Files(t testing.TB, user string) (ca, cert, key string) {

@@ -26,7 +26,7 @@ import (
 func openStore(t *testing.T, c etcd.Cluster, id keys.FleetID, ca, cert, key string) *etcd.Store {
 	t.Helper()
 	secure := lab.Value(agent.TLS(ca, cert, key))(t)
-	store := lab.Value(etcd.Open(etcd.Config{Endpoints: agent.Endpoints(c.Host()), TLS: secure, Fleet: id}))(t)
+	store := lab.Value(etcd.Open(etcd.Config{Endpoints: agent.Endpoints(c.Hosts()), TLS: secure, Fleet: id}))(t)
 	t.Cleanup(func() { store.Close() })
 	return store
 }
@@ -34,7 +34,7 @@ func openStore(t *testing.T, c etcd.Cluster, id keys.FleetID, ca, cert, key stri
 // TestReporter: an agent with taken in its settings carries each report of its gateway to the office, and no other
 // text, also if the report came while the agent did not run.
 func TestReporter(t *testing.T) {
-	c := etcd.NewCluster(t)
+	c := etcd.NewCluster(t, 1)
 	ca, cert, key := c.Files(t, "agent")
 	_, private, err := ed25519.GenerateKey(nil)
 	lab.Must(t, err)
@@ -52,7 +52,7 @@ func TestReporter(t *testing.T) {
 	defer report.Close()
 	write := func(text []byte) { lab.Value(report.WriteAt(text, 0))(t) } // as the server does
 	lab.Must(t, os.WriteFile(filepath.Join(dir, agent.FileName), fmt.Appendf(nil, "version = 1\ngateway = \"web\"\n"+
-		"from = \"etcd://%s\"\ntaken = \"fleet.taken\"\nfleet = \"%s\"\nca = %q\ncert = %q\nkey = %q\n", c.Host(), seal.Fleet,
+		"from = \"etcd://%s\"\ntaken = \"fleet.taken\"\nfleet = \"%s\"\nca = %q\ncert = %q\nkey = %q\n", c.Hosts(), seal.Fleet,
 		ca, cert, key), 0o644))
 	config := lab.Value(agent.Load(dir))(t)
 	there := func(want []byte) func() bool {
@@ -115,7 +115,7 @@ func (l *lines) has(text string) bool {
 
 // TestManyReports: the office gets all reports, however large gateways make theirs.
 func TestManyReports(t *testing.T) {
-	c := etcd.NewCluster(t)
+	c := etcd.NewCluster(t, 1)
 	ca, cert, key := c.Files(t, "office")
 	id := keys.NewFleetID()
 	store := openStore(t, c, id, ca, cert, key)

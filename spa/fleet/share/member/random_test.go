@@ -203,7 +203,7 @@ func (s *schedule) end(t *testing.T) {
 	time.Sleep(2 * time.Minute) // late requests arrive
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.checkHistory(t)
+	s.history.Check(t)
 	for _, text := range s.broken {
 		t.Error(text)
 	}

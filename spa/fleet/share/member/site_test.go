@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/anishathalye/porcupine"
+	"sallyport/spa/fleet/share/standin"
 
 	"sallyport/keys"
 	"sallyport/spa/fleet/share"
@@ -44,7 +44,7 @@ type site struct {
 	granted map[[16]byte]bool // the client has a receipt that grants
 	closed  map[[16]byte]bool // the client has a receipt that closes
 	floors  map[keys.ID]time.Time
-	history []porcupine.Operation
+	history standin.History
 	broken  []string
 }
 
@@ -225,7 +225,7 @@ func (l life) decide(p packet, came time.Time, late bool, how member.How, a *mem
 		return
 	case g.superseded(p.client, p.first, g.floors):
 		s.answer(p, outcome{})
-		s.decided(came, p, true)
+		s.history.Add(p.nonce, p.request, came, true)
 		g.m.Settled(a, encode(outcome{Request: p.request, Client: p.client, First: p.first}), time.Time{})
 		return
 	}
@@ -237,7 +237,7 @@ func (l life) decide(p packet, came time.Time, late bool, how member.How, a *mem
 	o := outcome{Request: p.request, Client: p.client, First: p.first, Until: g.now().Add(longest)}
 	g.install(o)
 	s.answer(p, o)
-	s.decided(came, p, true)
+	s.history.Add(p.nonce, p.request, came, true)
 	g.m.Settled(a, encode(o), o.Until)
 }
 
@@ -254,7 +254,7 @@ func (l life) repeat(p packet, came time.Time, text []byte) {
 	o := decode[outcome](text)
 	if o.Until.IsZero() || !l.g.superseded(o.Client, o.First, l.g.floors) {
 		l.g.site.answer(p, o)
-		l.g.site.decided(came, p, false)
+		l.g.site.history.Add(p.nonce, p.request, came, false)
 	}
 }
 
@@ -310,7 +310,7 @@ func (l life) close(p packet, came time.Time, a *member.Attempt) {
 		}
 		o := outcome{Request: p.request, Client: p.client, First: p.first, Closed: true}
 		s.answer(p, o)
-		s.decided(came, p, true)
+		s.history.Add(p.nonce, p.request, came, true)
 		s.answered(f)
 		g.m.Settled(a, encode(o), time.Time{})
 	})

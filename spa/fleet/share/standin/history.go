@@ -1,25 +1,56 @@
-package member_test
+package standin
 
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/anishathalye/porcupine"
 )
 
-// A decision is what a packet led to that anyone can notice: an act, or an answer with the outcome of one. Packets that
-// led to nothing are left out of the history.
+// A History is what packets led to that anyone can notice: acts, and answers with the outcome of one. Packets that led
+// to nothing are left out.
+type History struct {
+	mu   sync.Mutex
+	list []porcupine.Operation
+}
+
 type decision struct {
 	nonce   [24]byte
 	request [16]byte
 }
 
-// decided adds to the history.
-func (s *site) decided(came time.Time, p packet, act bool) {
-	s.history = append(s.history, porcupine.Operation{Input: decision{p.nonce, p.request}, Output: act,
-		Call: came.UnixNano(), Return: time.Now().UnixNano()})
+// Add adds that a packet which came at a time has led to an act, or to the answer that there was one.
+func (h *History) Add(nonce [24]byte, request [16]byte, came time.Time, act bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.list = append(h.list, porcupine.Operation{Input: decision{nonce, request}, Output: act, Call: came.UnixNano(),
+		Return: time.Now().UnixNano()})
+}
+
+// Acts returns how many packets have led to an act.
+func (h *History) Acts() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	acts := 0
+	for _, op := range h.list {
+		if op.Output.(bool) {
+			acts++
+		}
+	}
+	return acts
+}
+
+// Check reports an error unless one gateway without trouble could have done all that its members did.
+func (h *History) Check(t testing.TB) {
+	t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !porcupine.CheckOperations(single, h.list) {
+		t.Errorf("no single gateway could have decided so: %d decisions", len(h.list))
+	}
 }
 
 // command is the state of one command, as a single gateway would keep it.
@@ -54,11 +85,4 @@ var single = porcupine.Model{
 	DescribeOperation: func(input, output any) string {
 		return fmt.Sprintf("%x acts: %t", input.(decision).nonce, output)
 	},
-}
-
-// checkHistory: what all members did could have been done by one.
-func (s *site) checkHistory(t *testing.T) {
-	if !porcupine.CheckOperations(single, s.history) {
-		t.Errorf("no single gateway could have decided so: %d decisions", len(s.history))
-	}
 }
