@@ -24,7 +24,8 @@ type host struct {
 	decided   []verdict
 	installed []string
 	raised    []string
-	failing   bool // nothing can be raised
+	failing   bool          // nothing can be raised
+	line      chan struct{} // nil, or Install and Raise wait for it
 }
 
 type verdict struct {
@@ -35,9 +36,19 @@ type verdict struct {
 	after   time.Duration
 }
 
-func (h *host) Install(outcome []byte) { h.installed = append(h.installed, string(outcome)) }
+func (h *host) Install(outcome []byte) {
+	h.wait()
+	h.installed = append(h.installed, string(outcome))
+}
+
+func (h *host) wait() {
+	if h.line != nil {
+		<-h.line
+	}
+}
 
 func (h *host) Raise(floor []byte) error {
+	h.wait()
 	if h.failing {
 		return context.Canceled
 	}
@@ -76,6 +87,7 @@ type outlet struct {
 	has      []share.Message // floors, sessions and acknowledgements at first
 	after    []share.Message // outcomes
 	silent   atomic.Bool     // no answer about sessions
+	mute     atomic.Bool     // no answer to readings
 	refusing atomic.Bool     // another run has it
 	slow     atomic.Int64    // nanoseconds before an answer about sessions
 	asked    atomic.Int64    // how often a session was asked for
@@ -136,21 +148,27 @@ func (o *outlet) serve() {
 		case share.Hello:
 		case share.AskSession:
 			o.asked.Add(1)
-			time.Sleep(time.Duration(o.slow.Load()))
-			switch {
-			case o.silent.Load():
-			case o.refusing.Load():
-				o.Write(share.Message{Kind: share.Refused, Seq: m.Seq})
-			default:
-				o.Write(share.Message{Kind: share.InSession, Seq: m.Seq, Revision: o.session.Load()})
-			}
+			time.AfterFunc(time.Duration(o.slow.Load()), func() { o.inSession(m) })
 		case share.Read:
 			o.reads++
 			o.seq = m.Seq
-			o.begin()
+			if !o.mute.Load() {
+				o.begin()
+			}
 		default:
 			o.other <- m
 		}
+	}
+}
+
+// inSession answers a member that asks for a session.
+func (o *outlet) inSession(m share.Message) {
+	switch {
+	case o.silent.Load():
+	case o.refusing.Load():
+		o.Write(share.Message{Kind: share.Refused, Seq: m.Seq})
+	default:
+		o.Write(share.Message{Kind: share.InSession, Seq: m.Seq, Revision: o.session.Load()})
 	}
 }
 
