@@ -28,11 +28,11 @@ func TestReadBeforeSession(t *testing.T) {
 		o := h.outlet(func(o *outlet) { o.has = []share.Message{floor(1)} })
 		o.has = append(o.has, floor(2))
 		o.lose()
-		h.line <- struct{}{}
+		h.lets()
 		if synctest.Wait(); h.m.Alive() || len(h.raised) != 1 {
 			t.Errorf("alive: %t, with %d of 2 floors in force", h.m.Alive(), len(h.raised))
 		}
-		h.line <- struct{}{}
+		h.lets()
 		if synctest.Wait(); !h.m.Alive() || len(h.raised) != 2 {
 			t.Errorf("alive: %t, with all %d floors in force", h.m.Alive(), len(h.raised))
 		}
@@ -78,11 +78,11 @@ func TestInstallsAgain(t *testing.T) {
 		o.event(place("o", 1), outcome)
 		o.silent.Store(true)
 		time.Sleep(share.SessionUse)
-		h.line <- struct{}{}
+		h.lets()
 		o.after = []share.Message{{Kind: share.Event, Key: place("o", 1), Value: outcome, Revision: o.revision.Load()}}
 		o.silent.Store(false)
 		time.Sleep(share.SessionEvery)
-		h.line <- struct{}{}
+		h.lets()
 		if synctest.Wait(); len(h.installed) != 2 {
 			t.Errorf("given %d times", len(h.installed))
 		}

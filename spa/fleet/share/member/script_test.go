@@ -47,6 +47,16 @@ func (h *host) wait() {
 	}
 }
 
+// lets one of those that wait for the line go on.
+func (h *host) lets() {
+	h.t.Helper()
+	select {
+	case h.line <- struct{}{}:
+	case <-time.After(time.Minute):
+		h.t.Fatal("nobody waits for the line")
+	}
+}
+
 func (h *host) Raise(floor []byte) error {
 	h.wait()
 	if h.failing {
