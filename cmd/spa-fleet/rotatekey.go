@@ -19,9 +19,10 @@ func (a *app) rotateKeyCommand() *cobra.Command {
 For each gateway it prints the command with which the gateway trusts the new key. Until that
 has run there, the gateway keeps its bundle and refuses newer ones. Publish first, and bring
 the bundles to the gateways: a gateway that trusts the new key, but has no bundle signed with
-it, shuts all clients of the fleet out. Gateways that share an address get a new key for
-that too: restart them soon after one another, because until then they do not know what the
-others have used.`,
+it, shuts all clients of the fleet out.
+
+The key that the gateways of a site share stays, and an administrator who has left knows it:
+end that administrator's access to the store, too.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			err := sure(cmd, yes, "Every gateway will refuse new bundles until it trusts the new key. Replace the key?")
