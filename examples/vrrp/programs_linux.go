@@ -112,12 +112,12 @@ var keepalived string
 
 // startKeepalived starts it with the file on the page. The first member has the higher priority.
 func (p *pair) startKeepalived(m *member) (*stage.Server, error) {
-	const command, priority = "/usr/local/bin/spa-server status", "priority 100 "
+	const command, priority = `"spa-server status"`, "priority 100 "
 	if !strings.Contains(keepalived, command) || !strings.Contains(keepalived, priority) {
 		return nil, errors.New("keepalived.conf is not as expected")
 	}
-	text := strings.Replace(keepalived, command, filepath.Join(p.Dir, "bin", "spa-server")+" status --config "+
-		filepath.Join(p.Dir, m.Name()), 1)
+	text := strings.Replace(keepalived, command, `"`+filepath.Join(p.Dir, "bin", "spa-server")+" status --config "+
+		filepath.Join(p.Dir, m.Name())+`"`, 1)
 	if m == p.members[0] {
 		text = strings.Replace(text, priority, "priority 150 ", 1)
 	}
