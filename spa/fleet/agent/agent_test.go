@@ -257,12 +257,12 @@ func TestConfig(t *testing.T) {
 		c.Share != "" {
 		t.Errorf("got %+v", c)
 	}
-	text = strings.Replace(text, "to = \"here\"", "share = \"/run/spa/share.sock\"", 1)
+	text = strings.Replace(text, "to = \"here\"", "share = \"/run/spa-share/share.sock\"", 1)
 	lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o644))
-	if c := lab.Value(Load(dir))(t); c.To != "" || c.Share != "/run/spa/share.sock" {
+	if c := lab.Value(Load(dir))(t); c.To != "" || c.Share != "/run/spa-share/share.sock" {
 		t.Errorf("share alone: got %+v", c)
 	}
-	text = strings.Replace(text, "share = \"/run/spa/share.sock\"", "taken = \"fleet.taken\"", 1)
+	text = strings.Replace(text, "share = \"/run/spa-share/share.sock\"", "taken = \"fleet.taken\"", 1)
 	lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o644))
 	if c := lab.Value(Load(dir))(t); c.To != "" || c.Taken != filepath.Join(dir, "fleet.taken") {
 		t.Errorf("taken alone: got %+v", c)
