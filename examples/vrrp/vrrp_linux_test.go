@@ -53,7 +53,7 @@ func TestPageSettings(t *testing.T) {
 	}
 	dir := t.TempDir()
 	lab.Must(t, os.WriteFile(filepath.Join(dir, agent.FileName), []byte(block[1]), 0o644))
-	if c := lab.Value(agent.Load(dir))(t); c.Gateway != "lb1" || c.Share != "/run/spa/share.sock" {
+	if c := lab.Value(agent.Load(dir))(t); c.Gateway != "lb1" || c.Share != "/run/spa-share/share.sock" {
 		t.Errorf("got %+v", c)
 	}
 }
