@@ -200,6 +200,7 @@ var effects = map[string]string{
 	"rawVault.gate":           "cmd/spa-fleet.TestScripts",
 	"rawVault.identity":       "cmd/spa-fleet.TestScripts",
 	"rawVault.replaced":       "spa/fleet/office.TestSerialOfReplacedKey",
+	"rawVault.share":          "spa/fleet/office.TestShareStays",
 	"rawVault.signing":        "cmd/spa-fleet.TestScripts",
 	"rawVault.version":        "keys/strict.TestDecodeRefuses",
 }
