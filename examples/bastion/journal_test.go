@@ -53,8 +53,8 @@ sed -i 's|^# \[metrics\].*|[metrics]\nlisten = "unix:/run/spa/metrics.sock"|' /e
 	}
 }
 
-// TestShareSocketInTheUnit: with the directory of the fleet's pages, the server's unit makes the socket for the agent of
-// a shared address, again after a crash, and the agent's user may connect.
+// TestShareSocketInTheUnit: with the directory of the fleet's pages, the server's unit makes the socket for the agent
+// of a shared address, again after a crash, and the agent's user may connect.
 func TestShareSocketInTheUnit(t *testing.T) {
 	c := guarded(t)
 	c.off(`useradd --system --no-create-home --shell /usr/sbin/nologin spa-fleet

@@ -49,7 +49,7 @@ func (h *shop) closes(m *siteMember, stamp time.Time) {
 }
 
 // TestSharedRestart: a gateway that starts again ends what it holds of before a close, and never what was granted after
-// it, whoever granted it.
+// it, at whichever member it was granted.
 func TestSharedRestart(t *testing.T) {
 	for name, winner := range map[string]int{"its own": 1, "another's": 0} {
 		h := newShop(t, 2, "")

@@ -204,3 +204,40 @@ func TestSharedFlappingAgent(t *testing.T) {
 		t.Errorf("%d lines for 20 agents", n)
 	}
 }
+
+// TestSharedOnceAtOne: what one connection may use at the gateway that granted it lets in nobody at another, even if the
+// service is not so limited there.
+func TestSharedOnceAtOne(t *testing.T) {
+	h := newShop(t, 2, "")
+	h.members[0].rules(func(c *config.Config) { c.Services[0].Once = true })
+	h.grants(h.members[0], h.request(spa.TypeOpen))
+	lab.Eventually(t, "the outcome to be looked at", func() bool { return h.members[1].installed() == 1 })
+	if n := h.members[1].grants(); n != 0 {
+		t.Errorf("%d grants elsewhere", n)
+	}
+}
+
+// TestSharedLostJournal: a gateway that has lost its replay memory installs nothing from before: it may have been
+// revoked there.
+func TestSharedLostJournal(t *testing.T) {
+	h := newShop(t, 2, "")
+	m := h.members[1]
+	r := h.request(spa.TypeOpen)
+	r.For = time.Hour
+	h.grants(h.members[0], r)
+	h.wantGrants(1)
+	h.store.Away(true)
+	lab.Eventually(t, "the store to be away", func() bool { return !m.s.shared.member.Alive() })
+	lab.Value(m.s.revoke(t.Context(), control.Request{Client: "ann"}))(t)
+	m.stop()
+	lab.Must(t, m.s.journal.Close())
+	lab.Must(t, os.Remove(m.s.inState(config.JournalFile)))
+	lab.Must(t, m.s.openJournal())
+	h.store.End("lb1")
+	h.store.Away(false)
+	h.restarts(m)
+	lab.Eventually(t, "the outcome to be looked at", func() bool { return m.installed() == 1 })
+	if n := m.grants(); n != 0 {
+		t.Errorf("%d grants that were revoked here", n)
+	}
+}

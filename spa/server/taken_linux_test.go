@@ -51,8 +51,8 @@ func TestReportTaken(t *testing.T) {
 	}
 
 	_, was := p.reported(second)
-	for what, offer := range map[string][]byte{"older": first.Bytes(), "the same": second.Bytes(), "twin": seal(10).Bytes(),
-		"cut": seal(11).Bytes()[:2000]} {
+	for what, offer := range map[string][]byte{"older": first.Bytes(), "the same": second.Bytes(),
+		"twin": seal(10).Bytes(), "cut": seal(11).Bytes()[:2000]} {
 		p.offer(offer)
 		if r, _ := p.s.takeBundle(t.Context(), true); r != nil {
 			t.Errorf("%s: taken over", what)

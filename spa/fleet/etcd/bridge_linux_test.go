@@ -29,7 +29,8 @@ type site struct {
 }
 
 func newSite(t testing.TB, stores int) site {
-	return site{etcd.NewCluster(t, stores), keys.NewFleetID(), share.DeriveKey(bytes.Repeat([]byte("k"), 32), keys.ServerID{1})}
+	return site{etcd.NewCluster(t, stores), keys.NewFleetID(),
+		share.DeriveKey(bytes.Repeat([]byte("k"), 32), keys.ServerID{1})}
 }
 
 // gateway is a server without a firewall.

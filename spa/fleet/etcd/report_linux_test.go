@@ -52,7 +52,8 @@ func TestReporter(t *testing.T) {
 	defer report.Close()
 	write := func(text []byte) { lab.Value(report.WriteAt(text, 0))(t) } // as the server does
 	lab.Must(t, os.WriteFile(filepath.Join(dir, agent.FileName), fmt.Appendf(nil, "version = 1\ngateway = \"web\"\n"+
-		"from = \"etcd://%s\"\ntaken = \"fleet.taken\"\nfleet = \"%s\"\nca = %q\ncert = %q\nkey = %q\n", c.Hosts(), seal.Fleet,
+		"from = \"etcd://%s\"\ntaken = \"fleet.taken\"\nfleet = \"%s\"\nca = %q\ncert = %q\nkey = %q\n",
+		c.Hosts(), seal.Fleet,
 		ca, cert, key), 0o644))
 	config := lab.Value(agent.Load(dir))(t)
 	there := func(want []byte) func() bool {

@@ -16,8 +16,8 @@ func (o *outlet) lose() {
 	synctest.Wait()
 }
 
-// TestReadBeforeSession: what was read before the store lost the session is not enough: others may have answered a close
-// in between.
+// TestReadBeforeSession: what was read before the store lost the session is not enough: others may have answered a
+// close in between.
 func TestReadBeforeSession(t *testing.T) {
 	scripted(t, nil, func(h *host) {
 		h.line = make(chan struct{})
