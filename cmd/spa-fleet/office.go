@@ -152,7 +152,8 @@ func (a *app) recognise(cmd *cobra.Command, o *office.Office, v *office.Vault) e
 		a.remember(cmd, known, o)
 		return nil
 	case errors.Is(err, office.ErrOtherOffice):
-		return cli.Fail(err, "if you have used it before, an attacker may have put another one there: do not use these files; "+
+		return cli.Fail(err, "if you have used it before, an attacker may have put another one there: "+
+			"do not use these files; "+
 			"otherwise ask an administrator for its key, and run spa-fleet trust KEY")
 	case errors.Is(err, office.ErrOtherKey):
 		return cli.Fail(err, "if another administrator has run spa-fleet rotate-key, ask them for the new key, and run "+

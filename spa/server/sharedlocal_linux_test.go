@@ -205,8 +205,8 @@ func TestSharedFlappingAgent(t *testing.T) {
 	}
 }
 
-// TestSharedOnceAtOne: what one connection may use at the gateway that granted it lets in nobody at another, even if the
-// service is not so limited there.
+// TestSharedOnceAtOne: what one connection may use at the gateway that granted it lets in nobody at another, even if
+// the service is not so limited there.
 func TestSharedOnceAtOne(t *testing.T) {
 	h := newShop(t, 2, "")
 	h.members[0].rules(func(c *config.Config) { c.Services[0].Once = true })
