@@ -52,22 +52,3 @@ sed -i 's|^# \[metrics\].*|[metrics]\nlisten = "unix:/run/spa/metrics.sock"|' /e
 		c.knock()
 	}
 }
-
-// TestShareSocketInTheUnit: with the directory of the fleet's pages, the server's unit makes the socket for the agent
-// of a shared address, again after a crash, and the agent's user may connect.
-func TestShareSocketInTheUnit(t *testing.T) {
-	c := guarded(t)
-	c.off(`useradd --system --no-create-home --shell /usr/sbin/nologin spa-fleet
-echo 'd /run/spa-share 2750 spa spa-fleet' > /etc/tmpfiles.d/spa-share.conf
-spa-server init --fleet > /dev/null
-spa-server set fleet.id=6a09e667f3bcc908b2fb1366ea957d3e fleet.office=` + strings.Repeat("A", 43) + `=
-spa-server set fleet.local_clients=true fleet.share=/run/spa-share/share.sock fleet.taken=/run/spa-share/fleet.taken`)
-	c.up()
-	for range 2 {
-		c.knock()
-		if out := c.run("stat -c %a:%U:%G /run/spa-share/share.sock"); !strings.Contains(out, "660:spa:spa-fleet") {
-			t.Errorf("got %s", out)
-		}
-		c.run("systemctl kill -s KILL --kill-whom=main spa-server.service")
-	}
-}
