@@ -50,6 +50,7 @@ var copied = []struct {
 	{path: "examples/packages/files/tmpfiles.conf", to: "/usr/lib/tmpfiles.d/sallyport.conf", of: "spa-server"},
 	{path: "examples/packages/files/logrotate", to: "/etc/logrotate.d/sallyport", of: "spa-server", conf: true},
 	{path: "examples/packages/files/apparmor", to: "/etc/apparmor.d/sallyport-server", of: "spa-server", conf: true},
+	{path: "examples/fleet/spa-fleet-agent.service", to: "/usr/lib/systemd/system/", of: "spa-fleet"},
 	{path: "LICENSE"},
 	{path: "README.md"},
 	{path: "CHANGELOG.md"},

@@ -84,29 +84,36 @@ var needed = []string{
 	"usr/share/fish/vendor_completions.d/spa-keygen.fish", "usr/share/doc/sallyport-server/copyright",
 }
 
+// neededFleet are files that each package of spa-fleet has.
+var neededFleet = []string{"usr/bin/spa-fleet", "usr/lib/systemd/system/spa-fleet-agent.service",
+	"usr/share/man/man8/spa-fleet.8.gz"}
+
 // testContents: all formats have the same files, and scripts that a shell can read.
 func testContents(t *testing.T, dir string) {
 	lab.NeedProgram(t, "dpkg-deb", "apt-get install dpkg")
 	lab.NeedProgram(t, "rpm", "apt-get install rpm")
 	lab.NeedProgram(t, "zstd", "apt-get install zstd")
-	for pattern, list := range map[string]string{
-		"sallyport-server*.deb":         `dpkg-deb --fsys-tarfile "$1" | tar -tf -`,
-		"sallyport-server*.rpm":         `rpm -qpl "$1"`,
-		"sallyport-server*.apk":         `tar -tzf "$1"`,
-		"sallyport-server*.pkg.tar.zst": `zstd -dc "$1" | tar -tf -`,
-	} {
-		out := lab.Value(exec.Command("sh", "-ec", list, "sh", one(t, dir, pattern)).Output())(t)
-		var files []string
-		for line := range strings.Lines(string(out)) {
-			files = append(files, strings.Trim(strings.TrimSpace(line), "./"))
-		}
-		for _, file := range needed {
-			if !slices.Contains(files, file) {
-				t.Errorf("%s has no %s:\n%s", pattern, file, out)
+	lists := map[string]string{
+		"*.deb":         `dpkg-deb --fsys-tarfile "$1" | tar -tf -`,
+		"*.rpm":         `rpm -qpl "$1"`,
+		"*.apk":         `tar -tzf "$1"`,
+		"*.pkg.tar.zst": `zstd -dc "$1" | tar -tf -`,
+	}
+	for name, needed := range map[string][]string{"sallyport-server": needed, "sallyport-fleet": neededFleet} {
+		for pattern, list := range lists {
+			out := lab.Value(exec.Command("sh", "-ec", list, "sh", one(t, dir, name+pattern)).Output())(t)
+			var files []string
+			for line := range strings.Lines(string(out)) {
+				files = append(files, strings.Trim(strings.TrimSpace(line), "./"))
 			}
-		}
-		if slices.ContainsFunc(files, func(f string) bool { return strings.HasPrefix(f, "etc/spa") }) {
-			t.Errorf("%s has files in /etc/spa, which is the administrator's:\n%s", pattern, out)
+			for _, file := range needed {
+				if !slices.Contains(files, file) {
+					t.Errorf("%s%s has no %s:\n%s", name, pattern, file, out)
+				}
+			}
+			if slices.ContainsFunc(files, func(f string) bool { return strings.HasPrefix(f, "etc/spa") }) {
+				t.Errorf("%s%s has files in /etc/spa, which is the administrator's:\n%s", name, pattern, out)
+			}
 		}
 	}
 	for _, line := range []string{
@@ -116,6 +123,7 @@ func testContents(t *testing.T, dir string) {
 		`dpkg-deb -R "$1"/sallyport-server*.deb .; for s in preinst postinst prerm postrm; do sh -n DEBIAN/$s; done
 			grep -q /usr/bin/spa-server usr/lib/systemd/system/spa-server.service
 			! grep -r /usr/local usr/lib/systemd`,
+		`dpkg-deb -R "$1"/sallyport-fleet*.deb .; grep -q /usr/bin/spa-fleet usr/lib/systemd/system/spa-fleet-agent.service`,
 	} {
 		cmd := exec.Command("sh", "-ec", line, "sh", dir)
 		cmd.Dir = t.TempDir()
@@ -145,8 +153,8 @@ for pkgname in sallyport-server sallyport-client sallyport-fleet; do cd "$srcdir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, name := range slices.Concat(needed, []string{"usr/bin/spa-client", "usr/share/man/man1/spa-client.1",
-		"usr/bin/spa-fleet", "usr/share/man/man8/spa-fleet.8"}) {
+	for _, name := range slices.Concat(needed, neededFleet, []string{"usr/bin/spa-client",
+		"usr/share/man/man1/spa-client.1"}) {
 		name = strings.TrimSuffix(strings.Replace(name, "doc/sallyport-server/copyright", "licenses/sallyport-server/LICENSE",
 			1), ".gz") // makepkg compresses
 		if _, err := os.Stat(filepath.Join(root, "src", "root", name)); err != nil {

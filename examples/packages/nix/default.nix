@@ -23,8 +23,9 @@ pkgs.buildGoModule {
     done
   '' + pkgs.lib.optionalString pkgs.stdenv.hostPlatform.isLinux ''
     mkdir -p $out/lib/systemd/system
-    for unit in spa-guard.service spa-guard-root.service spa-server.service; do
-      substitute examples/bastion/$unit $out/lib/systemd/system/$unit --replace-fail /usr/local/bin $out/bin
+    for unit in bastion/spa-guard bastion/spa-guard-root bastion/spa-server fleet/spa-fleet-agent; do
+      substitute examples/$unit.service $out/lib/systemd/system/$(basename $unit).service \
+        --replace-fail /usr/local/bin $out/bin
     done
   '';
 
