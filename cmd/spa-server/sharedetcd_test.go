@@ -75,14 +75,20 @@ func freeAddress(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// connect runs the agent of a member as agent.toml describes it.
-func (e *etcd) connect(t testing.TB, o *office) {
+// configure writes a member's agent.toml, and returns its directory.
+func (e *etcd) configure(t testing.TB, o *office) string {
 	t.Helper()
 	dir := t.TempDir()
 	lab.Must(t, os.WriteFile(filepath.Join(dir, agent.FileName), fmt.Appendf(nil, "version = 1\ngateway = %q\n"+
 		"from = \"etcd://%s\"\nfleet = \"%s\"\nca = %q\nshare = %q\n", o.name, strings.Join(e.hosts, ","), o.seal.Fleet, e.ca,
 		filepath.Join(o.dir, config.ShareFile)), 0o644))
-	bridge, closing, err := lab.Value(agent.Load(dir))(t).OpenBridge(slog.New(slog.DiscardHandler))
+	return dir
+}
+
+// connect runs the agent of a member as agent.toml describes it.
+func (e *etcd) connect(t testing.TB, o *office) {
+	t.Helper()
+	bridge, closing, err := lab.Value(agent.Load(e.configure(t, o)))(t).OpenBridge(slog.New(slog.DiscardHandler))
 	lab.Must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
