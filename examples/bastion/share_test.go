@@ -44,7 +44,7 @@ func TestShareInTheUnits(t *testing.T) {
 // computer.
 func (c *computer) member() {
 	c.t.Helper()
-	lab.Must(c.t, copyFile("../fleet/spa-fleet-agent.service", c.path("/etc/systemd/system/spa-fleet-agent.service")))
+	lab.Must(c.t, copyFile(agentUnit, c.path("/etc/systemd/system/spa-fleet-agent.service")))
 	c.off(`export HOME=/root
 systemctl disable spa-server.service # until the agent has made the directory of the bundle
 useradd --system --no-create-home --shell /usr/sbin/nologin spa-fleet
