@@ -14,7 +14,8 @@ const probe = `#!/bin/sh
 rights=$(grep -E '^(Cap|NoNewPrivs)' /proc/self/status | tr -s '\t\n' ' ')
 echo "$SPA_SERVICE-$1: $(id -un) $rights"
 case $1 in
-run) file=$(mktemp); chown "$(id -u)" "$file" && rm "$file" && echo "nice $(nice -n 3 nice), $(ulimit -p) processes" ;;
+run) file=$(mktemp); chown "$(id -u)" "$file" && rm "$file" &&
+	echo "nice $(($(nice -n 3 nice) - $(nice))), $(ulimit -p) processes" ;;
 late) setsid setsid sleep 7654 & exec sleep 7654 ;;
 esac
 `
