@@ -50,14 +50,14 @@ func (e *elsewhere) Install(text []byte) {
 	}
 }
 
-// mostSettled is how many outcomes a member remembers. Past the limit it looks at all of them again.
+// mostSettled is how many outcomes and floors a member remembers. Past the limit it looks at all of them again.
 const mostSettled = 1 << 16
 
-func (s *Server) noteSettled(outcome [sha256.Size]byte) {
+func (s *Server) noteSettled(text [sha256.Size]byte) {
 	if len(s.shared.settled) >= mostSettled {
 		clear(s.shared.settled)
 	}
-	s.shared.settled[outcome] = true
+	s.shared.settled[text] = true
 }
 
 // install puts into force what another member granted, for the rest of its time, as far as this gateway's own settings
@@ -172,18 +172,28 @@ func (e *elsewhere) Raise(text []byte) error {
 	if err != nil {
 		return fmt.Errorf("what another gateway ended cannot be read: is it newer than this one? %w", err)
 	}
+	what := sha256.Sum256(text)
 	s.line.Lock()
+	if s.shared.settled[what] { // the agent repeats itself, and what that ended stays ended
+		s.line.Unlock()
+		return nil
+	}
 	cuttable, err := s.raise(context.Background(), floor, cutBy(text))
 	s.line.Unlock()
-	if !floor.Cut {
-		return err
+	if floor.Cut {
+		if _, failed := s.firewall.Cut(context.Background(), cuttable); failed != nil { // the grants have ended
+			s.log.Error("could not end the sessions of what another gateway of the site revoked", "client", floor.Client,
+				"error", failed)
+			return err
+		}
+		err = errors.Join(err, s.journal.SetFloor(cutBy(text), stampOf(floor)))
 	}
-	if _, failed := s.firewall.Cut(context.Background(), cuttable); failed != nil { // the grants have ended
-		s.log.Error("could not end the sessions of what another gateway of the site revoked", "client", floor.Client,
-			"error", failed)
-		return err
+	if err == nil {
+		s.line.Lock()
+		s.noteSettled(what)
+		s.line.Unlock()
 	}
-	return errors.Join(err, s.journal.SetFloor(cutBy(text), stampOf(floor)))
+	return err
 }
 
 // raise refuses what is as old as another member's floor or older, and ends what was granted of it. Every start does

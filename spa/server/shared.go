@@ -40,7 +40,7 @@ type sharing struct {
 	settings siteSettings
 	member   *member.Member             // nil: the gateway shares no address
 	changed  chan struct{}              // member has changed
-	settled  map[[sha256.Size]byte]bool // outcomes of others that need no second look, with these settings
+	settled  map[[sha256.Size]byte]bool // outcomes and floors that need no second look, with these settings
 }
 
 // siteSettings are those of which a member needs to know from the start.

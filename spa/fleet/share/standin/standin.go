@@ -168,12 +168,12 @@ func (st *Store) Keeps(kind share.Kind) int64 {
 	return st.keeps[kind]
 }
 
-// Again reports all outcomes to the agents once more, as if they were new.
-func (st *Store) Again() {
+// Again reports all that is stored below a prefix to the agents once more, as if it were new.
+func (st *Store) Again(prefix string) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for key, v := range st.values {
-		if strings.HasPrefix(key, "o/") {
+		if strings.HasPrefix(key, prefix) {
 			st.put(key, v.text)
 		}
 	}
