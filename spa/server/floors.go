@@ -66,8 +66,28 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr) bool {
 
 // closed refuses open requests from before this close: for these services, and for any other that opens one of their
 // ports.
-func (s *Server) closed(k *spa.Knock) error {
-	return s.setTopics(s.closeTopics(k), k.Time)
+func (s *Server) closed(event audit.Event) error {
+	return s.setTopics(s.closeTopics(event.Knock), s.closesUpTo(event))
+}
+
+// closesUpTo returns the stamp up to which a close is final: its own, or at a shared address that of what it ends, if
+// another device of the client has a clock that is ahead. The other members go by stamps alone.
+func (s *Server) closesUpTo(event audit.Event) time.Time {
+	k := event.Knock
+	stamp := k.Time
+	if s.shared.member == nil || !k.Client.Fleet {
+		return stamp
+	}
+	names, of := s.closing(event), reach(event)
+	for _, g := range s.firewall.GrantsOf(k.Client.Name, event.Time) {
+		if slices.Contains(names, g.Service) && g.Network().Overlaps(of) && g.Asked.After(stamp) {
+			stamp = g.Asked
+		}
+	}
+	if last := s.final(event.Time); stamp.After(last) { // nothing was asked for with such a clock
+		return last
+	}
+	return stamp
 }
 
 func (s *Server) closeTopics(k *spa.Knock) []topic {

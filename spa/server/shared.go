@@ -280,9 +280,8 @@ func (w *pending) mayBeDecided(how member.How) bool {
 func (w *pending) close(ctx context.Context, how member.How, a *member.Attempt) {
 	s := w.s
 	k := w.spent.event.Knock
-	of := reach(w.spent.event)
-	floor := share.Floor{Topics: floorsAt(s.closeTopics(k), k.Time), Client: k.Client.Name, Of: of,
-		Services: service.Names(k.Services)} // each member finds what else it has of their ports
+	floor := share.Floor{Topics: floorsAt(s.closeTopics(k), s.closesUpTo(w.spent.event)), Client: k.Client.Name,
+		Of: reach(w.spent.event), Services: service.Names(k.Services)} // each member finds what else it has of their ports
 	event := s.closeGrants(ctx, w.spent.event)
 	if event.Verdict != audit.Closed { // refused
 		w.conclude(how, a, event)

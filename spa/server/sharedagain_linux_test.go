@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/spa"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 )
@@ -25,5 +26,29 @@ func TestSharedFloorAgain(t *testing.T) {
 		if m.endings() != 1 || m.grants() != 1 {
 			t.Errorf("with cut %t: the gateway looked at it again", cut)
 		}
+	}
+}
+
+// TestSharedOtherClock: what a device with a clock that is ahead has opened, another one of the same client closes at
+// all gateways. A retry or a restart does not bring it back.
+func TestSharedOtherClock(t *testing.T) {
+	for _, n := range []int{1, 2} {
+		h := newShop(t, n, "")
+		first, last := h.members[0], h.members[n-1]
+		r := h.request(spa.TypeOpen)
+		r.Time, r.For = r.Time.Add(20*time.Second), 10*time.Minute
+		h.grants(last, r)
+		h.wantGrants(1)
+		h.closes(first, time.Now())
+		for i, m := range h.members {
+			if m.grants() != 0 {
+				t.Errorf("of %d gateways, number %d has it open after the answer to the close", n, i)
+			}
+		}
+		r.Time = r.Time.Add(1)
+		h.refuses(first, h.seal(r))
+		h.restarts(first)
+		h.refuses(first, h.seal(r))
+		h.wantGrants(0)
 	}
 }
