@@ -280,8 +280,12 @@ func (w *pending) mayBeDecided(how member.How) bool {
 func (w *pending) close(ctx context.Context, how member.How, a *member.Attempt) {
 	s := w.s
 	k := w.spent.event.Knock
+	names := s.closing(w.spent.event) // what a member means by them may differ
+	if len(names) > share.MaxServices {
+		names = service.Names(k.Services)
+	}
 	floor := share.Floor{Topics: floorsAt(s.closeTopics(k), s.closesUpTo(w.spent.event)), Client: k.Client.Name,
-		Of: reach(w.spent.event), Services: service.Names(k.Services)} // each member finds what else it has of their ports
+		Of: reach(w.spent.event), Services: names} // each member finds what else it has of their ports
 	event := s.closeGrants(ctx, w.spent.event)
 	if event.Verdict != audit.Closed { // refused
 		w.conclude(how, a, event)

@@ -4,7 +4,9 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/config"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 )
@@ -50,5 +52,28 @@ func TestSharedOtherClock(t *testing.T) {
 		h.restarts(first)
 		h.refuses(first, h.seal(r))
 		h.wantGrants(0)
+	}
+}
+
+// TestSharedOtherPorts: a close of ssh ends tcp/22 at a gateway where ssh has another port.
+func TestSharedOtherPorts(t *testing.T) {
+	h := newShop(t, 2, "")
+	ann := *h.ann
+	ann.Allow = []string{"ssh", "tcp/22"}
+	h.takes(0, 2, &ann, nil)
+	h.takes(1, 2, &ann, nil)
+	other := h.members[1]
+	other.rules(func(c *config.Config) {
+		c.Services = append(c.Services, c.Services[0])
+		c.Services[1].Name = "old"
+		c.Services[0].Ports = []service.Ports{{Proto: service.TCP, Low: 2222, High: 2222}}
+	})
+	r := h.request(spa.TypeOpen)
+	r.Services = []service.Service{{Proto: service.TCP, Port: 22}}
+	h.grants(h.members[0], r)
+	h.wantGrants(1)
+	h.closes(h.members[0], time.Now())
+	if n := other.grants(); n != 0 {
+		t.Errorf("after the answer to a close, another gateway has %d grants", n)
 	}
 }
