@@ -158,6 +158,32 @@ func (s *Server) takeAway(client string, ids []keys.ID, services []string, now t
 	}
 }
 
+// inherit gives the keys that are new to a client the floors of those that it had. Another member of the site may have
+// had them before, and have granted with them what was closed or revoked since.
+func (s *Server) inherit(before, after *keys.Client) {
+	if s.shared.member == nil || after == nil || !before.Fleet || !after.Fleet {
+		return
+	}
+	whats := []string{everything, somePort, byPort}
+	for _, wanted := range named(slices.Concat(before.Allow, after.Allow)) {
+		one := []service.Service{wanted}
+		whats = slices.Concat(whats, service.Names(one), s.ports(one, everything))
+	}
+	for _, id := range after.IDs() {
+		if slices.Contains(before.IDs(), id) {
+			continue
+		}
+		for _, what := range whats {
+			for _, had := range before.IDs() {
+				if err := s.journal.SetFloor(ofKey(id, what), s.journal.FloorOf(ofKey(had, what))); err != nil {
+					s.log.Error("packets already on their way may open a service that was closed or revoked", "client",
+						after.Name, "service", what, "error", err)
+				}
+			}
+		}
+	}
+}
+
 // supersede refuses a superseded request: with the policy's reason if it has one, because that lasts.
 func (s *Server) supersede(event audit.Event) audit.Event {
 	if err := s.policy.Closable(event.Knock, event.Time); err != nil {

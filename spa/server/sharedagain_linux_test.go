@@ -77,3 +77,35 @@ func TestSharedOtherPorts(t *testing.T) {
 		t.Errorf("after the answer to a close, another gateway has %d grants", n)
 	}
 }
+
+// TestSharedLaterKey: what another gateway granted to a key that this one learns of later stays ended here, once the
+// client has closed or lost it: packets on their way, retries, and what the agent repeats bring nothing back.
+func TestSharedLaterKey(t *testing.T) {
+	for name, end := range map[string]func(h *shop, m *siteMember){
+		"a close":      func(h *shop, m *siteMember) { h.closes(m, time.Now()) },
+		"a revocation": func(h *shop, m *siteMember) { h.revokes(m, control.Request{Client: "ann"}) },
+	} {
+		h := newShop(t, 2, "")
+		behind, ahead := h.members[0], h.members[1]
+		old, ann := h.sender, h.rotated()
+		h.takes(1, 2, ann, &h.ann.Key)
+		h.as(ann)
+		r := h.request(spa.TypeOpen)
+		held := h.seal(h.request(spa.TypeOpen))
+		h.grants(ahead, r)
+		lab.Eventually(t, name+": the outcome to come", func() bool { return behind.installed() == 1 })
+		h.sender = old
+		end(h, behind)
+		h.as(ann)
+		h.takes(0, 2, ann, &h.ann.Key)
+		h.refuses(behind, held)
+		r.Time = r.Time.Add(1)
+		h.refuses(behind, h.seal(r))
+		was := behind.installed()
+		h.store.Again("o/")
+		lab.Eventually(t, name+": the outcome to come again", func() bool { return behind.installed() > was })
+		if n := behind.grants(); n != 0 {
+			t.Errorf("%s: %d grants of what was ended", name, n)
+		}
+	}
+}
