@@ -35,17 +35,12 @@ type sharing struct {
 	agent    int               // the user that the agent runs as; -1: there is none
 
 	// The rest is guarded by Server.line.
-	name     string // of the site
-	key      share.Key
-	settings siteSettings
-	member   *member.Member             // nil: the gateway shares no address
-	changed  chan struct{}              // member has changed
-	settled  map[[sha256.Size]byte]bool // outcomes and floors that need no second look, with these settings
-}
-
-// siteSettings are those of which a member needs to know from the start.
-type siteSettings struct {
-	local bool
+	name    string // of the site
+	key     share.Key
+	local   bool                       // decide alone without the store
+	member  *member.Member             // nil: the gateway shares no address
+	changed chan struct{}              // member has changed
+	settled map[[sha256.Size]byte]bool // outcomes and floors that need no second look, with these settings
 }
 
 // agentUser is the user that the agent runs as.
@@ -90,17 +85,20 @@ func (s *Server) noteUnopened() {
 // joinSite makes the gateway a member of the site that its bundle names. Without a key it is a gateway alone.
 func (s *Server) joinSite(name string, key share.Key) {
 	h := &s.shared
-	is := siteSettings{s.config.Fleet.Standalone == config.StandaloneLocal}
 	h.prepare()
 	h.settled = make(map[[sha256.Size]byte]bool)
-	if h.name == name && h.key.Equal(key) && h.settings == is {
+	h.local = s.config.Fleet.Standalone == config.StandaloneLocal
+	if h.name == name && h.key.Equal(key) {
+		if h.member != nil { // which keeps what waits for the store
+			h.member.SetLocal(h.local)
+		}
 		return
 	}
-	h.name, h.key, h.settings, h.member = name, key, is, nil
+	h.name, h.key, h.member = name, key, nil
 	if !key.IsZero() {
 		to := &elsewhere{s: s}
 		to.member = member.New(member.Config{Fleet: s.config.Fleet.ID, Site: name, Member: s.config.FleetName(), Key: key,
-			Window: share.Window, Local: is.local, To: to, Log: s.log})
+			Window: share.Window, Local: h.local, To: to, Log: s.log})
 		h.member = to.member
 		s.noteUnopened()
 		s.checkOnce()
@@ -373,7 +371,7 @@ func (s *Server) sharedStatus() *control.Shared {
 	}
 	is := h.member.Status()
 	st := &control.Shared{Site: h.name, Socket: s.config.Fleet.Share, Connected: is.Connected, Joined: is.Alive,
-		Taken: is.Refused, Local: h.settings.local, Members: []string{}, Waiting: is.Waiting,
+		Taken: is.Refused, Local: h.local, Members: []string{}, Waiting: is.Waiting,
 		Counts: map[string]uint64{
 			"won": is.Counts.Won, "repeated": is.Counts.Repeated, "spent": is.Counts.Spent,
 			"unanswered": is.Counts.Unanswered, "pending": is.Counts.Pending, "alone": is.Counts.Alone,

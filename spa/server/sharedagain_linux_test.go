@@ -109,3 +109,28 @@ func TestSharedLaterKey(t *testing.T) {
 		}
 	}
 }
+
+// TestSharedWaitingFloor: what was revoked without the store ends elsewhere once the store is back, even if the gateway
+// decides alone by then.
+func TestSharedWaitingFloor(t *testing.T) {
+	h := newShop(t, 2, "")
+	m := h.members[0]
+	r := h.request(spa.TypeOpen)
+	r.For = 10 * time.Minute
+	h.grants(m, r)
+	h.wantGrants(1)
+	h.store.Away(true)
+	lab.Eventually(t, "the gateway to notice", func() bool { return !m.member().Alive() })
+	if revoked, err := m.s.revoke(t.Context(), control.Request{Client: "ann"}); err != nil || !revoked.Unconfirmed {
+		t.Fatalf("got %+v, %v", revoked, err)
+	}
+	m.rewrite("[fleet]", "[fleet]\nstandalone = \"local\"")
+	lab.Value(m.s.takeOver(t.Context()))(t)
+	packet := h.seal(h.request(spa.TypeOpen))
+	m.sends(packet)
+	h.wantOne(packet, spa.ReasonSuperseded) // alone
+	h.store.End("lb0")                      // and with it that of another run
+	h.store.Away(false)
+	h.connect(m)
+	h.wantGrants(0)
+}
