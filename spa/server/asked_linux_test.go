@@ -75,8 +75,8 @@ func TestSharedRestart(t *testing.T) {
 	}
 }
 
-// TestSharedNewerGrant: a close at a gateway that does not know yet what another one has granted ends nothing there that
-// was asked for after it.
+// TestSharedNewerGrant: a close at a gateway that does not know yet what another one has granted ends nothing there
+// that was asked for after it.
 func TestSharedNewerGrant(t *testing.T) {
 	h := newShop(t, 2, "")
 	asked, m, now := h.members[0], h.members[1], time.Now()

@@ -134,3 +134,32 @@ func TestSharedWaitingFloor(t *testing.T) {
 	h.connect(m)
 	h.wantGrants(0)
 }
+
+// TestSharedSetBack: a gateway that was away while the store was set back ends what was closed since, even if the store
+// has counted on past all revisions that this gateway knows.
+func TestSharedSetBack(t *testing.T) {
+	h := newShop(t, 2, "")
+	m, away := h.members[0], h.members[1]
+	restore := h.store.Backup()
+	for range 4 { // so that it knows later revisions
+		h.closes(m, time.Now())
+	}
+	r := h.request(spa.TypeOpen)
+	r.For = 10 * time.Minute
+	h.grants(m, r)
+	h.wantGrants(1)
+	away.agent.Close()
+	m.agent.Close()
+	known := away.s.shared.member.Status().Revision
+	restore()
+	h.store.End("lb1")
+	h.connect(m)
+	lab.Eventually(t, "the other to have read", func() bool { return m.s.shared.member.Status().Revision < known })
+	h.closes(m, time.Now())
+	for m.s.shared.member.Status().Revision <= known {
+		h.closes(m, time.Now().Add(-20*time.Second))
+	}
+	h.connect(away)
+	lab.Eventually(t, "it to take part", func() bool { return h.store.Members() == 2 })
+	h.wantGrants(0)
+}

@@ -3,6 +3,7 @@ package standin
 
 import (
 	"context"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -149,6 +150,18 @@ func (st *Store) Release() {
 		send()
 	}
 	st.holding, st.held = false, nil
+}
+
+// Backup returns what sets the store back to what it is now. Agents must connect again then.
+func (st *Store) Backup() (restore func()) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	revision, values := st.revision, maps.Clone(st.values)
+	return func() {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		st.revision, st.values = revision, maps.Clone(values)
+	}
 }
 
 // Late keeps events back from an agent, or sends it those that were kept back.
