@@ -309,8 +309,15 @@ func floorsAt(topics []topic, stamp time.Time) []share.TopicFloor {
 	return floors
 }
 
-// keepFloor is for how long the other members must be told of a floor.
-var keepFloor = share.Longest + share.Lease(share.Window)
+// keepFloor returns for how long the other members must be told of a floor that ends these grants: one that is away
+// has them until they end.
+func keepFloor(ended []firewall.Grant, now time.Time) time.Duration {
+	keep := share.Longest
+	for _, g := range ended {
+		keep = max(keep, g.Until.Sub(now))
+	}
+	return keep + share.Lease(share.Window)
+}
 
 // mostTaken is how many clients may wait at once for the other members to shut them out. Each member does that by its
 // own bundle too.
@@ -329,23 +336,24 @@ func (s *Server) takenElsewhere(before, after *keys.Client, ids []keys.ID, now t
 	}
 	floor := share.Floor{Topics: floorsAt(topicsOf(ids, everything), s.final(now)), Client: before.Name}
 	if text, err := floor.Encode(); err == nil {
-		m.End(text, keepFloor, nil)
+		m.End(text, keepFloor(s.firewall.GrantsOf(before.Name, now), now), nil)
 	}
 }
 
 // errElsewhere means that another member may still have what was revoked.
 var errElsewhere = errors.New("the other gateways of the site have not confirmed it")
 
-// revokeElsewhere ends the same on the other members, and waits until they have. It returns the site, and an error if
-// that is not known; no site if there is nothing to end elsewhere.
-func (s *Server) revokeElsewhere(r control.Request) (site string, err error) {
+// revokeElsewhere ends what ended here on the other members, and waits until they have. It returns the site, and an
+// error if that is not known; no site if there is nothing to end elsewhere.
+func (s *Server) revokeElsewhere(r control.Request, ended []firewall.Grant) (site string, err error) {
 	s.line.Lock()
 	m, site := s.shared.member, s.shared.name
 	if m == nil {
 		s.line.Unlock()
 		return "", nil
 	}
-	stamp := s.final(s.now())
+	now := s.now()
+	stamp := s.final(now)
 	floor := share.Floor{Client: r.Client, Cut: r.Cut}
 	var topics []topic
 	if r.Client == "" {
@@ -368,7 +376,7 @@ func (s *Server) revokeElsewhere(r control.Request) (site string, err error) {
 		return site, err
 	}
 	answer := make(chan bool, 1)
-	m.End(text, keepFloor, func(ok bool) { answer <- ok })
+	m.End(text, keepFloor(ended, now), func(ok bool) { answer <- ok })
 	if !m.Alive() {
 		return site, errElsewhere // it is announced once that is possible
 	}

@@ -284,6 +284,7 @@ func (w *pending) close(ctx context.Context, how member.How, a *member.Attempt) 
 	}
 	floor := share.Floor{Topics: floorsAt(s.closeTopics(k), s.closesUpTo(w.spent.event)), Client: k.Client.Name,
 		Of: reach(w.spent.event), Services: names} // each member finds what else it has of their ports
+	keep := keepFloor(s.firewall.GrantsOf(k.Client.Name, w.spent.event.Time), w.spent.event.Time)
 	event := s.closeGrants(ctx, w.spent.event)
 	if event.Verdict != audit.Closed { // refused
 		w.conclude(how, a, event)
@@ -292,7 +293,7 @@ func (w *pending) close(ctx context.Context, how member.How, a *member.Attempt) 
 	text, err := floor.Encode()
 	if err == nil && how == member.Alone {
 		w.conclude(how, a, event)
-		w.member.End(text, keepFloor, nil) // once the store is back
+		w.member.End(text, keep, nil) // once the store is back
 		return
 	}
 	s.line.Unlock()
@@ -300,7 +301,7 @@ func (w *pending) close(ctx context.Context, how member.How, a *member.Attempt) 
 		s.log.Error("the other gateways cannot learn of a close", "client", k.Client.Name, "error", err)
 		return
 	}
-	w.member.End(text, keepFloor, func(ok bool) {
+	w.member.End(text, keep, func(ok bool) {
 		if !ok {
 			w.member.GaveUp(a) // the client sends again
 			return

@@ -7,6 +7,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/config"
+	"sallyport/spa/fleet/share"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 )
@@ -106,6 +107,32 @@ func TestSharedLaterKey(t *testing.T) {
 		lab.Eventually(t, name+": the outcome to come again", func() bool { return behind.installed() > was })
 		if n := behind.grants(); n != 0 {
 			t.Errorf("%s: %d grants of what was ended", name, n)
+		}
+	}
+}
+
+// TestSharedLongGrants: what ends a grant of many days is kept until that would have ended: a gateway that is away has
+// it.
+func TestSharedLongGrants(t *testing.T) {
+	for name, end := range map[string]func(h *shop){
+		"a close":      func(h *shop) { h.closes(h.members[0], time.Now()) },
+		"a revocation": func(h *shop) { h.revokes(h.members[0], control.Request{Client: "ann"}) },
+		"a bundle": func(h *shop) {
+			h.has(0, 2, h.members[0].contents(nil))
+			lab.Eventually(h, "it to be announced", func() bool { return h.store.Keeps(share.PutFloor) > 0 })
+		},
+	} {
+		h := newShop(t, 2, "")
+		for _, m := range h.members {
+			m.rules(maxFor(30 * share.Longest))
+		}
+		r := h.request(spa.TypeOpen)
+		r.For = 30 * share.Longest
+		h.grants(h.members[1], r)
+		h.wantGrants(1)
+		end(h)
+		if kept := time.Duration(h.store.Keeps(share.PutFloor)) * time.Second; kept < r.For {
+			t.Errorf("%s is kept for %v", name, kept)
 		}
 	}
 }
