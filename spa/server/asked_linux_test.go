@@ -25,13 +25,19 @@ func (m *siteMember) audited(words string) int {
 // restarts starts a member again, and waits until it has read what the others did.
 func (h *shop) restarts(m *siteMember) {
 	h.Helper()
+	h.rejoins(m)
+	lab.Eventually(h, "the outcomes to be read again", func() bool { return m.installed() > 0 })
+}
+
+// rejoins starts a member again.
+func (h *shop) rejoins(m *siteMember) {
+	h.Helper()
 	m.stop()
 	key := m.s.shared.key
 	m.s.shared = sharing{}
 	m.s.joinSite("www", key)
 	lab.Must(h, m.s.openShare())
 	h.start(m)
-	lab.Eventually(h, "the outcomes to be read again", func() bool { return m.installed() > 0 })
 	h.ready()
 }
 
