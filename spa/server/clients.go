@@ -261,6 +261,7 @@ func (s *Server) narrow(before, after *keys.Client) {
 	if renamed, ok := s.clients.Lookup(before.ID); after == nil && ok {
 		after = &renamed.Client
 	}
+	s.inherit(before, after)
 	taken := keys.Taken(before, after, now)
 	s.takeAway(before.Name, taken, []string{everything}, now)
 	s.takenElsewhere(before, after, taken, now)

@@ -50,14 +50,14 @@ func (e *elsewhere) Install(text []byte) {
 	}
 }
 
-// mostSettled is how many outcomes a member remembers. Past the limit it looks at all of them again.
+// mostSettled is how many outcomes and floors a member remembers. Past the limit it looks at all of them again.
 const mostSettled = 1 << 16
 
-func (s *Server) noteSettled(outcome [sha256.Size]byte) {
+func (s *Server) noteSettled(text [sha256.Size]byte) {
 	if len(s.shared.settled) >= mostSettled {
 		clear(s.shared.settled)
 	}
-	s.shared.settled[outcome] = true
+	s.shared.settled[text] = true
 }
 
 // install puts into force what another member granted, for the rest of its time, as far as this gateway's own settings
@@ -172,18 +172,28 @@ func (e *elsewhere) Raise(text []byte) error {
 	if err != nil {
 		return fmt.Errorf("what another gateway ended cannot be read: is it newer than this one? %w", err)
 	}
+	what := sha256.Sum256(text)
 	s.line.Lock()
+	if s.shared.settled[what] { // the agent repeats itself, and what that ended stays ended
+		s.line.Unlock()
+		return nil
+	}
 	cuttable, err := s.raise(context.Background(), floor, cutBy(text))
 	s.line.Unlock()
-	if !floor.Cut {
-		return err
+	if floor.Cut {
+		if _, failed := s.firewall.Cut(context.Background(), cuttable); failed != nil { // the grants have ended
+			s.log.Error("could not end the sessions of what another gateway of the site revoked", "client", floor.Client,
+				"error", failed)
+			return err
+		}
+		err = errors.Join(err, s.journal.SetFloor(cutBy(text), stampOf(floor)))
 	}
-	if _, failed := s.firewall.Cut(context.Background(), cuttable); failed != nil { // the grants have ended
-		s.log.Error("could not end the sessions of what another gateway of the site revoked", "client", floor.Client,
-			"error", failed)
-		return err
+	if err == nil {
+		s.line.Lock()
+		s.noteSettled(what)
+		s.line.Unlock()
 	}
-	return errors.Join(err, s.journal.SetFloor(cutBy(text), stampOf(floor)))
+	return err
 }
 
 // raise refuses what is as old as another member's floor or older, and ends what was granted of it. Every start does
@@ -299,8 +309,15 @@ func floorsAt(topics []topic, stamp time.Time) []share.TopicFloor {
 	return floors
 }
 
-// keepFloor is for how long the other members must be told of a floor.
-var keepFloor = share.Longest + share.Lease(share.Window)
+// keepFloor returns for how long the other members must be told of a floor that ends these grants: one that is away
+// has them until they end.
+func keepFloor(ended []firewall.Grant, now time.Time) time.Duration {
+	keep := share.Longest
+	for _, g := range ended {
+		keep = max(keep, g.Until.Sub(now))
+	}
+	return keep + share.Lease(share.Window)
+}
 
 // mostTaken is how many clients may wait at once for the other members to shut them out. Each member does that by its
 // own bundle too.
@@ -319,23 +336,24 @@ func (s *Server) takenElsewhere(before, after *keys.Client, ids []keys.ID, now t
 	}
 	floor := share.Floor{Topics: floorsAt(topicsOf(ids, everything), s.final(now)), Client: before.Name}
 	if text, err := floor.Encode(); err == nil {
-		m.End(text, keepFloor, nil)
+		m.End(text, keepFloor(s.firewall.GrantsOf(before.Name, now), now), nil)
 	}
 }
 
 // errElsewhere means that another member may still have what was revoked.
 var errElsewhere = errors.New("the other gateways of the site have not confirmed it")
 
-// revokeElsewhere ends the same on the other members, and waits until they have. It returns the site, and an error if
-// that is not known; no site if there is nothing to end elsewhere.
-func (s *Server) revokeElsewhere(r control.Request) (site string, err error) {
+// revokeElsewhere ends what ended here on the other members, and waits until they have. It returns the site, and an
+// error if that is not known; no site if there is nothing to end elsewhere.
+func (s *Server) revokeElsewhere(r control.Request, ended []firewall.Grant) (site string, err error) {
 	s.line.Lock()
 	m, site := s.shared.member, s.shared.name
 	if m == nil {
 		s.line.Unlock()
 		return "", nil
 	}
-	stamp := s.final(s.now())
+	now := s.now()
+	stamp := s.final(now)
 	floor := share.Floor{Client: r.Client, Cut: r.Cut}
 	var topics []topic
 	if r.Client == "" {
@@ -358,7 +376,7 @@ func (s *Server) revokeElsewhere(r control.Request) (site string, err error) {
 		return site, err
 	}
 	answer := make(chan bool, 1)
-	m.End(text, keepFloor, func(ok bool) { answer <- ok })
+	m.End(text, keepFloor(ended, now), func(ok bool) { answer <- ok })
 	if !m.Alive() {
 		return site, errElsewhere // it is announced once that is possible
 	}

@@ -66,8 +66,28 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr) bool {
 
 // closed refuses open requests from before this close: for these services, and for any other that opens one of their
 // ports.
-func (s *Server) closed(k *spa.Knock) error {
-	return s.setTopics(s.closeTopics(k), k.Time)
+func (s *Server) closed(event audit.Event) error {
+	return s.setTopics(s.closeTopics(event.Knock), s.closesUpTo(event))
+}
+
+// closesUpTo returns the stamp up to which a close is final: its own, or at a shared address that of what it ends, if
+// another device of the client has a clock that is ahead. The other members go by stamps alone.
+func (s *Server) closesUpTo(event audit.Event) time.Time {
+	k := event.Knock
+	stamp := k.Time
+	if s.shared.member == nil || !k.Client.Fleet {
+		return stamp
+	}
+	names, of := s.closing(event), reach(event)
+	for _, g := range s.firewall.GrantsOf(k.Client.Name, event.Time) {
+		if slices.Contains(names, g.Service) && g.Network().Overlaps(of) && g.Asked.After(stamp) {
+			stamp = g.Asked
+		}
+	}
+	if last := s.final(event.Time); stamp.After(last) { // nothing was asked for with such a clock
+		return last
+	}
+	return stamp
 }
 
 func (s *Server) closeTopics(k *spa.Knock) []topic {
@@ -135,6 +155,32 @@ func (s *Server) takeAway(client string, ids []keys.ID, services []string, now t
 	if err := s.setFloors(ids, services, s.final(now)); err != nil {
 		s.log.Error("packets already on their way may still open a service that was revoked", "client", client,
 			"services", services, "error", err)
+	}
+}
+
+// inherit gives the keys that are new to a client the floors of those that it had. Another member of the site may have
+// had them before, and have granted with them what was closed or revoked since.
+func (s *Server) inherit(before, after *keys.Client) {
+	if s.shared.member == nil || after == nil || !before.Fleet || !after.Fleet {
+		return
+	}
+	whats := []string{everything, somePort, byPort}
+	for _, wanted := range named(slices.Concat(before.Allow, after.Allow)) {
+		one := []service.Service{wanted}
+		whats = slices.Concat(whats, service.Names(one), s.ports(one, everything))
+	}
+	for _, id := range after.IDs() {
+		if slices.Contains(before.IDs(), id) {
+			continue
+		}
+		for _, what := range whats {
+			for _, had := range before.IDs() {
+				if err := s.journal.SetFloor(ofKey(id, what), s.journal.FloorOf(ofKey(had, what))); err != nil {
+					s.log.Error("packets already on their way may open a service that was closed or revoked", "client",
+						after.Name, "service", what, "error", err)
+				}
+			}
+		}
 	}
 }
 

@@ -40,7 +40,7 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 			return nil, denied("the grants have ended; only sessions continue", "could not end the sessions: "+err.Error())
 		}
 	}
-	elsewhere, unconfirmed := s.revokeElsewhere(r)
+	elsewhere, unconfirmed := s.revokeElsewhere(r, ended)
 	if elsewhere != "" {
 		revoked.Site, revoked.Unconfirmed = elsewhere, unconfirmed != nil
 	}

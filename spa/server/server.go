@@ -138,7 +138,7 @@ func (s *Server) closeGrants(ctx context.Context, event audit.Event) audit.Event
 	if err := s.policy.Closable(k, event.Time); err != nil {
 		return s.refuse(event, audit.Denied, reasonFor(err), err)
 	}
-	if err := s.closed(k); err != nil {
+	if err := s.closed(event); err != nil {
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
 	}
 	of := reach(event)

@@ -35,17 +35,12 @@ type sharing struct {
 	agent    int               // the user that the agent runs as; -1: there is none
 
 	// The rest is guarded by Server.line.
-	name     string // of the site
-	key      share.Key
-	settings siteSettings
-	member   *member.Member             // nil: the gateway shares no address
-	changed  chan struct{}              // member has changed
-	settled  map[[sha256.Size]byte]bool // outcomes of others that need no second look, with these settings
-}
-
-// siteSettings are those of which a member needs to know from the start.
-type siteSettings struct {
-	local bool
+	name    string // of the site
+	key     share.Key
+	local   bool                       // decide alone without the store
+	member  *member.Member             // nil: the gateway shares no address
+	changed chan struct{}              // member has changed
+	settled map[[sha256.Size]byte]bool // outcomes and floors that need no second look, with these settings
 }
 
 // agentUser is the user that the agent runs as.
@@ -90,17 +85,20 @@ func (s *Server) noteUnopened() {
 // joinSite makes the gateway a member of the site that its bundle names. Without a key it is a gateway alone.
 func (s *Server) joinSite(name string, key share.Key) {
 	h := &s.shared
-	is := siteSettings{s.config.Fleet.Standalone == config.StandaloneLocal}
 	h.prepare()
 	h.settled = make(map[[sha256.Size]byte]bool)
-	if h.name == name && h.key.Equal(key) && h.settings == is {
+	h.local = s.config.Fleet.Standalone == config.StandaloneLocal
+	if h.name == name && h.key.Equal(key) {
+		if h.member != nil { // which keeps what waits for the store
+			h.member.SetLocal(h.local)
+		}
 		return
 	}
-	h.name, h.key, h.settings, h.member = name, key, is, nil
+	h.name, h.key, h.member = name, key, nil
 	if !key.IsZero() {
 		to := &elsewhere{s: s}
 		to.member = member.New(member.Config{Fleet: s.config.Fleet.ID, Site: name, Member: s.config.FleetName(), Key: key,
-			Window: share.Window, Local: is.local, To: to, Log: s.log})
+			Window: share.Window, Local: h.local, To: to, Log: s.log})
 		h.member = to.member
 		s.noteUnopened()
 		s.checkOnce()
@@ -280,9 +278,13 @@ func (w *pending) mayBeDecided(how member.How) bool {
 func (w *pending) close(ctx context.Context, how member.How, a *member.Attempt) {
 	s := w.s
 	k := w.spent.event.Knock
-	of := reach(w.spent.event)
-	floor := share.Floor{Topics: floorsAt(s.closeTopics(k), k.Time), Client: k.Client.Name, Of: of,
-		Services: service.Names(k.Services)} // each member finds what else it has of their ports
+	names := s.closing(w.spent.event) // what a member means by them may differ
+	if len(names) > share.MaxServices {
+		names = service.Names(k.Services)
+	}
+	floor := share.Floor{Topics: floorsAt(s.closeTopics(k), s.closesUpTo(w.spent.event)), Client: k.Client.Name,
+		Of: reach(w.spent.event), Services: names} // each member finds what else it has of their ports
+	keep := keepFloor(s.firewall.GrantsOf(k.Client.Name, w.spent.event.Time), w.spent.event.Time)
 	event := s.closeGrants(ctx, w.spent.event)
 	if event.Verdict != audit.Closed { // refused
 		w.conclude(how, a, event)
@@ -291,7 +293,7 @@ func (w *pending) close(ctx context.Context, how member.How, a *member.Attempt) 
 	text, err := floor.Encode()
 	if err == nil && how == member.Alone {
 		w.conclude(how, a, event)
-		w.member.End(text, keepFloor, nil) // once the store is back
+		w.member.End(text, keep, nil) // once the store is back
 		return
 	}
 	s.line.Unlock()
@@ -299,7 +301,7 @@ func (w *pending) close(ctx context.Context, how member.How, a *member.Attempt) 
 		s.log.Error("the other gateways cannot learn of a close", "client", k.Client.Name, "error", err)
 		return
 	}
-	w.member.End(text, keepFloor, func(ok bool) {
+	w.member.End(text, keep, func(ok bool) {
 		if !ok {
 			w.member.GaveUp(a) // the client sends again
 			return
@@ -370,7 +372,7 @@ func (s *Server) sharedStatus() *control.Shared {
 	}
 	is := h.member.Status()
 	st := &control.Shared{Site: h.name, Socket: s.config.Fleet.Share, Connected: is.Connected, Joined: is.Alive,
-		Taken: is.Refused, Local: h.settings.local, Members: []string{}, Waiting: is.Waiting,
+		Taken: is.Refused, Local: h.local, Members: []string{}, Waiting: is.Waiting,
 		Counts: map[string]uint64{
 			"won": is.Counts.Won, "repeated": is.Counts.Repeated, "spent": is.Counts.Spent,
 			"unanswered": is.Counts.Unanswered, "pending": is.Counts.Pending, "alone": is.Counts.Alone,

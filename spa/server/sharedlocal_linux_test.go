@@ -179,7 +179,7 @@ func TestSharedReplays(t *testing.T) {
 		r := h.request(spa.TypeOpen)
 		h.grants(h.members[0], r)
 		for range 20 {
-			h.store.Again()
+			h.store.Again("o/")
 		}
 		lab.Eventually(t, "all to be looked at", func() bool { return m.installed() >= 20 })
 		if n := m.said.count("not granted here") + m.installs(); n != 1 {

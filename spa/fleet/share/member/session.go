@@ -116,7 +116,7 @@ func (m *Member) happened(l *link, msg share.Message) error {
 	case "o":
 		m.event(l, func() { m.install(msg) })
 	case "f":
-		m.event(l, func() { m.raise(l, msg) })
+		m.event(l, func() { m.raise(l, msg, old) })
 	}
 	if len(l.peers) > maxPeers {
 		return errPeers
@@ -207,12 +207,13 @@ func (m *Member) install(msg share.Message) {
 	}
 }
 
-// raise puts another member's floor into force, and then acknowledges it.
-func (m *Member) raise(l *link, msg share.Message) {
+// raise puts another member's floor into force, and then acknowledges it. What is read is raised even if floors of
+// later revisions were: a store that was set back counts the same revisions twice.
+func (m *Member) raise(l *link, msg share.Message, read bool) {
 	m.mu.Lock()
-	fits := !msg.Deleted && msg.Revision > m.raised
+	fresh := msg.Revision > m.raised
 	m.mu.Unlock()
-	if !fits {
+	if msg.Deleted || !fresh && !read {
 		return
 	}
 	var err error
@@ -229,7 +230,7 @@ func (m *Member) raise(l *link, msg share.Message) {
 		m.ill = time.Now().Add(illFor)
 		return
 	}
-	if ok && run != m.me {
+	if ok && run != m.me && fresh {
 		m.counts.Raised++
 	}
 	m.raised = max(m.raised, msg.Revision)

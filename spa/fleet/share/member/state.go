@@ -84,6 +84,13 @@ func New(c Config) *Member {
 	return m
 }
 
+// SetLocal changes Config.Local.
+func (m *Member) SetLocal(is bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.config.Local = is
+}
+
 // Run is a member from then on, through the connections to agents that it gets: each replaces the one before. It
 // returns once ctx ended and nothing that it started runs any more.
 func (m *Member) Run(ctx context.Context, agents <-chan net.Conn) {

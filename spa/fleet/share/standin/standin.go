@@ -3,6 +3,7 @@ package standin
 
 import (
 	"context"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -151,6 +152,18 @@ func (st *Store) Release() {
 	st.holding, st.held = false, nil
 }
 
+// Backup returns what sets the store back to what it is now. Agents must connect again then.
+func (st *Store) Backup() (restore func()) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	revision, values := st.revision, maps.Clone(st.values)
+	return func() {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		st.revision, st.values = revision, maps.Clone(values)
+	}
+}
+
 // Late keeps events back from an agent, or sends it those that were kept back.
 func (st *Store) Late(a *Agent, is bool) {
 	st.mu.Lock()
@@ -168,12 +181,12 @@ func (st *Store) Keeps(kind share.Kind) int64 {
 	return st.keeps[kind]
 }
 
-// Again reports all outcomes to the agents once more, as if they were new.
-func (st *Store) Again() {
+// Again reports all that is stored below a prefix to the agents once more, as if it were new.
+func (st *Store) Again(prefix string) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for key, v := range st.values {
-		if strings.HasPrefix(key, "o/") {
+		if strings.HasPrefix(key, prefix) {
 			st.put(key, v.text)
 		}
 	}
