@@ -30,8 +30,8 @@ type elsewhere struct {
 var _ member.Site = (*elsewhere)(nil)
 
 // Install implements member.Site.
-func (e *elsewhere) Install(text []byte) {
-	o, err := share.ParseOutcome(text)
+func (e *elsewhere) Install(n member.News) {
+	o, err := share.ParseOutcome(n.Outcome)
 	if err != nil {
 		e.s.log.Error("another gateway's outcome cannot be read: is it newer than this one?", "error", err)
 		return
@@ -41,13 +41,25 @@ func (e *elsewhere) Install(text []byte) {
 	if !e.member.Alive() {
 		return // another member may have answered a close meanwhile: the outcome comes again
 	}
-	what := sha256.Sum256(text)
+	what := sha256.Sum256(n.Outcome)
 	if e.s.shared.settled[what] {
 		return // the agent repeats itself
 	}
+	e.noteClock(o, n)
 	if e.s.install(context.Background(), o) {
 		e.s.noteSettled(what)
 	}
+}
+
+// noteClock logs that nothing is left here of what another member has just granted, because the clocks differ.
+func (e *elsewhere) noteClock(o *share.Outcome, n member.News) {
+	now := e.s.now()
+	if n.Sent.IsZero() || !n.Sent.Before(o.Until) || now.Before(o.Until) {
+		return
+	}
+	e.member.Warn("nothing granted here: by this gateway's clock, what another one of the site granted is over: set the "+
+		"clocks, or grant for longer than they differ", "gateway", n.Member, "behind_by", now.Sub(n.Sent).Round(time.Second),
+		"client", o.Client, "services", o.Services)
 }
 
 // mostSettled is how many outcomes a member remembers. Past the limit it looks at all of them again.

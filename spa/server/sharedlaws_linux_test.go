@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -235,5 +236,28 @@ func TestSharedEachEnd(t *testing.T) {
 	got := m.s.firewall.Grants(time.Now())
 	if len(got) != 1 || got[0].Service != "web" || time.Until(got[0].Until) > time.Minute {
 		t.Errorf("got %v, want web for a minute", got)
+	}
+}
+
+// TestSharedClocksDiffer: a gateway whose clock is so far ahead that nothing is left of what another one grants names
+// that gateway and the difference, once in a while; of what is really over it says nothing.
+func TestSharedClocksDiffer(t *testing.T) {
+	h := newShop(t, 2, "")
+	ahead := h.members[1]
+	line := "what another one of the site granted is over"
+	h.grants(h.members[0], h.request(spa.TypeOpen))
+	lab.Eventually(t, "the outcome to be looked at", func() bool { return ahead.installed() == 1 })
+	ahead.later(share.Window)
+	ahead.s.log = slog.New(slog.NewTextHandler(ahead.said, nil))
+	h.restarts(ahead)
+	if ahead.said.has(line) {
+		t.Errorf("of an old grant: %q", ahead.said.list)
+	}
+	for range 5 {
+		h.grants(h.members[0], h.request(spa.TypeOpen))
+	}
+	lab.Eventually(t, "the outcomes to be looked at", func() bool { return ahead.installed() == 6 })
+	if n := ahead.said.count(line); n != 1 || !ahead.said.has("gateway=lb0 behind_by=1m0s client=ann services=[ssh]") {
+		t.Errorf("%d lines, want one: %q", n, ahead.said.list)
 	}
 }

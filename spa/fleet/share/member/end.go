@@ -37,7 +37,7 @@ func (m *Member) End(floor []byte, keep time.Duration, done func(ok bool)) {
 	now := time.Now()
 	e := &ending{keep: keep, deadline: now.Add(EndWithin), until: now.Add(keep), done: done}
 	rand.Read(e.name[:])
-	e.value = m.seal("f/"+e.name.String(), floor)
+	e.value = m.seal("f/"+e.name.String(), floor, now)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.running || len(m.ends) >= MaxEnds {

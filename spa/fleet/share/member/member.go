@@ -38,10 +38,17 @@ const EndWithin = share.SessionTTL + 5*time.Second
 type Site interface {
 	// Install installs what another member granted, after a look at Member.Alive and the floors under the server's lock.
 	// Anything else is skipped. Outcomes come in the order of the store's revisions, and may come again.
-	Install(outcome []byte)
+	Install(n News)
 	// Raise puts another member's floor into force and ends what it says. An error means that it is not in force: the
 	// member then leaves the others until it is. It may come again, in the order of the store's revisions.
 	Raise(floor []byte) error
+}
+
+// News is an outcome of another member.
+type News struct {
+	Outcome []byte
+	Member  string    // its name; empty: it has no session
+	Sent    time.Time // by its own clock, to the store; zero: the store had it before this member was told of changes
 }
 
 // Config is what a member is. All fields but Log are needed, and Local may be false.

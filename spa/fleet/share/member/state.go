@@ -224,6 +224,13 @@ func (m *Member) Status() Status {
 	return s
 }
 
+// Warn logs a warning, but the same text no more than once in a while.
+func (m *Member) Warn(text string, more ...any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.log(slog.LevelWarn, text, more...)
+}
+
 // log logs, but the same no more than once in a while: an agent may make it happen all the time.
 func (m *Member) log(level slog.Level, text string, more ...any) {
 	now := time.Now()
@@ -234,18 +241,30 @@ func (m *Member) log(level slog.Level, text string, more ...any) {
 	m.config.Log.Log(context.Background(), level, text, more...)
 }
 
-// seal seals what this run says, for a place in the store.
-func (m *Member) seal(place string, text []byte) []byte {
-	return m.config.Key.Seal(m.prefix+place, append(m.me[:len(m.me):len(m.me)], text...))
+// said is what a run of a member has written into the store: its token, the time by its clock, and the text.
+type said struct {
+	run  share.Token
+	at   time.Time
+	text []byte
+}
+
+const saidHead = len(share.Token{}) + 8 // bytes before the text
+
+// seal seals what this run says now, for a place in the store.
+func (m *Member) seal(place string, text []byte, now time.Time) []byte {
+	all := append(make([]byte, 0, saidHead+len(text)), m.me[:]...)
+	all = binary.BigEndian.AppendUint64(all, uint64(now.UnixNano()))
+	return m.config.Key.Seal(m.prefix+place, append(all, text...))
 }
 
 // open opens what seal returned, at this run or another.
-func (m *Member) open(place string, sealed []byte) (run share.Token, text []byte, err error) {
-	text, err = m.config.Key.Open(m.prefix+place, sealed)
-	if err != nil || len(text) < len(run) {
-		return run, nil, share.ErrSealed
+func (m *Member) open(place string, sealed []byte) (s said, err error) {
+	all, err := m.config.Key.Open(m.prefix+place, sealed)
+	if err != nil || len(all) < saidHead {
+		return s, share.ErrSealed
 	}
-	return share.Token(text[:len(run)]), text[len(run):], nil
+	at := binary.BigEndian.Uint64(all[len(s.run):])
+	return said{share.Token(all[:len(s.run)]), time.Unix(0, int64(at)), all[saidHead:]}, nil
 }
 
 // seconds rounds up.
