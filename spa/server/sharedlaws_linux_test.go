@@ -239,6 +239,28 @@ func TestSharedEachEnd(t *testing.T) {
 	}
 }
 
+// TestSharedReceiptOfRetry: a gateway that answers a retry names the end of what it holds itself.
+func TestSharedReceiptOfRetry(t *testing.T) {
+	h := newShop(t, 2, "")
+	long, short := h.members[0], h.members[1]
+	long.rules(maxFor(time.Hour))
+	short.rules(maxFor(time.Minute))
+	r := h.request(spa.TypeOpen)
+	r.For = time.Hour
+	h.grants(long, r)
+	h.wantGrants(1)
+	for _, m := range h.members {
+		r.Time = r.Time.Add(1)
+		packet := h.seal(r)
+		m.sends(packet)
+		got := h.wantOne(packet, spa.Granted)
+		end, until := got.Time.Add(got.Services[0].For), m.s.firewall.Grants(time.Now())[0].Until
+		if end.After(until) || end.Before(until.Add(-time.Second)) {
+			t.Errorf("the receipt says until %v, and the grant ends at %v", end, until)
+		}
+	}
+}
+
 // TestSharedClocksDiffer: a gateway whose clock is so far ahead that nothing is left of what another one grants names
 // that gateway and the difference, once in a while; of what is really over it says nothing.
 func TestSharedClocksDiffer(t *testing.T) {
