@@ -103,7 +103,7 @@ func (s *Server) install(ctx context.Context, o *share.Outcome) bool {
 	}
 	denied := err != nil
 	if err == nil {
-		err = s.firewall.Grant(ctx, grants, now)
+		err = s.grant(ctx, grants, now, s.shared.member.Alive)
 	}
 	if err != nil {
 		s.log.Warn("not granted here: what another gateway of the site granted", "client", o.Client, "source", o.From,

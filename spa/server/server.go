@@ -75,14 +75,15 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 type spent struct {
 	event    audit.Event
 	admitted replay.Admission
-	reused   error // its request id is that of another request
+	reused   error       // its request id is that of another request
+	alive    func() bool // whether the gateway may still grant it; nil: it may
 }
 
 // asSpent returns a packet that the journal has admitted. Its knock states the first stamp that the journal knows.
 func asSpent(event audit.Event, admitted replay.Admission, reused error) spent {
 	knock := event.Knock.Clone()
 	knock.First = admitted.First
-	return spent{event.Of(knock), admitted, reused}
+	return spent{event: event.Of(knock), admitted: admitted, reused: reused}
 }
 
 // decide is the rest of handle: what becomes of a packet that is spent.
@@ -115,7 +116,7 @@ func (s *Server) decide(ctx context.Context, p capture.Packet, spent spent) audi
 		s.actions.Cancel(programs)
 		return s.refuse(event, audit.Denied, spa.ReasonNoUses, err)
 	}
-	if err := s.firewall.Grant(ctx, grants, now); err != nil {
+	if err := s.grant(ctx, grants, now, spent.alive); err != nil {
 		s.actions.Cancel(programs)
 		return s.ungranted(event, err)
 	}

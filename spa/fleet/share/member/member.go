@@ -6,8 +6,9 @@
 // never: then the packet gets no answer, and the client retries. In Decide, under the lock under which floors are
 // raised, the server takes the last look before it touches the firewall: the stamp is still fresh, no floor is at or
 // after it, and for Act and Repeat [Member.Alive]; for Act and Alone also share.Undone. If it does not act then, it
-// calls [Member.GaveUp], and answers nothing. After an act, and after a refusal that it answers, it calls
-// [Member.Settled].
+// calls [Member.GaveUp], and answers nothing. After it has changed the firewall for Act or Install, it looks at
+// [Member.Alive] again, and takes back what it granted unless that still holds. After an act, and after a refusal that
+// it answers, it calls [Member.Settled].
 //
 // No method waits for the store or for the server's lock.
 package member
