@@ -321,7 +321,10 @@ const mostTaken = 64
 // takenElsewhere makes the other members end what a client of the fleet holds that has no key here any more. If it has
 // another key, they learn that by their own bundles: one of them may know it before this gateway.
 func (s *Server) takenElsewhere(before, after *keys.Client, ids []keys.ID, now time.Time) {
-	good := func(c keys.Credential) bool { return c.Good(now) }
+	good := func(c keys.Credential) bool { return c.Client.Revoked.IsZero() && c.Good(now) }
+	if after != nil && before.Revoked.IsZero() && !after.Revoked.IsZero() {
+		ids = before.IDs()
+	}
 	m := s.shared.member
 	switch {
 	case m == nil || !before.Fleet || len(ids) == 0 || m.Status().Ending >= mostTaken:

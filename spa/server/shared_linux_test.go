@@ -231,7 +231,10 @@ func TestSharedReread(t *testing.T) {
 // TestSharedBundle: a client that the bundle of one gateway revokes is shut out at the others.
 func TestSharedBundle(t *testing.T) {
 	h := newShop(t, 2, "")
-	h.opens(h.members[1])
+	r := h.request(spa.TypeOpen)
+	r.For = 10 * time.Minute // it does not end by itself
+	h.grants(h.members[1], r)
+	h.wantGrants(1)
 	gone := *h.ann
 	gone.Revoked = time.Now()
 	m := h.members[0]
