@@ -314,10 +314,6 @@ func floorsAt(topics []topic, stamp time.Time) []share.TopicFloor {
 // keepFloor is for how long the other members must be told of a floor.
 var keepFloor = share.Longest + share.Lease(share.Window)
 
-// mostTaken is how many clients may wait at once for the other members to shut them out. Each member does that by its
-// own bundle too.
-const mostTaken = 64
-
 // takenElsewhere makes the other members end what a client of the fleet holds that has no key here any more. If it has
 // another key, they learn that by their own bundles: one of them may know it before this gateway.
 func (s *Server) takenElsewhere(before, after *keys.Client, ids []keys.ID, now time.Time) {
@@ -327,14 +323,14 @@ func (s *Server) takenElsewhere(before, after *keys.Client, ids []keys.ID, now t
 	}
 	m := s.shared.member
 	switch {
-	case m == nil || !before.Fleet || len(ids) == 0 || m.Status().Ending >= mostTaken:
+	case m == nil || !before.Fleet || len(ids) == 0:
 		return
 	case after != nil && slices.ContainsFunc(after.Credentials(), good):
 		return
 	}
 	floor := share.Floor{Topics: floorsAt(topicsOf(ids, everything), s.final(now)), Client: before.Name}
 	if text, err := floor.Encode(); err == nil {
-		m.End(text, keepFloor, nil)
+		m.EndLater(text, keepFloor)
 	}
 }
 

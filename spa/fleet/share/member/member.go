@@ -26,6 +26,7 @@ const (
 	MaxSpends = 4096 // in flight or waiting
 	MaxOfKey  = 8    // waiting, of one client key
 	MaxEnds   = 1024 // closes and revocations that wait
+	MaxLater  = 64   // of them, those for which nobody waits; further ones are announced when these are
 	maxSettle = 4096
 	maxGaveUp = 16384
 	maxPeers  = 256

@@ -57,6 +57,7 @@ type Member struct {
 	given  givenUp
 
 	ends     []*ending
+	later    []later
 	settling *list.List // of *settlement
 	counts   Counts
 	logged   map[string]time.Time // by the line
@@ -123,7 +124,7 @@ func (m *Member) stop(worker, all *sync.WaitGroup) {
 	m.todo.list = nil
 	m.todo.changed.Broadcast()
 	l := m.link
-	m.link, m.ends = nil, nil
+	m.link, m.ends, m.later = nil, nil, nil
 	clear(m.queues)
 	m.order.Init()
 	m.queued = 0
@@ -217,7 +218,7 @@ func (m *Member) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := Status{Connected: m.link != nil, Alive: m.aliveAt(time.Now()), Refused: !m.refused.IsZero(), Revision: m.revision,
-		Waiting: m.queued, Unsettled: m.settling.Len(), Ending: len(m.ends), Counts: m.counts}
+		Waiting: m.queued, Unsettled: m.settling.Len(), Ending: len(m.ends) + len(m.later), Counts: m.counts}
 	for _, name := range slices.SortedFunc(maps.Keys(m.peers), strings.Compare) {
 		s.Peers = append(s.Peers, Peer{Name: name, Acknowledged: m.peers[name].acked})
 	}
