@@ -57,8 +57,8 @@ func (c *checks) again(p capture.Packet, e audit.Event) (spa.Receipt, bool) {
 // recheck answers a packet that has arrived before as it was answered first, unless the client has lost since what that
 // opened. Nothing is recorded.
 func (s *Server) recheck(event audit.Event, first spa.Receipt) audit.Event {
-	event.Receipt = later(first, event.Time)
-	if !s.stillHeld(event) {
+	var held bool
+	if event.Receipt, held = s.asHeld(event, first); !held {
 		event.Receipt = spa.Receipt{Status: spa.ReasonSuperseded}
 	}
 	return event.As(audit.Rechecked, nil)

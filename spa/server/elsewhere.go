@@ -30,8 +30,8 @@ type elsewhere struct {
 var _ member.Site = (*elsewhere)(nil)
 
 // Install implements member.Site.
-func (e *elsewhere) Install(text []byte) {
-	o, err := share.ParseOutcome(text)
+func (e *elsewhere) Install(n member.News) {
+	o, err := share.ParseOutcome(n.Outcome)
 	if err != nil {
 		e.s.log.Error("another gateway's outcome cannot be read: is it newer than this one?", "error", err)
 		return
@@ -41,13 +41,25 @@ func (e *elsewhere) Install(text []byte) {
 	if !e.member.Alive() {
 		return // another member may have answered a close meanwhile: the outcome comes again
 	}
-	what := sha256.Sum256(text)
+	what := sha256.Sum256(n.Outcome)
 	if e.s.shared.settled[what] {
 		return // the agent repeats itself
 	}
+	e.noteClock(o, n)
 	if e.s.install(context.Background(), o) {
 		e.s.noteSettled(what)
 	}
+}
+
+// noteClock logs that nothing is left here of what another member has just granted, because the clocks differ.
+func (e *elsewhere) noteClock(o *share.Outcome, n member.News) {
+	now := e.s.now()
+	if n.Sent.IsZero() || !n.Sent.Before(o.Until) || now.Before(o.Until) {
+		return
+	}
+	e.member.Warn("nothing granted here: by this gateway's clock, what another one of the site granted is over: set the "+
+		"clocks, or grant for longer than they differ", "gateway", n.Member, "behind_by", now.Sub(n.Sent).Round(time.Second),
+		"client", o.Client, "services", o.Services)
 }
 
 // mostSettled is how many outcomes and floors a member remembers. Past the limit it looks at all of them again.
@@ -91,7 +103,7 @@ func (s *Server) install(ctx context.Context, o *share.Outcome) bool {
 	}
 	denied := err != nil
 	if err == nil {
-		err = s.firewall.Grant(ctx, grants, now)
+		err = s.grant(ctx, grants, now, s.shared.member.Alive)
 	}
 	if err != nil {
 		s.log.Warn("not granted here: what another gateway of the site granted", "client", o.Client, "source", o.From,
@@ -319,24 +331,23 @@ func keepFloor(ended []firewall.Grant, now time.Time) time.Duration {
 	return keep + share.Lease(share.Window)
 }
 
-// mostTaken is how many clients may wait at once for the other members to shut them out. Each member does that by its
-// own bundle too.
-const mostTaken = 64
-
 // takenElsewhere makes the other members end what a client of the fleet holds that has no key here any more. If it has
 // another key, they learn that by their own bundles: one of them may know it before this gateway.
 func (s *Server) takenElsewhere(before, after *keys.Client, ids []keys.ID, now time.Time) {
-	good := func(c keys.Credential) bool { return c.Good(now) }
+	good := func(c keys.Credential) bool { return c.Client.Revoked.IsZero() && c.Good(now) }
+	if after != nil && before.Revoked.IsZero() && !after.Revoked.IsZero() {
+		ids = before.IDs()
+	}
 	m := s.shared.member
 	switch {
-	case m == nil || !before.Fleet || len(ids) == 0 || m.Status().Ending >= mostTaken:
+	case m == nil || !before.Fleet || len(ids) == 0:
 		return
 	case after != nil && slices.ContainsFunc(after.Credentials(), good):
 		return
 	}
 	floor := share.Floor{Topics: floorsAt(topicsOf(ids, everything), s.final(now)), Client: before.Name}
 	if text, err := floor.Encode(); err == nil {
-		m.End(text, keepFloor(s.firewall.GrantsOf(before.Name, now), now), nil)
+		m.EndLater(text, keepFloor(s.firewall.GrantsOf(before.Name, now), now))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,7 +32,8 @@ type fleetSite struct {
 	to   *age.HybridRecipient
 	gate keys.GateKey // of the fleet
 	said *lines
-	site string // "gw": it shares no address
+	site string                 // "gw": it shares no address
+	slow atomic.Pointer[func()] // is called at the next change of the firewall, once
 }
 
 func newFleetSite(t testing.TB, more string) *fleetSite {
@@ -44,7 +46,12 @@ func newFleetSite(t testing.TB, more string) *fleetSite {
 // newMemberOf returns a gateway of a fleet with this office and gate key, and of this site.
 func newMemberOf(t testing.TB, site string, seal fleet.Seal, gate keys.GateKey, more string) *fleetSite {
 	t.Helper()
-	p := &fleetSite{bench: newSite(t, func(string) {}), seal: seal, gate: gate, said: &lines{}, site: site}
+	p := &fleetSite{seal: seal, gate: gate, said: &lines{}, site: site}
+	p.bench = newSite(t, func(string) {
+		if slow := p.slow.Swap(nil); slow != nil {
+			(*slow)()
+		}
+	})
 	public := seal.Key.Public().(ed25519.PublicKey)
 	p.s.log = slog.New(witness{slog.DiscardHandler, p.said.add})
 	p.rewrite("# [fleet]", fmt.Sprintf("[fleet]\nid = %q\noffice = %q\n%s\n#", p.seal.Fleet,

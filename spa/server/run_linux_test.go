@@ -36,6 +36,12 @@ func (l *lines) add(line string) {
 	l.list = append(l.list, line)
 }
 
+// Write adds a line of a slog.TextHandler.
+func (l *lines) Write(line []byte) (int, error) {
+	l.add(string(line))
+	return len(line), nil
+}
+
 func (l *lines) has(words string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

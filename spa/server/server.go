@@ -75,14 +75,15 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 type spent struct {
 	event    audit.Event
 	admitted replay.Admission
-	reused   error // its request id is that of another request
+	reused   error       // its request id is that of another request
+	alive    func() bool // whether the gateway may still grant it; nil: it may
 }
 
 // asSpent returns a packet that the journal has admitted. Its knock states the first stamp that the journal knows.
 func asSpent(event audit.Event, admitted replay.Admission, reused error) spent {
 	knock := event.Knock.Clone()
 	knock.First = admitted.First
-	return spent{event.Of(knock), admitted, reused}
+	return spent{event: event.Of(knock), admitted: admitted, reused: reused}
 }
 
 // decide is the rest of handle: what becomes of a packet that is spent.
@@ -115,7 +116,7 @@ func (s *Server) decide(ctx context.Context, p capture.Packet, spent spent) audi
 		s.actions.Cancel(programs)
 		return s.refuse(event, audit.Denied, spa.ReasonNoUses, err)
 	}
-	if err := s.firewall.Grant(ctx, grants, now); err != nil {
+	if err := s.grant(ctx, grants, now, spent.alive); err != nil {
 		s.actions.Cancel(programs)
 		return s.ungranted(event, err)
 	}
@@ -187,27 +188,34 @@ func (s *Server) repeat(event audit.Event, outcome []byte) audit.Event {
 	if err != nil {
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, fmt.Errorf("the journal's outcome: %w", err))
 	}
-	event.Receipt = later(receipt, event.Time)
-	if !s.stillHeld(event) {
+	held := false
+	if event.Receipt, held = s.asHeld(event, receipt); !held {
 		return s.refuse(event, audit.Denied, spa.ReasonSuperseded, errSuperseded)
 	}
 	return event.As(audit.Repeated, nil)
 }
 
-// stillHeld reports whether the client still holds what its receipt says is open.
-func (s *Server) stillHeld(event audit.Event) bool {
+// asHeld returns the first receipt of an event as it reads now: nothing is open for longer than the client holds it,
+// which another gateway of the site may have granted for longer. It returns false if the client has lost any of it.
+func (s *Server) asHeld(event audit.Event, first spa.Receipt) (spa.Receipt, bool) {
+	receipt := later(first, event.Time)
 	held := s.firewall.GrantsOf(event.Client, event.Time)
 	for i, service := range service.Names(event.Knock.Services) {
-		if i >= len(event.Receipt.Services) || event.Receipt.Services[i].For == 0 {
+		if i >= len(receipt.Services) || receipt.Services[i].For == 0 {
 			continue // refused, closed, or over
 		}
-		if !slices.ContainsFunc(held, func(g firewall.Grant) bool {
-			return g.Service == service && g.Network() == letIn(event.Receipt)
-		}) {
-			return false
+		holds := false
+		for _, g := range held {
+			if g.Service == service && g.Network() == letIn(receipt) {
+				holds = true
+				receipt.Services[i].For = min(receipt.Services[i].For, g.Until.Sub(event.Time))
+			}
+		}
+		if !holds {
+			return spa.Receipt{}, false
 		}
 	}
-	return true
+	return receipt, true
 }
 
 // later returns the receipt as it reads at a later time: no grant lasts longer because of it, even if the clock was

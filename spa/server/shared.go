@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"sallyport/firewall"
 	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/audit"
@@ -243,10 +244,18 @@ func (w *pending) decide(how member.How, a *member.Attempt, outcome []byte) {
 	}
 	switch {
 	case how == member.Repeat:
-		w.conclude(how, a, s.repeatOutcome(ctx, w.spent, outcome))
+		event := s.repeatOutcome(ctx, w.spent, outcome)
+		if !w.member.Alive() { // stopped since the last look: see grant
+			s.line.Unlock()
+			return
+		}
+		w.conclude(how, a, event)
 	case w.spent.reused == nil && w.spent.event.Knock.Type == spa.TypeClose:
 		w.close(ctx, how, a) // even if the journal has an outcome: that may never have been answered
 	default:
+		if how == member.Act {
+			w.spent.alive = w.member.Alive
+		}
 		w.conclude(how, a, s.decide(ctx, w.packet, w.spent))
 	}
 }
@@ -271,6 +280,24 @@ func (w *pending) mayBeDecided(how member.How) bool {
 	}
 	event.Time, event.Client, event.Knock.Client = now, is.Client.Name, &is.Client
 	return true
+}
+
+var errApart = errors.New("the gateway was stopped while it granted, so the others may have ended it: taken back")
+
+// grant puts grants into force. The process may have been stopped before that, for longer than its session: then a
+// close may have been answered without this gateway. So it looks again, and takes back what it may not grant any more.
+func (s *Server) grant(ctx context.Context, gs []firewall.Grant, now time.Time, alive func() bool) error {
+	err := s.firewall.Grant(ctx, gs, now)
+	if err != nil || alive == nil || alive() {
+		return err
+	}
+	err = errApart
+	for _, g := range gs {
+		_, failed := s.firewall.Revoke(ctx, firewall.Match{Client: g.Client, Peer: g.Peer(), Services: []string{g.Service}},
+			s.now())
+		err = errors.Join(err, failed)
+	}
+	return err
 }
 
 // close ends the client's grants here, and answers once no other member has them. The caller holds the line; close

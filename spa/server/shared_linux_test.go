@@ -1,8 +1,10 @@
 package server
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -231,13 +233,42 @@ func TestSharedReread(t *testing.T) {
 // TestSharedBundle: a client that the bundle of one gateway revokes is shut out at the others.
 func TestSharedBundle(t *testing.T) {
 	h := newShop(t, 2, "")
-	h.opens(h.members[1])
+	r := h.request(spa.TypeOpen)
+	r.For = 10 * time.Minute // it does not end by itself
+	h.grants(h.members[1], r)
+	h.wantGrants(1)
 	gone := *h.ann
 	gone.Revoked = time.Now()
 	m := h.members[0]
 	m.offer(m.sealed(m.seal, "lb0", m.to, 2, m.contents([]*keys.Client{&gone})))
 	m.take(t)
 	h.wantGrants(0)
+}
+
+// TestSharedBundleOfMany: however many clients a bundle removes at once, all are shut out at the other gateways, and a
+// close is answered meanwhile.
+func TestSharedBundleOfMany(t *testing.T) {
+	h := newShop(t, 2, "")
+	gone := make([]*keys.Client, 1000)
+	for i := range gone {
+		gone[i] = fleetClient(fmt.Sprintf("c%d", i))
+	}
+	for i, m := range h.members {
+		h.has(i, 2, m.contents(append(slices.Clone(gone), h.ann)))
+	}
+	other := h.members[1]
+	for _, c := range append(slices.Clone(gone), h.ann) {
+		h.as(c)
+		r := h.request(spa.TypeOpen)
+		r.For = 10 * time.Minute
+		other.sends(h.seal(r))
+	}
+	h.wantGrants(len(gone) + 1)
+	h.as(h.ann)
+	h.has(0, 3, h.members[0].contents([]*keys.Client{h.ann}))
+	h.closes(h.members[0], time.Now())
+	h.wantGrants(0)
+	lab.Eventually(t, "all to be announced", func() bool { return h.members[0].s.shared.member.Status().Ending == 0 })
 }
 
 // TestSharedPolicy: a gateway installs only what its own settings allow, and never for longer.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -161,8 +162,8 @@ func TestSharedFloorsOutlast(t *testing.T) {
 	}
 }
 
-// TestSharedFarStamps: a stamp too far off for the site is not spent, even within a gateway's own window. Clients with
-// files have that window.
+// TestSharedFarStamps: a stamp too far off for the site is not spent, even within a gateway's own window, but it is
+// counted, and status names the client. Clients with files have that window.
 func TestSharedFarStamps(t *testing.T) {
 	h := newShop(t, 1, "local_clients = true\n")
 	m := h.members[0]
@@ -171,6 +172,14 @@ func TestSharedFarStamps(t *testing.T) {
 	r.Time = r.Time.Add(2 * share.Window)
 	far := h.seal(r)
 	m.sends(far)
+	if n := m.s.audit.Counts()["unopened: stale packet"]; n != 1 {
+		t.Errorf("counted are %v", m.s.audit.Counts())
+	}
+	var status control.Status
+	m.s.seen.tell(&status)
+	if c := status.Seen; len(c) != 1 || c[0].Client != "ann" || c[0].Stale == nil || c[0].Stale.Packets != 1 {
+		t.Errorf("status shows %+v", c)
+	}
 	m.sends(m.bench.seal(r))
 	if n := len(m.s.firewall.GrantsOf("alice", time.Now())); n != 1 {
 		t.Errorf("a client with a file has %d grants", n)
@@ -235,5 +244,82 @@ func TestSharedEachEnd(t *testing.T) {
 	got := m.s.firewall.Grants(time.Now())
 	if len(got) != 1 || got[0].Service != "web" || time.Until(got[0].Until) > time.Minute {
 		t.Errorf("got %v, want web for a minute", got)
+	}
+}
+
+// TestSharedCloseOfMany: a client that holds more than a floor can name closes all of it at once, at all gateways.
+func TestSharedCloseOfMany(t *testing.T) {
+	h := newShop(t, 2, "")
+	ann := *h.ann
+	ann.Allow = []string{"wide", "tcp/1-400"}
+	for i, m := range h.members {
+		h.takes(i, 2, &ann, nil)
+		m.rules(func(c *config.Config) {
+			c.Services = append(c.Services, config.NewService("wide", service.Ports{Proto: service.TCP, Low: 1, High: 400}))
+			c.Limits.Grants = 2 * share.MaxServices
+		})
+	}
+	const many = share.MaxServices + 1
+	r := h.request(spa.TypeOpen)
+	for port := range uint16(many) {
+		r.ID, r.Time, r.For = spa.NewRequestID(), time.Now(), time.Minute
+		r.Services = []service.Service{{Proto: service.TCP, Port: port + 1}}
+		h.grants(h.members[0], r)
+	}
+	h.wantGrants(many)
+	r = h.request(spa.TypeClose)
+	r.Services = []service.Service{{Name: "wide"}}
+	packet := h.seal(r)
+	h.members[0].sends(packet)
+	h.wantOne(packet, spa.Closed)
+	for i, m := range h.members {
+		if n := m.grants(); n != 0 {
+			t.Errorf("after the answer to a close, member %d has %d grants", i, n)
+		}
+	}
+}
+
+// TestSharedReceiptOfRetry: a gateway that answers a retry names the end of what it holds itself.
+func TestSharedReceiptOfRetry(t *testing.T) {
+	h := newShop(t, 2, "")
+	long, short := h.members[0], h.members[1]
+	long.rules(maxFor(time.Hour))
+	short.rules(maxFor(time.Minute))
+	r := h.request(spa.TypeOpen)
+	r.For = time.Hour
+	h.grants(long, r)
+	h.wantGrants(1)
+	for _, m := range h.members {
+		r.Time = r.Time.Add(1)
+		packet := h.seal(r)
+		m.sends(packet)
+		got := h.wantOne(packet, spa.Granted)
+		end, until := got.Time.Add(got.Services[0].For), m.s.firewall.Grants(time.Now())[0].Until
+		if end.After(until) || end.Before(until.Add(-time.Second)) {
+			t.Errorf("the receipt says until %v, and the grant ends at %v", end, until)
+		}
+	}
+}
+
+// TestSharedClocksDiffer: a gateway whose clock is so far ahead that nothing is left of what another one grants names
+// that gateway and the difference, once in a while; of what is really over it says nothing.
+func TestSharedClocksDiffer(t *testing.T) {
+	h := newShop(t, 2, "")
+	ahead := h.members[1]
+	line := "what another one of the site granted is over"
+	h.grants(h.members[0], h.request(spa.TypeOpen))
+	lab.Eventually(t, "the outcome to be looked at", func() bool { return ahead.installed() == 1 })
+	ahead.later(share.Window)
+	ahead.s.log = slog.New(slog.NewTextHandler(ahead.said, nil))
+	h.restarts(ahead)
+	if ahead.said.has(line) {
+		t.Errorf("of an old grant: %q", ahead.said.list)
+	}
+	for range 5 {
+		h.grants(h.members[0], h.request(spa.TypeOpen))
+	}
+	lab.Eventually(t, "the outcomes to be looked at", func() bool { return ahead.installed() == 6 })
+	if n := ahead.said.count(line); n != 1 || !ahead.said.has("gateway=lb0 behind_by=1m0s client=ann services=[ssh]") {
+		t.Errorf("%d lines, want one: %q", n, ahead.said.list)
 	}
 }

@@ -45,10 +45,10 @@ type gateway struct {
 }
 
 // Install implements member.Site.
-func (g *gateway) Install(outcome []byte) {
+func (g *gateway) Install(n member.News) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.installed = append(g.installed, string(outcome))
+	g.installed = append(g.installed, string(n.Outcome))
 }
 
 // Raise implements member.Site.

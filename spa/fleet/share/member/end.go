@@ -21,6 +21,13 @@ type ending struct {
 	done     func(ok bool)
 }
 
+// later is a floor that waits for its turn.
+type later struct {
+	floor []byte
+	keep  time.Duration
+	until time.Time
+}
+
 // tell answers, once.
 func (m *Member) tell(e *ending, ok bool) {
 	if done := e.done; done != nil {
@@ -37,7 +44,7 @@ func (m *Member) End(floor []byte, keep time.Duration, done func(ok bool)) {
 	now := time.Now()
 	e := &ending{keep: keep, deadline: now.Add(EndWithin), until: now.Add(keep), done: done}
 	rand.Read(e.name[:])
-	e.value = m.seal("f/"+e.name.String(), floor)
+	e.value = m.seal("f/"+e.name.String(), floor, now)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.running || len(m.ends) >= MaxEnds {
@@ -48,6 +55,45 @@ func (m *Member) End(floor []byte, keep time.Duration, done func(ok bool)) {
 	m.ends = append(m.ends, e)
 	m.sendEnds(now)
 	m.woken()
+}
+
+// EndLater announces a floor like End, without a done, once fewer than MaxLater others wait for that or for the store.
+// So many of them, as when a bundle removes clients, neither keep out a close nor get lost. They are not kept over a
+// restart.
+func (m *Member) EndLater(floor []byte, keep time.Duration) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.running {
+		m.counts.Unended++
+		return
+	}
+	m.later = append(m.later, later{floor, keep, now.Add(keep)})
+	m.nextEnds(now)
+	m.sendEnds(now)
+	m.woken()
+}
+
+// nextEnds announces as much of what waits for its turn as there is room for.
+func (m *Member) nextEnds(now time.Time) {
+	if len(m.later) == 0 {
+		return
+	}
+	room := MaxLater
+	for _, e := range m.ends {
+		if e.done == nil {
+			room--
+		}
+	}
+	for ; room > 0 && len(m.later) > 0; room-- {
+		next := m.later[0]
+		m.later[0] = later{}
+		m.later = m.later[1:]
+		e := &ending{keep: next.keep, deadline: now.Add(EndWithin), until: next.until}
+		rand.Read(e.name[:])
+		e.value = m.seal("f/"+e.name.String(), next.floor, now)
+		m.ends = append(m.ends, e)
+	}
 }
 
 // sendEnds sends what the store does not have yet.
@@ -98,6 +144,8 @@ func (m *Member) check() {
 		m.tell(e, true)
 		return true
 	})
+	m.nextEnds(time.Now())
+	m.sendEnds(time.Now())
 }
 
 // expireEnds answers what takes too long. A floor that the store does not have yet is sent nevertheless.
@@ -112,4 +160,5 @@ func (m *Member) expireEnds(now time.Time) {
 		}
 		return e.revision != 0 || !now.Before(e.until)
 	})
+	m.nextEnds(now)
 }

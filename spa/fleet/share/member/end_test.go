@@ -153,6 +153,47 @@ func TestManyEnds(t *testing.T) {
 	})
 }
 
+// TestEndLater: of floors for which nobody waits only so many are on their way at once, however slow the store is, and
+// all of them get there. A close does not wait for them.
+func TestEndLater(t *testing.T) {
+	scripted(t, nil, func(h *host) {
+		const all = 10*member.MaxLater + 1
+		for range all {
+			h.m.EndLater([]byte("floor"), time.Hour)
+		}
+		if n := h.m.Status().Ending; n != all {
+			t.Errorf("%d wait, want %d", n, all)
+		}
+		o := h.outlet(two)
+		said := h.ending()
+		for got := 0; got < all; {
+			var sent []share.Message
+			for range min(member.MaxLater, all-got) {
+				sent = append(sent, o.next(share.PutFloor))
+				got++
+			}
+			if got == member.MaxLater {
+				o.answer(o.next(share.PutFloor), share.Message{Kind: share.Done, Revision: 11})
+				o.event("a/gw1", []byte("11"))
+				o.event("a/gw2", []byte("11"))
+				if said() != "true" {
+					t.Error("a close waits for them")
+				}
+			}
+			o.none(share.PutFloor)
+			time.Sleep(member.EndWithin) // as if a gateway did not confirm them
+			o.none(share.PutFloor)
+			for _, m := range sent {
+				o.answer(m, share.Message{Kind: share.Done, Revision: 100})
+			}
+			time.Sleep(time.Second)
+		}
+		if n := h.m.Status(); n.Ending != 0 || n.Counts.Unended != 0 {
+			t.Errorf("at last: %+v", n)
+		}
+	})
+}
+
 // TestSettled: an outcome gets to the store, sealed, as long as the grant lasts, whatever goes wrong first.
 func TestSettled(t *testing.T) {
 	scripted(t, nil, func(h *host) {

@@ -6,8 +6,9 @@
 // never: then the packet gets no answer, and the client retries. In Decide, under the lock under which floors are
 // raised, the server takes the last look before it touches the firewall: the stamp is still fresh, no floor is at or
 // after it, and for Act and Repeat [Member.Alive]; for Act and Alone also share.Undone. If it does not act then, it
-// calls [Member.GaveUp], and answers nothing. After an act, and after a refusal that it answers, it calls
-// [Member.Settled].
+// calls [Member.GaveUp], and answers nothing. After it has changed the firewall for Act or Install, it looks at
+// [Member.Alive] again, and takes back what it granted unless that still holds. After an act, and after a refusal that
+// it answers, it calls [Member.Settled].
 //
 // No method waits for the store or for the server's lock.
 package member
@@ -25,6 +26,7 @@ const (
 	MaxSpends = 4096 // in flight or waiting
 	MaxOfKey  = 8    // waiting, of one client key
 	MaxEnds   = 1024 // closes and revocations that wait
+	MaxLater  = 64   // of them, those for which nobody waits; further ones are announced when these are
 	maxSettle = 4096
 	maxGaveUp = 16384
 	maxPeers  = 256
@@ -38,10 +40,17 @@ const EndWithin = share.SessionTTL + 5*time.Second
 type Site interface {
 	// Install installs what another member granted, after a look at Member.Alive and the floors under the server's lock.
 	// Anything else is skipped. Outcomes come in the order of the store's revisions, and may come again.
-	Install(outcome []byte)
+	Install(n News)
 	// Raise puts another member's floor into force and ends what it says. An error means that it is not in force: the
 	// member then leaves the others until it is. It may come again, in the order of the store's revisions.
 	Raise(floor []byte) error
+}
+
+// News is an outcome of another member.
+type News struct {
+	Outcome []byte
+	Member  string    // its name; empty: it has no session
+	Sent    time.Time // by its own clock, to the store; zero: the store had it before this member was told of changes
 }
 
 // Config is what a member is. All fields but Log are needed, and Local may be false.

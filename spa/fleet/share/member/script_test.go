@@ -36,9 +36,9 @@ type verdict struct {
 	after   time.Duration
 }
 
-func (h *host) Install(outcome []byte) {
+func (h *host) Install(n member.News) {
 	h.wait()
-	h.installed = append(h.installed, string(outcome))
+	h.installed = append(h.installed, string(n.Outcome))
 }
 
 func (h *host) wait() {
@@ -242,9 +242,9 @@ func (o *outlet) event(key string, value []byte) {
 
 // sealed returns what another member wrote at this place.
 func sealed(place, text string) []byte {
-	run := make([]byte, 16)
-	run[0] = 1
-	return shareKey.Seal(share.Prefix(keys.FleetID{1}, "gw")+place, append(run, text...))
+	head := make([]byte, 24) // its run and the time
+	head[0] = 1
+	return shareKey.Seal(share.Prefix(keys.FleetID{1}, "gw")+place, append(head, text...))
 }
 
 // place returns a key of this kind.

@@ -114,7 +114,7 @@ func (m *Member) happened(l *link, msg share.Message) error {
 	case "a":
 		l.acknowledged(name, msg)
 	case "o":
-		m.event(l, func() { m.install(msg) })
+		m.event(l, func() { m.install(msg, old) })
 	case "f":
 		m.event(l, func() { m.raise(l, msg, old) })
 	}
@@ -184,7 +184,7 @@ func (m *Member) join(epoch int, revision int64) {
 
 // install installs what another member granted, unless a close may have been answered that is not known here. What is
 // left out is read again.
-func (m *Member) install(msg share.Message) {
+func (m *Member) install(msg share.Message, old bool) {
 	m.mu.Lock()
 	epoch := m.epoch
 	fits := m.aliveAt(time.Now()) && !msg.Deleted && msg.Revision > m.installed
@@ -192,9 +192,14 @@ func (m *Member) install(msg share.Message) {
 	if !fits {
 		return
 	}
-	run, outcome, ok := m.news(msg)
-	if ok && run != m.me {
-		m.config.To.Install(outcome)
+	is, ok := m.opened(msg)
+	ok = ok && is.run != m.me
+	if ok {
+		n := News{Outcome: is.text, Member: m.nameOf(is.run), Sent: is.at}
+		if old {
+			n.Sent = time.Time{}
+		}
+		m.config.To.Install(n)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -202,7 +207,7 @@ func (m *Member) install(msg share.Message) {
 		return // the server may have left it out
 	}
 	m.installed = max(m.installed, msg.Revision)
-	if ok && run != m.me {
+	if ok {
 		m.counts.Installed++
 	}
 }
@@ -217,9 +222,10 @@ func (m *Member) raise(l *link, msg share.Message, read bool) {
 		return
 	}
 	var err error
-	run, floor, ok := m.news(msg)
-	if ok && run != m.me {
-		err = m.config.To.Raise(floor)
+	is, ok := m.opened(msg)
+	ok = ok && is.run != m.me
+	if ok {
+		err = m.config.To.Raise(is.text)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -230,7 +236,7 @@ func (m *Member) raise(l *link, msg share.Message, read bool) {
 		m.ill = time.Now().Add(illFor)
 		return
 	}
-	if ok && run != m.me && fresh {
+	if ok && fresh {
 		m.counts.Raised++
 	}
 	m.raised = max(m.raised, msg.Revision)
@@ -238,15 +244,27 @@ func (m *Member) raise(l *link, msg share.Message, read bool) {
 	m.sendAck(time.Now())
 }
 
-// news opens what a member wrote.
-func (m *Member) news(msg share.Message) (run share.Token, text []byte, ok bool) {
-	run, text, err := m.open(msg.Key, msg.Value)
+// opened opens what a member wrote.
+func (m *Member) opened(msg share.Message) (is said, ok bool) {
+	is, err := m.open(msg.Key, msg.Value)
 	if err != nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.unsealed(msg.Key)
 	}
-	return run, text, err == nil
+	return is, err == nil
+}
+
+// nameOf returns the name of the member that has a session with this run, or "".
+func (m *Member) nameOf(run share.Token) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, p := range m.peers {
+		if p.run == run {
+			return name
+		}
+	}
+	return ""
 }
 
 func (m *Member) unsealed(key string) {

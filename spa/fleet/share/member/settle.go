@@ -12,7 +12,7 @@ const settleAtOnce = 256 // outcomes on their way to the store
 // A settlement is an outcome that the store does not have yet.
 type settlement struct {
 	request share.Name
-	value   []byte
+	outcome []byte
 	until   time.Time
 	sent    bool
 	at      *list.Element
@@ -28,7 +28,7 @@ func (m *Member) Settled(a *Attempt, outcome []byte, until time.Time) {
 	if least := now.Add(share.Lease(m.config.Window)); until.Before(least) {
 		until = least
 	}
-	s := &settlement{request: a.request, value: m.seal("o/"+a.request.String(), outcome), until: until}
+	s := &settlement{request: a.request, outcome: outcome, until: until}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.settling.Len() >= maxSettle {
@@ -52,7 +52,8 @@ func (m *Member) sendSettlements(now time.Time) {
 			m.counts.Unannounced++
 		case !s.sent:
 			s.sent = true
-			m.request(share.Message{Kind: share.Settle, ID: s.request, Value: s.value, Seconds: seconds(s.until.Sub(now))},
+			value := m.seal("o/"+s.request.String(), s.outcome, now)
+			m.request(share.Message{Kind: share.Settle, ID: s.request, Value: value, Seconds: seconds(s.until.Sub(now))},
 				request{settlement: s})
 		}
 	}

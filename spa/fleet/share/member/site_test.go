@@ -331,10 +331,10 @@ func (s *site) answered(f floor) {
 }
 
 // Install is that of member.Site.
-func (l life) Install(text []byte) {
+func (l life) Install(n member.News) {
 	alive := l.lock()
 	defer l.g.site.mu.Unlock()
-	o := decode[outcome](text)
+	o := decode[outcome](n.Outcome)
 	switch {
 	case !alive, !l.g.m.Alive(), o.Until.IsZero(), !o.Until.After(l.g.now()):
 	case !l.g.superseded(o.Client, o.First, l.g.floors):

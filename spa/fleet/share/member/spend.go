@@ -85,7 +85,7 @@ func (m *Member) answered(a *Attempt, msg share.Message) error {
 // repeated handles a packet whose request id has an owner.
 func (m *Member) repeated(a *Attempt, msg share.Message) {
 	if len(msg.Value) > 0 {
-		_, outcome, err := m.open("o/"+a.request.String(), msg.Value)
+		is, err := m.open("o/"+a.request.String(), msg.Value)
 		if err != nil {
 			m.unsealed("o/" + a.request.String())
 			m.next(a)
@@ -93,7 +93,7 @@ func (m *Member) repeated(a *Attempt, msg share.Message) {
 		}
 		m.counts.Repeated++
 		a.repeat = true
-		m.decide(a, Repeat, outcome)
+		m.decide(a, Repeat, is.text)
 		return
 	}
 	if !m.given.take(msg.Token) { // its owner may have acted

@@ -57,6 +57,7 @@ type Member struct {
 	given  givenUp
 
 	ends     []*ending
+	later    []later
 	settling *list.List // of *settlement
 	counts   Counts
 	logged   map[string]time.Time // by the line
@@ -130,7 +131,7 @@ func (m *Member) stop(worker, all *sync.WaitGroup) {
 	m.todo.list = nil
 	m.todo.changed.Broadcast()
 	l := m.link
-	m.link, m.ends = nil, nil
+	m.link, m.ends, m.later = nil, nil, nil
 	clear(m.queues)
 	m.order.Init()
 	m.queued = 0
@@ -224,11 +225,18 @@ func (m *Member) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := Status{Connected: m.link != nil, Alive: m.aliveAt(time.Now()), Refused: !m.refused.IsZero(), Revision: m.revision,
-		Waiting: m.queued, Unsettled: m.settling.Len(), Ending: len(m.ends), Counts: m.counts}
+		Waiting: m.queued, Unsettled: m.settling.Len(), Ending: len(m.ends) + len(m.later), Counts: m.counts}
 	for _, name := range slices.SortedFunc(maps.Keys(m.peers), strings.Compare) {
 		s.Peers = append(s.Peers, Peer{Name: name, Acknowledged: m.peers[name].acked})
 	}
 	return s
+}
+
+// Warn logs a warning, but the same text no more than once in a while.
+func (m *Member) Warn(text string, more ...any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.log(slog.LevelWarn, text, more...)
 }
 
 // log logs, but the same no more than once in a while: an agent may make it happen all the time.
@@ -241,18 +249,30 @@ func (m *Member) log(level slog.Level, text string, more ...any) {
 	m.config.Log.Log(context.Background(), level, text, more...)
 }
 
-// seal seals what this run says, for a place in the store.
-func (m *Member) seal(place string, text []byte) []byte {
-	return m.config.Key.Seal(m.prefix+place, append(m.me[:len(m.me):len(m.me)], text...))
+// said is what a run of a member has written into the store: its token, the time by its clock, and the text.
+type said struct {
+	run  share.Token
+	at   time.Time
+	text []byte
+}
+
+const saidHead = len(share.Token{}) + 8 // bytes before the text
+
+// seal seals what this run says now, for a place in the store.
+func (m *Member) seal(place string, text []byte, now time.Time) []byte {
+	all := append(make([]byte, 0, saidHead+len(text)), m.me[:]...)
+	all = binary.BigEndian.AppendUint64(all, uint64(now.UnixNano()))
+	return m.config.Key.Seal(m.prefix+place, append(all, text...))
 }
 
 // open opens what seal returned, at this run or another.
-func (m *Member) open(place string, sealed []byte) (run share.Token, text []byte, err error) {
-	text, err = m.config.Key.Open(m.prefix+place, sealed)
-	if err != nil || len(text) < len(run) {
-		return run, nil, share.ErrSealed
+func (m *Member) open(place string, sealed []byte) (s said, err error) {
+	all, err := m.config.Key.Open(m.prefix+place, sealed)
+	if err != nil || len(all) < saidHead {
+		return s, share.ErrSealed
 	}
-	return share.Token(text[:len(run)]), text[len(run):], nil
+	at := binary.BigEndian.Uint64(all[len(s.run):])
+	return said{share.Token(all[:len(s.run)]), time.Unix(0, int64(at)), all[saidHead:]}, nil
 }
 
 // seconds rounds up.
