@@ -116,7 +116,7 @@ func (a *Admitting) Watch(ctx context.Context, deadline time.Time) error {
 	if err := a.wakeAt(deadline); err != nil {
 		return fmt.Errorf("watching the rule set: %w", err)
 	}
-	err := nl.Await(ctx, a.Events, a.concerns)
+	err := a.await(ctx)
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}

@@ -25,11 +25,17 @@ type batch struct {
 // refuses the batch, and gets the one that always works.
 func (n *Backend) Set(ls []guard.Lease) error {
 	ls = guard.Timed(ls, n.Spec.Now())
-	err := n.set(ls, (*batch).replace)
-	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) {
-		err = n.set(ls, (*batch).force)
+	change := func() error {
+		err := n.set(ls, (*batch).replace)
+		if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) {
+			err = n.set(ls, (*batch).force)
+		}
+		return err
 	}
-	return explain("changing grants", err)
+	if len(ls) > nl.Chunk {
+		return explain("changing grants", n.Unheard(change))
+	}
+	return explain("changing grants", change())
 }
 
 // set sends the changes in one batch. The function change adds the commands for elements that get a new timeout.

@@ -332,18 +332,23 @@ func (d *Draft) handedRules() {
 	d.rule(d.arrive, CTState(expr.CtStateBitINVALID|expr.CtStateBitNEW), handed)
 }
 
-// goesOn accepts, under a condition, packets of flows that door has admitted.
+// goesOn accepts, under a condition, packets of flows that door has admitted. Without a grant, what comes to a port in
+// @cut passes only if this host or the target began the flow: the mark outlives the guard, and @met does not.
 func (d *Draft) goesOn(c *nft.Chain, condition Part, fs ...*family) {
+	mark, lasts := d.spec.Mark, condition
 	if len(d.spec.Cut) > 0 {
 		// If the server spoke first in a session older than connection tracking, the flow counts as the server's.
 		for _, f := range fs {
 			d.rule(c, condition, onPort(Dport).in(d.cut), f.source(inward).in(f.met), jump(d.Ended))
 		}
+		d.rule(c, condition, L4Proto(service.UDP), IsReply(), ctMarked(mark), Accept())
+		d.rule(c, condition, tcpFlagsNot(Syn|Ack, Syn), IsReply(), ctMarked(mark), Accept())
+		lasts = Rule(condition, onPort(Dport).notIn(d.cut))
 	}
-	d.rule(c, condition, L4Proto(service.UDP), ctMarked(d.spec.Mark), Accept())
+	d.rule(c, lasts, L4Proto(service.UDP), ctMarked(mark), Accept())
 	// A bare SYN begins a flow: it passes only if door has just marked it.
-	d.rule(c, condition, tcpFlagsNot(Syn|Ack, Syn), ctMarked(d.spec.Mark), Accept())
-	d.rule(c, condition, CTState(expr.CtStateBitNEW), ctMarked(d.spec.Mark), Accept())
+	d.rule(c, lasts, tcpFlagsNot(Syn|Ack, Syn), ctMarked(mark), Accept())
+	d.rule(c, condition, CTState(expr.CtStateBitNEW), ctMarked(mark), Accept())
 }
 
 // receiptRules keep receipts out of connection tracking. On a port of our own everything that leaves is a receipt; on

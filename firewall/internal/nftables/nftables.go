@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	nft "github.com/google/nftables"
@@ -38,6 +39,7 @@ type Backend struct {
 	Events  *netlink.Conn // changes by other sockets
 	// concerns reports whether the backend must respond to such a change.
 	concerns func(netlink.Message) bool
+	missed   atomic.Bool // such a change may have been missed
 	Lacks    []string
 	learned  map[string][]nft.SetElement // learned by the guard that was there before, by the name of the set
 	known    uint64                      // the handle of the table loaded last; 0: none

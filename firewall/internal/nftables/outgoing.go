@@ -47,6 +47,7 @@ func (d *Draft) begunRules() {
 		for _, f := range o.families() {
 			d.rule(c, onPort(Sport).in(o.cut), f.source(outward).in(f.met), Drop())
 		}
+		d.rule(c, onPort(Sport).in(o.cut), IsReply(), Drop()) // another tool may have deleted @met
 	}
 	d.rule(c, ctMarked(mark), back())
 	for _, f := range o.families() {
