@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -390,19 +389,14 @@ func (s *site) toInner(client, source string, f sides) Grant {
 // publish leads port 2222 of the gateway to the inner machine.
 func (s *site) publish(f sides) {
 	s.Helper()
-	s.leadTo(f, netip.AddrPortFrom(netip.MustParseAddr(innerAddr[f.name]), 22))
-}
-
-// leadTo leads port 2222 of the gateway elsewhere, as another tool does.
-func (s *site) leadTo(f sides, end netip.AddrPort) {
-	s.Helper()
-	to, gw := end.Addr(), netip.MustParseAddr(f.gateway)
+	to := netip.MustParseAddr(innerAddr[f.name])
+	gw := netip.MustParseAddr(f.gateway)
 	family, offset := uint32(unix.NFPROTO_IPV4), uint32(16)
 	if to.Is6() {
 		family, offset = unix.NFPROTO_IPV6, 24
 	}
 	s.another(func(c *nft.Conn) {
-		// meta nfproto FAMILY ip daddr GATEWAY tcp dport 2222 dnat to END
+		// meta nfproto FAMILY ip daddr GATEWAY tcp dport 2222 dnat to INNER:22
 		chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, -100, nftables.Rule(
 			nftables.Meta(expr.MetaKeyNFPROTO, []byte{byte(family)}),
 			nftables.Raw(
@@ -414,7 +408,7 @@ func (s *site) leadTo(f sides, end netip.AddrPort) {
 			nftables.Raw(nftables.Port(nftables.Register, nftables.Dport), nftables.Equal([]byte{2222 >> 8, 2222 & 0xff})),
 			nftables.Raw(
 				&expr.Immediate{Register: 1, Data: to.AsSlice()},
-				&expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, end.Port())},
+				&expr.Immediate{Register: 2, Data: []byte{0, 22}},
 				&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1, RegProtoMin: 2},
 			)).Exprs...)
 	})

@@ -1,6 +1,8 @@
 package firewall
 
 import (
+	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -8,6 +10,7 @@ import (
 
 	"sallyport/firewall/internal/ipset"
 	"sallyport/firewall/internal/iptables"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -24,26 +27,29 @@ func TestCutOverAFlush(t *testing.T) {
 }
 
 func (k kind) cutOverAFlush(t *testing.T, f sides, to netip.Addr, ends string) {
-	inner := to.String() == innerAddr[f.name]
+	inner, both := to.String() == innerAddr[f.name], []service.Ports{ports("tcp/2200"), ports("udp/2200")}
 	s := k.newSite(t, func(c *Config) {
-		c.Guarded, c.Cut = rangesOf("tcp/2200"), rangesOf("tcp/2200")
+		c.Guarded, c.Cut = both, both
 		if inner {
-			c.Targets = []Target{{Addresses: []netip.Addr{to}, Ports: rangesOf("tcp/2200")}}
+			c.Targets = []Target{{Addresses: []netip.Addr{to}, Ports: both}}
 		}
 	})
 	at := s.gw
 	if inner {
 		at = s.behind()
 	}
-	accept := s.listenOn(at, ":2200")
-	publish := func() { s.leadTo(f, netip.AddrPortFrom(to, 2200)) }
+	accept, server := s.listenOn(at, ":2200"), s.udp(at, "[::]:2200")
+	publish := func() {
+		s.runNFT(fmt.Sprintf("table inet lead { chain c { type nat hook prerouting priority -100; "+
+			"meta l4proto { tcp, udp } th dport 2222 dnat %s to %s; }; }", nftFamily[f.name], netip.AddrPortFrom(to, 2200)), "-f", "-")
+	}
 	publish()
 	s.open()
 	s.load(0)
 	var gs []Grant
 	for client, from := range map[string]string{"alice": f.alice, "bob": f.stranger} {
 		g := sshGrant(client, from, long)
-		g.Ports = rangesOf("tcp/2200")
+		g.Ports = both
 		if inner {
 			g.To = []netip.Addr{to}
 		}
@@ -51,6 +57,12 @@ func (k kind) cutOverAFlush(t *testing.T, f sides, to netip.Addr, ends string) {
 	}
 	s.must(s.Grant(s.Context(), gs, time.Now()))
 	mine, theirs := s.talk(accept, f.alice, f.gateway, "2222"), s.talk(accept, f.stranger, f.gateway, "2222")
+	asks := func(from string) *net.UDPConn {
+		c := s.udp(s.client, net.JoinHostPort(from, "4000"))
+		s.datagrams(server, c, f, true)
+		return c
+	}
+	my, their := asks(f.alice), asks(f.stranger)
 	end := func(at string) {
 		if at == ends {
 			s.revoke(Match{Client: "alice"})
@@ -67,10 +79,29 @@ func (k kind) cutOverAFlush(t *testing.T, f sides, to netip.Addr, ends string) {
 	end("after the flush")
 	for range 3 {
 		s.mutual(mine, false)
+		s.datagrams(server, my, f, false)
 	}
 	s.mutual(theirs, true)
+	s.datagrams(server, their, f, true)
 	lab.Eventually(t, "darkness", func() bool { return !s.isOpen(f.alice, f.gateway, "2222") })
 	if !slices.ContainsFunc(s.Grants(time.Now()), func(g Grant) bool { return g.Client == "bob" }) {
 		t.Error("the other grant is gone")
+	}
+}
+
+// datagrams checks whether a client at the port that leads on, and its server, hear each other.
+func (s *site) datagrams(server, client *net.UDPConn, f sides, heard bool) {
+	s.Helper()
+	within := silence
+	if heard {
+		within = lab.Patience
+	}
+	s.send(client, net.JoinHostPort(f.gateway, "2222"))
+	if s.gets(server, within) != heard {
+		s.Errorf("the server hears its client: %v, want %v", !heard, heard)
+	}
+	server.WriteTo([]byte("news"), client.LocalAddr()) // this may fail, because the guard forbids it
+	if s.gets(client, within) != heard {
+		s.Errorf("the client hears its server: %v, want %v", !heard, heard)
 	}
 }
