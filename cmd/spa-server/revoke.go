@@ -113,7 +113,8 @@ func printRevoked(cmd *cobra.Command, r control.Request, revoked control.Revoked
 	}
 	if revoked.Unconfirmed {
 		return cli.Fail(fmt.Errorf("ended here, but the other gateways of %s have not confirmed it", revoked.Site),
-			"they end it once they reach the store; run this there too, and see: spa-server status")
+			"they end it once they reach the store, unless spa-server is restarted here before; run this there too, and see: "+
+				"spa-server status")
 	}
 	return nil
 }
