@@ -87,6 +87,11 @@ func (k kind) cutOverAFlush(t *testing.T, f sides, to netip.Addr, ends string) {
 	if !slices.ContainsFunc(s.Grants(time.Now()), func(g Grant) bool { return g.Client == "bob" }) {
 		t.Error("the other grant is gone")
 	}
+	s.forgetFlows()
+	server.WriteTo([]byte("news"), my.LocalAddr()) // this may fail, because the guard forbids it
+	if s.gets(my, silence) {
+		t.Error("the server begins a flow with its client of before")
+	}
 }
 
 // datagrams checks whether a client at the port that leads on, and its server, hear each other.

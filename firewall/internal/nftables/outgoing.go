@@ -47,7 +47,11 @@ func (d *Draft) begunRules() {
 		for _, f := range o.families() {
 			d.rule(c, onPort(Sport).in(o.cut), f.source(outward).in(f.met), Drop())
 		}
-		d.rule(c, onPort(Sport).in(o.cut), IsReply(), Drop()) // another tool may have deleted @met
+		// Another tool may have deleted @met.
+		for _, f := range o.families() {
+			d.rule(c, onPort(Sport).in(o.cut), IsReply(), L4Proto(service.UDP), f.source(outward).update(f.met), Drop())
+		}
+		d.rule(c, onPort(Sport).in(o.cut), IsReply(), Drop())
 	}
 	d.rule(c, ctMarked(mark), back())
 	for _, f := range o.families() {
