@@ -124,6 +124,7 @@ func (d *Draft) hushRules() {
 	d.rule(c, onPort(Sport).notIn(o.cut), Accept())
 	for _, f := range o.families() {
 		d.rule(c, f.notExtra(f.saddr), isNoType(origin, unix.RTN_LOCAL), Accept())
+		d.rule(c, f.notExtra(f.saddr), onPort(Sport).notIn(o.Guarded), Accept()) // in @cut for a target alone
 		d.rule(c, f.carries(outward), Accept())
 	}
 	d.eachGrant(outward, func(_ *family, granted Part) {
