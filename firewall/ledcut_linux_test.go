@@ -139,3 +139,42 @@ func TestCutAtATargetAlone(t *testing.T) {
 		s.dark(f.alice, f.gateway, "2200")
 	})
 }
+
+// TestLedOverAFirstLoad: a session from before the first load that another tool leads to a machine continues, even if
+// it hides its client's address from the machine; a cut ends it like any other.
+func TestLedOverAFirstLoad(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		to := netip.MustParseAddr(innerAddr[f.name])
+		s := k.newSite(t, func(c *Config) {
+			c.Targets = []Target{{Addresses: []netip.Addr{to}, Ports: rangesOf("tcp/2200")}}
+		})
+		l := s.listens(s.behind(), ":2200")
+		s.nft(fmt.Sprintf("table inet leads { chain in { type nat hook prerouting priority -100; %[1]s daddr %[2]s "+
+			"tcp dport { 2222, 2223 } dnat %[1]s to %[3]s; }; chain out { type nat hook postrouting priority 100; "+
+			"meta l4proto tcp ct original proto-dst 2223 masquerade; }; }", nftFamily[f.name], f.gateway,
+			netip.AddrPortFrom(to, 2200)))
+		w := &forwarded{site: s}
+		begin := func(from, port string) session {
+			c := lab.Value(s.dial(from, f.gateway, port))(t)
+			t.Cleanup(func() { c.Close() })
+			return session{c, w.hearing(l, c)}
+		}
+		first, second := begin(f.stranger, "2222"), begin(f.stranger, "2223")
+		s.open()
+		s.load(0)
+		s.mutual(first, true)
+		s.speaks(second.server, second.client) // before the client has sent anything
+		s.mutual(second, true)
+		s.dark(f.stranger, f.gateway, "2222")
+		g := s.toInner("alice", f.alice, f)
+		g.Ports = rangesOf("tcp/2200")
+		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+		mine, hidden := begin(f.alice, "2222"), begin(f.alice, "2223")
+		s.mutual(hidden, true)
+		s.cuts(Match{}, 2)
+		s.mutual(mine, false)
+		s.mutual(hidden, false)
+		s.mutual(first, true)
+		s.mutual(second, true)
+	})
+}

@@ -83,8 +83,9 @@ func (d *Draft) passingRules() {
 	for _, f := range o.families() {
 		d.quotedJumps(c, f.toExtra(f.daddr))
 		d.goesOn(c, f.target(inward).in(f.targets), f)
-		d.onceOrNothing(c, f.target(inward).in(f.targets), nil)
 		// door has not seen what another table's DNAT leads there.
+		d.carried(c, f, f.target(inward).in(f.targets))
+		d.onceOrNothing(c, f.target(inward).in(f.targets), nil)
 		d.rule(c, f.sourceAndTarget(inward).in(f.reach), Accept())
 		for _, n := range d.spansOf(f) {
 			d.rule(c, f.inNetworkThere(inward, n), Accept())
