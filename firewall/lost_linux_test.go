@@ -84,7 +84,8 @@ func newLossy(t *testing.T, k kind, f sides, cut bool) *lossy {
 	l.site = k.newSite(t, func(c *Config) {
 		c.Guarded = rangesOf("tcp/2200 udp/2200 tcp/2224 udp/2224")
 		c.Targets = []Target{{Addresses: []netip.Addr{l.inner}, Ports: rangesOf("tcp/2200 udp/2200")}}
-		c.Forwards = []Forward{{Ports: rangesOf("tcp/2224 udp/2224"), To: []netip.AddrPort{netip.AddrPortFrom(l.inner, 2300)}}}
+		c.Forwards = []Forward{{Ports: rangesOf("tcp/2224 udp/2224"),
+			To: []netip.AddrPort{netip.AddrPortFrom(l.inner, 2300)}}}
 		if cut {
 			c.Cut = c.Guarded
 		}
