@@ -185,7 +185,7 @@
 //   - sessions through a forwarded port while another tool has removed the guard: nothing translates their packets
 //     then, and a packet that is sent in that time may end them;
 //   - a UDP session made while the guard was away, if connection tracking forgets it before the guard is back and its
-//     server then sends first;
+//     server then sends first; nor one whose grant had ended before another tool removed the guard;
 //   - mode Admit: after Cut, a UDP server that keeps sending lets its client reply.
 //
 // A flow of the host's own from a guarded port that began while the guard was away is cut off until connection

@@ -196,30 +196,36 @@ func TestUDPOfTheRevokedIsForgotten(t *testing.T) {
 }
 
 // TestUDPOfAGapIsForgotten: a server that tried to send in a flow made while the guard was away begins no flow with
-// that peer after connection tracking has forgotten the first one.
+// that peer after connection tracking has forgotten the first one, whether or not sessions end with their grants.
 func TestUDPOfAGapIsForgotten(t *testing.T) {
 	everywhere(t, func(t *testing.T, k kind, f sides) {
-		s := k.guarded(t, guarding("udp/5000"))
-		gateway := net.JoinHostPort(f.gateway, "5000")
-		server, client := s.udp(s.gw, gateway), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
-		s.flushRuleset()
-		s.another(func(c *nft.Conn) { // this keeps connection tracking enabled
-			chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
-		})
-		s.exchange(client, server)
-		s.load(0)
-		for _, what := range []string{"continues", "begins"} {
-			server.WriteTo([]byte("news"), client.LocalAddr())
-			if s.gets(client, silence) {
-				t.Errorf("the server %s to speak to a client of the gap", what)
-			}
-			s.forgetFlows()
-		}
-		s.send(client, gateway)
-		if s.gets(server, silence) {
-			t.Error("the client is let in")
+		for what, guards := range map[string]func(...string) func(*Config){"keep": guarding, "cut": cutting} {
+			t.Run(what, func(t *testing.T) { k.gapIsForgotten(t, f, guards("udp/5000")) })
 		}
 	})
+}
+
+func (k kind) gapIsForgotten(t *testing.T, f sides, guards func(*Config)) {
+	s := k.guarded(t, guards)
+	gateway := net.JoinHostPort(f.gateway, "5000")
+	server, client := s.udp(s.gw, gateway), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+	s.flushRuleset()
+	s.another(func(c *nft.Conn) { // this keeps connection tracking enabled
+		chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
+	})
+	s.exchange(client, server)
+	s.load(0)
+	for _, what := range []string{"continues", "begins"} {
+		server.WriteTo([]byte("news"), client.LocalAddr())
+		if s.gets(client, silence) {
+			t.Errorf("the server %s to speak to a client of the gap", what)
+		}
+		s.forgetFlows()
+	}
+	s.send(client, gateway)
+	if s.gets(server, silence) {
+		t.Error("the client is let in")
+	}
 }
 
 // TestUDPServerSpeaksFirst: datagrams from a server to a client with a grant are a session of that grant, even if the

@@ -41,7 +41,8 @@ func (k kind) cutOverAFlush(t *testing.T, f sides, to netip.Addr, ends string) {
 	accept, server := s.listenOn(at, ":2200"), s.udp(at, "[::]:2200")
 	publish := func() {
 		s.runNFT(fmt.Sprintf("table inet lead { chain c { type nat hook prerouting priority -100; "+
-			"meta l4proto { tcp, udp } th dport 2222 dnat %s to %s; }; }", nftFamily[f.name], netip.AddrPortFrom(to, 2200)), "-f", "-")
+			"meta l4proto { tcp, udp } th dport 2222 dnat %s to %s; }; }",
+			nftFamily[f.name], netip.AddrPortFrom(to, 2200)), "-f", "-")
 	}
 	publish()
 	s.open()
@@ -87,6 +88,11 @@ func (k kind) cutOverAFlush(t *testing.T, f sides, to netip.Addr, ends string) {
 	if !slices.ContainsFunc(s.Grants(time.Now()), func(g Grant) bool { return g.Client == "bob" }) {
 		t.Error("the other grant is gone")
 	}
+	s.forgetFlows()
+	server.WriteTo([]byte("news"), my.LocalAddr()) // this may fail, because the guard forbids it
+	if s.gets(my, silence) {
+		t.Error("the server begins a flow with its client of before")
+	}
 }
 
 // datagrams checks whether a client at the port that leads on, and its server, hear each other.
@@ -104,4 +110,71 @@ func (s *site) datagrams(server, client *net.UDPConn, f sides, heard bool) {
 	if s.gets(client, within) != heard {
 		s.Errorf("the client hears its server: %v, want %v", !heard, heard)
 	}
+}
+
+// TestCutAtATargetAlone: where sessions with a machine end with their grants, the gateway's own port of the same number
+// is nobody's business until another tool leads it to the machine; then it is as open as the machine.
+func TestCutAtATargetAlone(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		to := netip.MustParseAddr(innerAddr[f.name])
+		s := k.newSite(t, func(c *Config) {
+			c.Cut = rangesOf("tcp/2200")
+			c.Targets = []Target{{Addresses: []netip.Addr{to}, Ports: c.Cut}}
+		})
+		accept := s.listenOn(s.behind(), ":2200")
+		s.serve(":2200")
+		s.open()
+		s.load(0)
+		s.connect(f.stranger, f.gateway, "2200")
+		s.nft(fmt.Sprintf("table inet leads { chain c { type nat hook prerouting priority -100; %[1]s daddr %[2]s "+
+			"tcp dport 2200 dnat %[1]s to %[3]s; }; }", nftFamily[f.name], f.gateway, netip.AddrPortFrom(to, 2200)))
+		g := s.toInner("alice", f.alice, f)
+		g.Ports = rangesOf("tcp/2200")
+		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+		v := s.talk(accept, f.alice, f.gateway, "2200")
+		s.mutual(v, true)
+		s.dark(f.stranger, f.gateway, "2200")
+		s.revoke(Match{})
+		s.mutual(v, false)
+		s.dark(f.alice, f.gateway, "2200")
+	})
+}
+
+// TestLedOverAFirstLoad: a session from before the first load that another tool leads to a machine continues, even if
+// it hides its client's address from the machine; a cut ends it like any other.
+func TestLedOverAFirstLoad(t *testing.T) {
+	everywhere(t, func(t *testing.T, k kind, f sides) {
+		to := netip.MustParseAddr(innerAddr[f.name])
+		s := k.newSite(t, func(c *Config) {
+			c.Targets = []Target{{Addresses: []netip.Addr{to}, Ports: rangesOf("tcp/2200")}}
+		})
+		l := s.listens(s.behind(), ":2200")
+		s.nft(fmt.Sprintf("table inet leads { chain in { type nat hook prerouting priority -100; %[1]s daddr %[2]s "+
+			"tcp dport { 2222, 2223 } dnat %[1]s to %[3]s; }; chain out { type nat hook postrouting priority 100; "+
+			"meta l4proto tcp ct original proto-dst 2223 masquerade; }; }", nftFamily[f.name], f.gateway,
+			netip.AddrPortFrom(to, 2200)))
+		w := &forwarded{site: s}
+		begin := func(from, port string) session {
+			c := lab.Value(s.dial(from, f.gateway, port))(t)
+			t.Cleanup(func() { c.Close() })
+			return session{c, w.hearing(l, c)}
+		}
+		first, second := begin(f.stranger, "2222"), begin(f.stranger, "2223")
+		s.open()
+		s.load(0)
+		s.mutual(first, true)
+		s.speaks(second.server, second.client) // before the client has sent anything
+		s.mutual(second, true)
+		s.dark(f.stranger, f.gateway, "2222")
+		g := s.toInner("alice", f.alice, f)
+		g.Ports = rangesOf("tcp/2200")
+		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+		mine, hidden := begin(f.alice, "2222"), begin(f.alice, "2223")
+		s.mutual(hidden, true)
+		s.cuts(Match{}, 2)
+		s.mutual(mine, false)
+		s.mutual(hidden, false)
+		s.mutual(first, true)
+		s.mutual(second, true)
+	})
 }

@@ -65,6 +65,7 @@ func (s *script) begins() {
 	s.add(chainShun, "-j DROP")
 	// Resets pass: they report to the client that the session is over.
 	s.add(chainHush, "-p tcp -m tcp --tcp-flags RST RST -j RETURN")
+	s.add(chainHush, "-p udp -m conntrack --ctdir REPLY -g %s", chainShun)
 	s.add(chainHush, "-m conntrack --ctdir REPLY -j DROP")
 	// A flow of the host's own passes, except to a peer that a grant admitted.
 	s.add(chainHush, "%s -j DROP", s.in(SetMet, peerOut))

@@ -156,8 +156,7 @@ func (d *Draft) doorRules(confirm bool) {
 	d.rule(c, lasts, L4Proto(service.UDP), CTState(expr.CtStateBitESTABLISHED), ctMarked(mark), Accept())
 	d.rule(c, lasts, tcpFlagsNot(Syn|Ack, Syn), CTState(expr.CtStateBitESTABLISHED), ctMarked(mark), Accept())
 	for _, f := range o.families() {
-		d.rule(c, TCPFlags(Syn, 0), f.carries(inward), d.admit(f, inward), Accept())
-		d.rule(c, L4Proto(service.UDP), f.carries(inward), d.admit(f, inward), Accept())
+		d.carried(c, f, Part{})
 	}
 	d.onceOrNothing(c, Part{}, o.closed)
 	if confirm {
@@ -169,6 +168,12 @@ func (d *Draft) doorRules(confirm bool) {
 		d.rule(c, granted, Accept())
 	})
 	d.rule(c, enter(o.closed))
+}
+
+// carried admits, under a condition, packets of flows that a first load carries.
+func (d *Draft) carried(c *nft.Chain, f *family, condition Part) {
+	d.rule(c, condition, TCPFlags(Syn, 0), f.carries(inward), d.admit(f, inward), Accept())
+	d.rule(c, condition, L4Proto(service.UDP), f.carries(inward), d.admit(f, inward), Accept())
 }
 
 // admit remembers the admitted peer, and marks the flow.
@@ -308,8 +313,7 @@ func (d *Draft) arriveRules() {
 	fs := o.families()
 	d.goesOn(c, Part{}, fs[:]...)
 	for _, f := range fs {
-		d.rule(c, TCPFlags(Syn, 0), f.carries(inward), d.admit(f, inward), Accept())
-		d.rule(c, L4Proto(service.UDP), f.carries(inward), d.admit(f, inward), Accept())
+		d.carried(c, f, Part{})
 	}
 	d.onceOrNothing(c, onPort(Dport).in(o.Guarded), d.refused)
 	d.eachGrant(inward, func(f *family, granted Part) {

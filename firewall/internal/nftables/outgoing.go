@@ -47,7 +47,11 @@ func (d *Draft) begunRules() {
 		for _, f := range o.families() {
 			d.rule(c, onPort(Sport).in(o.cut), f.source(outward).in(f.met), Drop())
 		}
-		d.rule(c, onPort(Sport).in(o.cut), IsReply(), Drop()) // another tool may have deleted @met
+		// Another tool may have deleted @met.
+		for _, f := range o.families() {
+			d.rule(c, onPort(Sport).in(o.cut), IsReply(), L4Proto(service.UDP), f.source(outward).update(f.met), Drop())
+		}
+		d.rule(c, onPort(Sport).in(o.cut), IsReply(), Drop())
 	}
 	d.rule(c, ctMarked(mark), back())
 	for _, f := range o.families() {
@@ -79,8 +83,9 @@ func (d *Draft) passingRules() {
 	for _, f := range o.families() {
 		d.quotedJumps(c, f.toExtra(f.daddr))
 		d.goesOn(c, f.target(inward).in(f.targets), f)
-		d.onceOrNothing(c, f.target(inward).in(f.targets), nil)
 		// door has not seen what another table's DNAT leads there.
+		d.carried(c, f, f.target(inward).in(f.targets))
+		d.onceOrNothing(c, f.target(inward).in(f.targets), nil)
 		d.rule(c, f.sourceAndTarget(inward).in(f.reach), Accept())
 		for _, n := range d.spansOf(f) {
 			d.rule(c, f.inNetworkThere(inward, n), Accept())
@@ -120,6 +125,7 @@ func (d *Draft) hushRules() {
 	d.rule(c, onPort(Sport).notIn(o.cut), Accept())
 	for _, f := range o.families() {
 		d.rule(c, f.notExtra(f.saddr), isNoType(origin, unix.RTN_LOCAL), Accept())
+		d.rule(c, f.notExtra(f.saddr), onPort(Sport).notIn(o.Guarded), Accept()) // in @cut for a target alone
 		d.rule(c, f.carries(outward), Accept())
 	}
 	d.eachGrant(outward, func(_ *family, granted Part) {

@@ -15,6 +15,7 @@ import (
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/keeper"
 	"sallyport/firewall/internal/nl"
+	"sallyport/keys/service"
 )
 
 // Flags of a table, from linux/netfilter/nf_tables.h. The owner is a socket: only over it can the table be changed or
@@ -137,6 +138,9 @@ func (n *Backend) loadPlan(p guard.Plan) error {
 	if n.learned, err = n.readLearned(t); err != nil {
 		return err
 	}
+	if t.Handle == 0 || t.Handle != n.known {
+		n.meet(p.Leases)
+	}
 	if err := errors.Join(n.place(t, p), n.EndRelay()); err != nil {
 		return err
 	}
@@ -164,6 +168,32 @@ func (n *Backend) readLearned(t TableState) (map[string][]nft.SetElement, error)
 		}
 	}
 	return learned, nil
+}
+
+// meet takes the peers of grants for admitted ones, because another tool may have deleted @met: once the grants have
+// ended, a UDP server begins no flow with them. The set must not overflow.
+func (n *Backend) meet(ls []guard.Lease) {
+	add := func(l guard.Lease, port uint16) {
+		met := n.Objects.met4
+		if l.Source.Is6() {
+			met = n.Objects.met6
+		}
+		if es := n.learned[met.Name]; len(es) < int(met.Size) {
+			n.learned[met.Name] = append(es, nft.SetElement{Key: PortKey(l.Source.AsSlice(), l.Proto, port),
+				Timeout: guard.Remembered})
+		}
+	}
+	for _, l := range ls {
+		if l.Bits != 0 || l.Proto != service.UDP {
+			continue
+		}
+		add(l, l.Port)
+		for _, leg := range guard.Legs(n.Spec.Forwards) {
+			if !l.To.IsValid() && leg.Proto == l.Proto && leg.Port == l.Port {
+				add(l, leg.To.Port())
+			}
+		}
+	}
 }
 
 // place puts the guard where t is. It exchanges the rules inside the existing chains, because if one chain replaced

@@ -89,8 +89,8 @@ func (s *Sessions) toDelete(kind func(guard.Flow) bool, target func(netip.Addr) 
 		switch {
 		case (admitted || mark == 0 && (here(e.orig.dst) || e.orig.dst != e.reply.src)) && kind(in):
 			e.session, entries[server] = in, e
-		case admitted && (here(e.reply.src) || target(e.reply.src)) && kind(server): // another port leads here
-			e.session, entries[server] = server, e
+		case admitted && (here(e.reply.src) || target(e.reply.src)) && kind(e.led()): // another port leads here
+			e.session, entries[server] = e.led(), e
 		case (admitted || mark == 0 && here(e.reply.dst)) && kind(out):
 			e.session, entries[began] = out, e
 		}

@@ -165,12 +165,13 @@ func diagFlow(b []byte, proto service.Proto) (guard.Flow, bool) {
 }
 
 // trackedFlows calls keep with the flows in the connection tracking table that were answered: as they were before
-// DNAT, and as seen from this host if it began them.
+// DNAT and after it, and as seen from this host if it began them.
 func (s *Sessions) trackedFlows(keep func(guard.Flow)) error {
 	return s.Entries(func(e *Entry) {
 		if e.answered && e.open() {
 			keep(e.inbound())
 			keep(e.outbound())
+			keep(e.led())
 		}
 	})
 }
@@ -228,6 +229,15 @@ func (e *Entry) outbound() guard.Flow {
 		Proto:  e.orig.proto,
 		Remote: netip.AddrPortFrom(e.orig.dst, e.orig.dport),
 		Local:  netip.AddrPortFrom(e.reply.dst, e.reply.dport),
+	}
+}
+
+// led returns the flow as one from outside to the server that DNAT leads it to.
+func (e *Entry) led() guard.Flow {
+	return guard.Flow{
+		Proto:  e.orig.proto,
+		Remote: netip.AddrPortFrom(e.orig.src, e.orig.sport),
+		Local:  netip.AddrPortFrom(e.reply.src, e.reply.sport),
 	}
 }
 
