@@ -61,6 +61,7 @@ func newMemberOf(t testing.TB, site string, seal fleet.Seal, gate keys.GateKey, 
 	lab.Must(t, err)
 	p.to = request.Recipient
 	p.restart()
+	t.Cleanup(func() { lab.Must(t, p.s.Close()) }) // a user has few inotify instances
 	return p
 }
 
