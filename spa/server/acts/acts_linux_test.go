@@ -129,3 +129,29 @@ func TestHungServer(t *testing.T) {
 		t.Errorf("waited for %v", waited)
 	}
 }
+
+// TestTeardown: the server whose guard was torn down is not asked to write the line of that, because it may write it
+// and stop before it answers.
+func TestTeardown(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "audit.jsonl")
+	conf := gateway(t, path)
+	l := lab.Value(net.Listen("unix", filepath.Join(conf, control.SocketName)))(t)
+	asked := make(chan struct{})
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			close(asked)
+			c.Close()
+		}
+	}()
+	lab.Must(t, Record(t.Context(), conf, "1", control.Act{Act: "teardown", Program: "spa-server"}))
+	select {
+	case <-asked:
+		t.Error("the server was asked")
+	default:
+	}
+	l.Close()
+	if data := lab.Value(os.ReadFile(path))(t); strings.Count(string(data), "teardown") != 1 {
+		t.Errorf("the log is %q", data)
+	}
+}
